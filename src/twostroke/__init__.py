@@ -1,0 +1,53 @@
+"""twostroke: multilayer perceptrons in matrix form, one source of maths on a CUDA GPU (CuPy) and on a CPU (NumPy).
+
+>>> import twostroke as ts
+>>> backend = ts.select_backend("auto")
+>>> data = ts.load_dataset("mnist")
+>>> net = ts.MLP([784, 128, 10], activation="relu", loss="cross-entropy", seed=0)
+>>> for record in ts.train(net, data, ts.TrainConfig(epochs=4, batch_size=128), backend=backend):
+...     print(record.epoch, record.test_accuracy)  # doctest: +SKIP
+"""
+
+from .backend import Backend, array_module, select_backend, to_host
+from .classic import Network
+from .dataset import Dataset, load_dataset
+from .errors import (
+    ConfigError,
+    DataError,
+    DeviceError,
+    DivergenceError,
+    ModelError,
+    PeerError,
+    TwoStrokeError,
+    VerificationError,
+)
+from .mlp import MLP
+from .model_file import load_model, save_model
+from .training import EpochRecord, TrainConfig, evaluate, train
+from .version import __version__
+
+__all__ = [
+    "MLP",
+    "Backend",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "DeviceError",
+    "DivergenceError",
+    "EpochRecord",
+    "ModelError",
+    "Network",
+    "PeerError",
+    "TrainConfig",
+    "TwoStrokeError",
+    "VerificationError",
+    "__version__",
+    "array_module",
+    "evaluate",
+    "load_dataset",
+    "load_model",
+    "save_model",
+    "select_backend",
+    "to_host",
+    "train",
+]

@@ -1,0 +1,147 @@
+"""The seam: what a device offers, and which device is used.
+
+Everything above this folder is written once, for arrays of either module; everything that truly differs
+between a CPU and a CUDA GPU is a method of ``Backend``. Two questions have two answers: *where shall new
+data live?* is a ``Backend``, chosen once; *where does this array live?* is ``array_module(x)``.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+
+Array: TypeAlias = Any  # numpy.ndarray on a CPU, cupy.ndarray on a GPU
+Kernel: TypeAlias = Callable[..., None]
+
+__all__ = ["Array", "Backend", "Kernel", "array_module", "host_backend", "select_backend", "to_host"]
+
+
+class Backend(ABC):
+    """What one device offers. ``NumpyBackend`` and ``CupyBackend`` are the two kept implementations."""
+
+    name: str  # "numpy" or "cupy"
+    device: str  # "cpu" or "cuda:0"
+    reason: str  # why this device was chosen, one line
+    xp: Any  # the array module: creation, ufuncs, reductions
+    threads: int | None = None  # BLAS threads; None where the device does not have them
+
+    def __init__(self) -> None:
+        self._bound: dict[Kernel, Kernel] = {}
+
+    @abstractmethod
+    def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
+        """A host array on this device, C-contiguous: the only way up. No copy where the device is the host."""
+
+    @abstractmethod
+    def to_host(self, array: Array) -> np.ndarray:
+        """An array of this device as a NumPy array: the only way down, and a synchronisation point."""
+
+    @abstractmethod
+    def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
+        """``out = alpha * a b + beta * out`` in place, with no temporary.
+
+        a (M, K), b (K, N), out (M, N): float32 or float64, one dtype, each contiguous in C or Fortran
+        order, so ``.T`` views are free. ``out`` must not overlap ``a`` or ``b``.
+        """
+
+    @abstractmethod
+    def take_rows(self, source: Array, indices: Array, out: Array) -> None:
+        """``out[i] = source[indices[i]]``. The indices (int64) were checked on the host."""
+
+    def elementwise(self, kernel: Kernel) -> Kernel:
+        """``kernel(xp, *arrays)`` of ``kernels.py`` bound to this device (on a GPU: fused into one launch)."""
+        bound = self._bound.get(kernel)
+        if bound is None:
+            bound = self._bound[kernel] = self._bind(kernel)
+        return bound
+
+    @abstractmethod
+    def _bind(self, kernel: Kernel) -> Kernel: ...
+
+    def record(self, step: Callable[..., None]) -> Callable[..., None]:
+        """A training step, ready to be run many times; a device that can replay it may capture it here."""
+        return step
+
+    def active(self) -> AbstractContextManager[object]:
+        """Enter this around work: it makes the device current, or sets the number of BLAS threads."""
+        return nullcontext()
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Return when all work given to the device is done."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """What a result must be published with: library versions, processor, threads, numeric mode."""
+
+    def check(self, array: Array, argument: str) -> Array:
+        """The array unchanged; ``DataError`` if it lives in another module (nothing is copied silently)."""
+        module = array_module(array)
+        if module is not self.xp:
+            raise DataError(
+                "array of the wrong device",
+                where=argument,
+                found=f"{type(array).__module__}.{type(array).__name__}",
+                expected=f"an array of {self.xp.__name__}",
+                remedy="Use backend.asarray() to bring host data up, to_host() to bring results down.",
+            )
+        return array
+
+
+def array_module(x: Array) -> Any:
+    """The module that owns ``x``: numpy or cupy. CuPy is never imported to find out."""
+    return sys.modules.get(type(x).__module__.partition(".")[0], np)
+
+
+def to_host(x: Array) -> np.ndarray:
+    """``x`` as a NumPy array, wherever it lives (a synchronisation point for a GPU array)."""
+    if array_module(x) is np:
+        return np.asarray(x)
+    host: np.ndarray = x.get()
+    return host
+
+
+@cache
+def host_backend() -> Backend:
+    """The CPU with its default number of threads: where a network lives until it is moved."""
+    from .numpy_backend import NumpyBackend
+
+    return NumpyBackend(reason="the default of a network that was not moved")
+
+
+def select_backend(device: str = "auto", threads: int | str = "auto", *, tf32: bool = False) -> Backend:
+    """The backend for ``device``: "auto", "cpu", "cuda" (or "gpu") or "cuda:N".
+
+    "auto" takes a CUDA GPU if a functional probe passes and else the CPU, and says why in ``reason``.
+    "cuda" never falls back: ``DeviceError`` names the cause. ``threads`` is the number of BLAS threads of
+    the CPU. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits.
+    """
+    if threads != "auto" and (isinstance(threads, str) or threads < 1):
+        raise ConfigError("bad number of threads", where="threads", found=threads, expected="auto or N >= 1")
+    wanted = device.lower().replace("gpu", "cuda", 1)
+    kind, _, index = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError("unknown device", where="device", found=repr(device), expected="auto, cpu, cuda or cuda:N")
+    from .numpy_backend import NumpyBackend
+
+    if kind == "cpu":
+        return NumpyBackend(threads, reason="cpu was asked for")
+    from .probe import probe_cuda
+
+    probe = probe_cuda(int(index or 0))
+    if not probe.usable:
+        if kind == "cuda":
+            raise probe.error()
+        return NumpyBackend(threads, reason=probe.reason)
+    from .cupy_backend import CupyBackend
+
+    reason = probe.reason if kind == "auto" else f"{wanted} was asked for; {probe.reason}"
+    return CupyBackend(int(index or 0), reason=reason, tf32=tf32)

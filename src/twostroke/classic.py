@@ -1,0 +1,189 @@
+"""The seed's ``Network``: its names, shapes and results, done by this package's batched kernels.
+
+Columns are samples here, as in the tutorial and in M. Nielsen's ``network.py``: ``x`` (n_in, 1), ``y`` (n_out, 1),
+``weights[l]`` (n_out, n_in), ``biases[l]`` (n_out, 1). Inside, the columns become the rows of one matrix, and the
+gradients of all samples come summed out of one product for each layer instead of a loop over samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import kernels
+from .backend import Array, Backend, array_module
+from .batches import batch_bounds, epoch_order
+from .dataset import check_images
+from .errors import DataError
+from .mlp import MLP, backward, forward, layer_views, loss_forward
+from .workspace import Buffers, Workspace
+
+Pair: TypeAlias = tuple[Any, Any]
+
+
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + exp(-z)), elementwise, for NumPy or CuPy arrays or a number."""
+    xp = array_module(z)
+    a = xp.array(z, dtype=float)
+    kernels.sigmoid_forward(xp, a)
+    return a
+
+
+def sigmoid_prime(z: Array) -> Array:
+    """The derivative sigmoid(z) (1 - sigmoid(z)), elementwise."""
+    xp, a = array_module(z), sigmoid(z)
+    derivative = xp.ones_like(a)
+    kernels.sigmoid_backward(xp, a, derivative)
+    return derivative
+
+
+class Network:
+    """A network of sigmoid layers with quadratic cost: ``Network([784, 30, 10])``.
+
+    Weights and biases start standard normal; ``seed`` makes them, and the order of samples, repeatable (None: new
+    at each call). ``backend`` is where it computes; ``weights`` and ``biases`` are host arrays in any case, and on
+    the CPU they are views: writing into them changes the network.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        backend: Backend | None = None,
+        seed: int | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self.mlp = MLP(
+            sizes, activation="sigmoid", loss="quadratic", init="normal", seed=seed, dtype=dtype, backend=backend
+        )
+        self.sizes = list(sizes)
+        self.num_layers = len(self.sizes)
+        self._epochs_seen = 0
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """One (n_out, n_in) matrix for each pair of layers."""
+        return [self.mlp.backend.to_host(W).T for W in self.mlp.weights]
+
+    @weights.setter
+    def weights(self, matrices: Iterable[Any]) -> None:
+        self._assign(self.mlp.weights, matrices)
+
+    @property
+    def biases(self) -> list[np.ndarray]:
+        """One (n_out, 1) column for each layer after the input."""
+        return [self.mlp.backend.to_host(b).T for b in self.mlp.biases]
+
+    @biases.setter
+    def biases(self, columns: Iterable[Any]) -> None:
+        self._assign(self.mlp.biases, columns)
+
+    def _assign(self, views: list[Array], values: Iterable[Any]) -> None:
+        for view, value in zip(views, values, strict=True):
+            view[...] = self.mlp.backend.asarray(np.asarray(value).T, self.mlp.dtype)
+
+    def feedforward(self, a: Any) -> np.ndarray:
+        """The output (n_out, N) for the columns ``a`` (n_in, N)."""
+        outputs: np.ndarray = self.mlp.predict_proba(_rows(a)).T
+        return outputs
+
+    def update(self, x: Any, y: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(nabla_b, nabla_w): the gradient of the cost 1/2 |a - y|^2 for one sample (or summed over columns)."""
+        buffers = self._load(_rows(x), _rows(y))
+        gradient = self.mlp.backend.xp.empty_like(self.mlp.parameters)
+        views = layer_views(gradient, self.mlp.layers)
+        with self.mlp.backend.active():
+            self._accumulate(buffers, views, 1.0, 0.0, 0.0)
+        host = self.mlp.backend.to_host
+        return [host(layer.b).T for layer in views], [host(layer.W).T for layer in views]
+
+    backprop = update
+
+    def cost_derivative(self, output_activation: Array, y: Array) -> Array:
+        """dC/da = a - y."""
+        return output_activation - y
+
+    def GD(self, training_data: Iterable[Pair], epochs: int, eta: float) -> None:
+        """Full-batch gradient descent: each epoch is one update by eta times the *sum* of all gradients."""
+        X, Y = _stack(training_data)
+        buffers = self._load(X, Y)
+        for j in range(epochs):
+            with self.mlp.backend.active():
+                self._accumulate(buffers, self.mlp.views, -eta, 1.0, 1.0)
+            print(f"Epoch {j} complete")
+
+    def SGD(
+        self,
+        training_data: Iterable[Pair],
+        epochs: int,
+        mini_batch_size: int,
+        eta: float,
+        lmbda: float = 0.0,
+        test_data: Iterable[Pair] | None = None,
+    ) -> None:
+        """Mini-batch descent as in Nielsen's book: each update by eta times the mean gradient of its batch.
+
+        ``lmbda`` is the book's regularisation: w <- (1 - eta lmbda / n) w - ... . With ``test_data`` the number of
+        correct answers is printed after each epoch.
+        """
+        X, Y = _stack(training_data)
+        n = len(X)
+        test = list(test_data) if test_data is not None else None
+        workspace = Workspace(self.mlp.backend, self.mlp.layers, self.mlp.dtype, min(mini_batch_size, n))
+        backend = self.mlp.backend
+        X, Y = backend.asarray(X, self.mlp.dtype), backend.asarray(Y, self.mlp.dtype)
+        for j in range(epochs):
+            with backend.active():
+                order = backend.asarray(epoch_order(n, self.mlp.seed, self._epochs_seen))
+                self._epochs_seen += 1
+                for start, stop in batch_bounds(n, mini_batch_size):
+                    buffers = workspace.rows(stop - start)
+                    backend.take_rows(X, order[start:stop], buffers.A[0])
+                    buffers.T[...] = Y[order[start:stop]]
+                    scale = -eta / (stop - start)
+                    self._accumulate(buffers, self.mlp.views, scale, 1.0 - eta * lmbda / n, 1.0)
+            print(f"Epoch {j}: {self.evaluate(test)} / {len(test)}" if test else f"Epoch {j} complete")
+
+    def evaluate(self, test_data: Iterable[Pair]) -> int:
+        """The number of samples (x, y) answered right; y is a class, or a one-hot column."""
+        pairs = list(test_data)
+        answers = self.mlp.predict(np.stack([np.ravel(x) for x, _ in pairs]))
+        truth = [int(np.argmax(y)) if np.size(y) > 1 else int(np.ravel(y)[0]) for _, y in pairs]
+        return int((answers == np.array(truth)).sum())
+
+    def _load(self, X: np.ndarray, Y: np.ndarray) -> Buffers:
+        """Buffers with X (N, n_in) and the targets Y (N, n_out) on the device."""
+        if Y.shape != (len(X), self.sizes[-1]):
+            raise DataError("wrong targets", where="y", found=Y.shape, expected=(len(X), self.sizes[-1]))
+        check_images(X, "x", self.sizes[0])
+        backend = self.mlp.backend
+        buffers = Workspace(backend, self.mlp.layers, self.mlp.dtype, len(X)).rows(len(X))
+        buffers.A[0][...] = backend.asarray(X, self.mlp.dtype)
+        buffers.T[...] = backend.asarray(Y, self.mlp.dtype)
+        return buffers
+
+    def _accumulate(self, buffers: Buffers, targets: Any, factor: float, beta: float, beta_b: float) -> None:
+        """Both strokes: targets <- factor * (gradient summed over the rows) + beta * targets."""
+        forward(self.mlp, buffers)
+        loss_forward(self.mlp, buffers)
+        # The kernels give the mean's gradient; the seed's and the book's equations start from the sum.
+        backward(self.mlp, buffers, targets, factor * len(buffers.losses), beta, beta_b)
+
+
+def _rows(columns: Any) -> np.ndarray:
+    """Columns (n, N), or one vector (n,), as the rows of a C-ordered float matrix (N, n)."""
+    array = np.asarray(columns, dtype=np.float64)
+    return np.ascontiguousarray(array.reshape(len(array), -1).T)
+
+
+def _stack(pairs: Iterable[Pair]) -> tuple[np.ndarray, np.ndarray]:
+    """A list of (x, y) columns as two matrices of rows."""
+    samples = list(pairs)
+    if not samples:
+        raise DataError("no samples", where="training_data", found="an empty list", expected="(x, y) pairs")
+    X = np.stack([np.ravel(x) for x, _ in samples]).astype(np.float64)
+    Y = np.stack([np.ravel(y) for _, y in samples]).astype(np.float64)
+    return X, Y

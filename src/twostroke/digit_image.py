@@ -1,0 +1,115 @@
+"""A picture of a digit, from a file, as the authors of MNIST prepared theirs.
+
+"The original images were size normalized to fit in a 20x20 pixel box while preserving their aspect ratio. [They]
+contain grey levels as a result of the anti-aliasing technique used by the normalization algorithm. The images
+were centered in a 28x28 image by computing the center of mass of the pixels, and translating the image so as to
+position this point at the center of the 28x28 field." (http://yann.lecun.com/exdb/mnist/)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import DataError
+from .idx import absolute, open_regular
+
+FIELD: Final = 28  # pixels a side of the result
+BOX: Final = 20  # pixels of the digit's longer side
+MAX_PIXELS: Final = 50_000_000
+FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # each decoded by Pillow itself: no outside program
+MIN_CONTRAST: Final = 16  # of 255; what JPEG leaves of an empty page is less
+INK: Final = 0.12  # of the darkest ink; less is paper, shadow or JPEG noise
+
+
+def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The image in ``path`` as one row (1, 784) of pixels: white ink on black, scaled and centred like MNIST.
+
+    PNG, JPEG, BMP, GIF or TIFF; any size, colour or grey, dark on light or light on dark. Raises ``DataError``.
+    """
+    where = absolute(path)
+    with open_regular(path) as file:
+        grey = _read_grey(file, where)
+    ink = _ink(grey, where)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    longer = max(ink.shape)
+    size = (max(1, round(BOX * ink.shape[1] / longer)), max(1, round(BOX * ink.shape[0] / longer)))
+    digit = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC))
+    field = np.zeros((FIELD, FIELD), np.uint8)
+    top, left = _centred(digit.sum(axis=1)), _centred(digit.sum(axis=0))
+    field[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return field.reshape(1, -1)
+
+
+def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
+    """The picture upright, on white where it is transparent, as grey values (H, W)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large and of odd files; size is judged here
+            with Image.open(file, formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > MAX_PIXELS:
+                    raise DataError(
+                        "the image is too large",
+                        where=where,
+                        found=f"{image.width} x {image.height} pixels",
+                        expected=f"at most {MAX_PIXELS:,} pixels",
+                        remedy="Scale it down or crop it to the digit.",
+                    )
+                upright = ImageOps.exif_transpose(image)
+                if upright.has_transparency_data:
+                    upright = upright.convert("RGBA")
+                    paper = Image.new("RGBA", upright.size, "white")
+                    upright = Image.alpha_composite(paper, upright)
+                elif upright.mode.startswith(("I", "F")):  # 16 bits and more, which convert("L") would clip
+                    return _stretched(np.asarray(upright, np.float32))
+                return np.asarray(upright.convert("L"))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+        reason = "another kind of file" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise DataError(
+            "cannot read the image",
+            where=where,
+            found=reason or type(error).__name__,
+            expected=f"an intact {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file",
+            remedy="Open it in an image program and save it as PNG.",
+        ) from error
+
+
+def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """How much ink each pixel holds, 0..255. The border tells what is paper, so both polarities are the same."""
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    paper = float(np.median(border))
+    dark = paper > (float(grey.min()) + float(grey.max())) / 2
+    contrast = paper - float(grey.min()) if dark else float(grey.max()) - paper
+    if contrast < MIN_CONTRAST:
+        raise DataError(
+            "the image is blank",
+            where=where,
+            found=f"grey values {grey.min()}..{grey.max()}",
+            expected="a digit that stands out from its background",
+            remedy="Use a picture of one digit, dark on light or light on dark.",
+        )
+    levels = np.arange(256) - paper
+    amounts = np.clip((-levels if dark else levels) / contrast, 0, 1)
+    amounts[amounts < INK] = 0
+    table = np.rint(255 * amounts).astype(np.uint8)
+    return table[grey]
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+
+
+def _centred(mass: NDArray[np.uint64]) -> int:
+    """Where a profile must begin for its centre of mass to lie in the middle of the field, if it fits there."""
+    centre = float(np.average(np.arange(len(mass)) + 0.5, weights=mass))
+    return min(max(round(FIELD / 2 - centre), 0), FIELD - len(mass))

@@ -1,0 +1,83 @@
+"""Every error a user can cause, one class per family, each with the exit code of the command line.
+
+A message is one line: what is wrong, where, the value found, the value expected, what to do.
+"""
+
+from __future__ import annotations
+
+
+class TwoStrokeError(Exception):
+    """Base of all errors raised on purpose.
+
+    ``what`` says what is wrong, ``where`` names the file or argument; the rest is optional.
+    ``str(error)`` is ``what: where: found VALUE, expected VALUE. remedy``.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        found: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        values = []
+        if found is not None:
+            values.append(f"found {found}")
+        if expected is not None:
+            values.append(f"expected {expected}")
+        parts = [what]
+        if where is not None:
+            parts.append(str(where))
+        if values:
+            parts.append(", ".join(values))
+        line = ": ".join(parts)
+        if remedy:
+            line = f"{line.rstrip('.')}. {remedy}"
+        # A path may hold a newline; the message may not.
+        super().__init__(" ".join(line.splitlines()))
+
+
+class ConfigError(TwoStrokeError, ValueError):
+    """An option, argument or configuration value is out of range or contradicts another."""
+
+    exit_code = 2
+
+
+class DeviceError(TwoStrokeError, RuntimeError):
+    """The device asked for is not there, cannot run our kernels, or ran out of memory."""
+
+    exit_code = 3
+
+
+class DataError(TwoStrokeError, ValueError):
+    """A data file or an array of samples or labels is not what it should be."""
+
+    exit_code = 4
+
+
+class ModelError(TwoStrokeError, ValueError):
+    """A model or checkpoint file is damaged, foreign, or does not fit."""
+
+    exit_code = 5
+
+
+class DivergenceError(TwoStrokeError, ArithmeticError):
+    """The loss became infinite or NaN during training."""
+
+    exit_code = 6
+
+
+class VerificationError(TwoStrokeError, AssertionError):
+    """A numerical check (gradients, parity) failed."""
+
+    exit_code = 7
+
+
+class PeerError(TwoStrokeError, RuntimeError):
+    """Another process of a distributed run was lost."""
+
+    exit_code = 75

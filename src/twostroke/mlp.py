@@ -1,0 +1,231 @@
+"""The network: its parameters in one flat buffer, and the two strokes over them.
+
+``MLP`` holds what is learnt, a ``Workspace`` the arrays of a pass; ``forward``, ``loss_forward`` and ``backward``
+walk the layers with the kernels.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from . import kernels
+from .backend import Array, Backend, host_backend
+from .dataset import check_images
+from .errors import ConfigError
+from .initializers import DEFAULT_INITIALIZER, INITIALIZERS, initial_parameters
+from .workspace import Buffers, Workspace
+
+LOSSES: Final = ("cross-entropy", "quadratic")
+DTYPES: Final = ("float32", "float64")
+# Cross-entropy is paired with the output whose derivative cancels; quadratic takes any.
+OUTPUTS: Final = {
+    "cross-entropy": ("softmax", "sigmoid"),
+    "quadratic": ("sigmoid", "tanh", "relu", "identity", "softmax"),
+}
+MAX_WIDTH: Final = 1 << 20
+PREDICT_ROWS: Final = 2048  # rows per pass of inference: large enough for the BLAS, small enough for the cache
+
+
+class Layer(NamedTuple):
+    """Views of one layer's part of a flat buffer: W (fan_in, fan_out), b (1, fan_out)."""
+
+    W: Array
+    b: Array
+
+
+def layer_views(flat: Array, layers: Sequence[int]) -> list[Layer]:
+    """The layers' views of a flat buffer laid out W_1, b_1, W_2, b_2, ..., each in C order."""
+    views, start = [], 0
+    for fan_in, fan_out in pairwise(layers):
+        middle, end = start + fan_in * fan_out, start + (fan_in + 1) * fan_out
+        views.append(Layer(flat[start:middle].reshape(fan_in, fan_out), flat[middle:end].reshape(1, fan_out)))
+        start = end
+    return views
+
+
+class MLP:
+    """A multilayer perceptron.
+
+    ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
+    layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid)
+    or "quadratic" (output sigmoid, tanh, relu, identity or softmax); ``output`` is the output's activation, by
+    default softmax for cross-entropy and the hidden activation for quadratic. ``init`` is "he", "glorot",
+    "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``.
+
+    Raises ``ConfigError`` for anything else.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        activation: str = "relu",
+        loss: str = "cross-entropy",
+        seed: int = 0,
+        dtype: str = "float32",
+        *,
+        output: str | None = None,
+        init: str | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self.layers = _check_layers(layers)
+        self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
+        self.loss = _choice("loss", loss, LOSSES)
+        default_output = "softmax" if loss == "cross-entropy" else activation
+        self.output = _choice("output", output or default_output, OUTPUTS[loss])
+        self.init = _choice("init", init or DEFAULT_INITIALIZER[activation], INITIALIZERS)
+        self.dtype = _choice("dtype", dtype, DTYPES)
+        if seed < 0:
+            raise ConfigError("bad seed", where="seed", found=seed, expected="an integer >= 0")
+        self.seed = seed
+        self.backend = backend or host_backend()
+        # `forward` leaves logits where the loss or the softmax works on them as a whole.
+        elementwise_output = self.output if loss == "quadratic" and self.output != "softmax" else "identity"
+        names = [activation] * (len(self.layers) - 2) + [elementwise_output]
+        self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
+        host = initial_parameters(self.layers, self.init, seed)
+        self.parameters = self.backend.asarray(host, dtype)
+
+    @property
+    def parameters(self) -> Array:
+        """Every weight and bias as one flat array; ``weights`` and ``biases`` are views of it."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, flat: Array) -> None:
+        expected = parameter_count(self.layers)
+        if flat.shape != (expected,):
+            raise ConfigError("wrong number of parameters", found=flat.shape, expected=(expected,))
+        self._parameters = self.backend.check(flat, "parameters")
+        self.views = layer_views(flat, self.layers)
+
+    @property
+    def weights(self) -> list[Array]:
+        """W of each layer, (fan_in, fan_out), as views."""
+        return [layer.W for layer in self.views]
+
+    @property
+    def biases(self) -> list[Array]:
+        """b of each layer, (1, fan_out), as views."""
+        return [layer.b for layer in self.views]
+
+    def to(self, backend: Backend) -> MLP:
+        """Move the parameters to ``backend``, in place, and return self."""
+        if backend is not self.backend:
+            host = self.backend.to_host(self.parameters)
+            self.backend = backend
+            # A copy: on the CPU asarray would share memory with the array that was there before.
+            self.parameters = backend.asarray(host.copy(), self.dtype)
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        """The output layer's activations, (N, K) on the host, for X (N, D): uint8 pixels or scaled floats."""
+        images = check_images(X, "X", self.layers[0])
+        backend, capacity = self.backend, min(PREDICT_ROWS, len(images))
+        with backend.active():
+            workspace = Workspace(backend, self.layers, self.dtype, capacity, training=False)
+            outputs = backend.xp.empty((len(images), self.layers[-1]), self.dtype)
+            for start in range(0, len(images), capacity):
+                part = images[start : start + capacity]
+                buffers = workspace.rows(len(part))
+                workspace.load_inputs(backend.asarray(part), buffers)
+                forward(self, buffers)
+                output_forward(self, buffers)
+                outputs[start : start + len(part)] = buffers.A[-1]
+            return backend.to_host(outputs)
+
+    def predict(self, X: Any) -> Any:
+        """The most probable class of each row of X, (N,) int64 on the host."""
+        return self.predict_proba(X).argmax(axis=1)
+
+    def __repr__(self) -> str:
+        shape = "-".join(map(str, self.layers))
+        return (
+            f"MLP({shape}, {self.activation}, {self.output} output, {self.loss}, {self.dtype}, {self.backend.device})"
+        )
+
+
+def forward(net: MLP, buffers: Buffers) -> None:
+    """A[0] -> A[1] ... A[-1] (n, K): the outputs, or the logits if the output is softmax or cross-entropy's."""
+    backend = net.backend
+    for layer, activation, A_in, A_out in zip(net.views, net.layer_activations, buffers.A, buffers.A[1:], strict=False):
+        kernels.affine_forward(backend, A_in, layer.W, A_out)
+        backend.elementwise(activation.biased_forward)(A_out, layer.b)
+
+
+def output_forward(net: MLP, buffers: Buffers) -> None:
+    """Logits -> outputs, in place, where ``forward`` left logits."""
+    if net.output == "softmax":
+        kernels.softmax_forward(net.backend, buffers.A[-1], buffers.rows)
+    elif net.loss == "cross-entropy":
+        net.backend.elementwise(kernels.sigmoid_forward)(buffers.A[-1])
+
+
+def loss_forward(net: MLP, buffers: Buffers) -> None:
+    """After ``forward``: losses (n,), one per row, against the targets T; A[-1] becomes the outputs."""
+    _, _, T, losses, scratch, rows, *_ = buffers
+    A = buffers.A[-1]
+    if net.loss == "quadratic":
+        output_forward(net, buffers)
+        kernels.quadratic_forward(net.backend, A, T, losses, scratch)
+    elif net.output == "softmax":
+        kernels.softmax_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+    else:
+        kernels.sigmoid_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+
+
+def loss_backward(net: MLP, buffers: Buffers) -> None:
+    """dA[-1] <- dZ of the output layer (BP1), for the mean loss of the batch. A[-1] is overwritten."""
+    backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
+    backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0])
+    if net.loss == "quadratic" and net.output == "softmax":
+        kernels.softmax_backward(backend, A, dZ, buffers.scratch, buffers.rows)
+    elif net.loss == "quadratic":
+        backend.elementwise(net.layer_activations[-1].backward)(A, dZ)
+
+
+def backward(net: MLP, buffers: Buffers, targets: list[Layer], alpha: float, beta: float, beta_b: float) -> None:
+    """After ``loss_forward``: add each layer's gradient to ``targets`` (see ``affine_backward_parameters``).
+
+    Walks back from the output: each layer from its own activation, the next layer's weights and delta, and the
+    previous layer's output. The first layer needs no dX. A and dA are overwritten.
+    """
+    backend = net.backend
+    loss_backward(net, buffers)
+    for index in reversed(range(len(targets))):
+        A, dZ, target = buffers.A[index], buffers.dA[index], targets[index]
+        # dX before the weights' gradient: the target may be the weights themselves.
+        if index > 0:
+            kernels.affine_backward_input(backend, dZ, net.views[index].W, buffers.dA[index - 1])
+        kernels.affine_backward_parameters(backend, A, dZ, buffers.ones, target.W, target.b, alpha, beta, beta_b)
+        if index > 0:
+            backend.elementwise(net.layer_activations[index - 1].backward)(A, buffers.dA[index - 1])
+
+
+def parameter_count(layers: Sequence[int]) -> int:
+    """The number of weights and biases of a network of these widths."""
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layers))
+
+
+def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    try:
+        widths = tuple(operator.index(width) for width in layers)
+    except TypeError:
+        widths = ()
+    if len(widths) < 2 or min(widths) < 1 or max(widths) > MAX_WIDTH:
+        raise ConfigError(
+            "bad layers",
+            where="layers",
+            found=list(layers) if isinstance(layers, Sequence) else repr(layers),
+            expected=f"at least two widths of 1..{MAX_WIDTH}, such as 784,128,10",
+        )
+    return widths
+
+
+def _choice(argument: str, value: str, allowed: Iterable[str]) -> str:
+    names = tuple(allowed)
+    if value not in names:
+        raise ConfigError(f"unknown {argument}", where=argument, found=repr(value), expected=" or ".join(names))
+    return value

@@ -1,0 +1,255 @@
+"""How parameters move: where gradients accumulate, the update, and schedules of the learning rate.
+
+``backward`` adds ``alpha`` times the gradient to ``beta`` times a target buffer. Each optimiser chooses the
+target: plain SGD the parameters themselves, momentum its velocity, the others a gradient buffer. L2 adds
+``l2 / 2 * sum W^2`` to the loss (weights, not biases); Nielsen's lambda is ``l2 * n``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from .backend import Array
+from .errors import ConfigError
+from .mlp import MLP, layer_views
+
+
+class Accumulation(NamedTuple):
+    """What ``backward`` shall do with a gradient g: target <- alpha g + beta target (beta_b for biases)."""
+
+    alpha: float
+    beta: float
+    beta_b: float
+
+
+class Optimizer:
+    """Base: the flat target buffer, its views by layer, and the state that a checkpoint must keep."""
+
+    name: str
+
+    def __init__(self, net: MLP, l2: float = 0.0) -> None:
+        self.net = net
+        self.l2 = l2
+        self.steps = 0
+        self.target = self._make_target()
+        self.target_views = layer_views(self.target, net.layers)
+
+    def _make_target(self) -> Array:
+        """A zeroed buffer like the parameters."""
+        return self.net.backend.xp.zeros_like(self.net.parameters)
+
+    def prepare(self, lr: float) -> Accumulation:
+        """Called before ``backward``: readies the target and says how to accumulate into it."""
+        raise NotImplementedError
+
+    def update(self, lr: float) -> None:
+        """Called after ``backward``: moves the parameters."""
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The buffers that carry over from step to step, by name."""
+        return {}
+
+
+class SGD(Optimizer):
+    """p <- p - lr * g: the update is the gradient's own GEMM, no gradient buffer exists."""
+
+    name = "sgd"
+
+    def _make_target(self) -> Array:
+        return self.net.parameters
+
+    def prepare(self, lr: float) -> Accumulation:
+        return Accumulation(-lr, 1.0 - lr * self.l2, 1.0)
+
+
+class Momentum(Optimizer):
+    """v <- mu v - lr g; p <- p + v (Sutskever et al. 2013; scikit-learn's and Keras's form)."""
+
+    name = "momentum"
+
+    def __init__(self, net: MLP, l2: float = 0.0, momentum: float = 0.9) -> None:
+        super().__init__(net, l2)
+        self.momentum = momentum
+        self._decay = layer_views(self._make_target(), net.layers) if l2 else []
+
+    def prepare(self, lr: float) -> Accumulation:
+        if not self.l2:
+            return Accumulation(-lr, self.momentum, self.momentum)
+        decay = self.net.backend.elementwise(decay_velocity)
+        for layer, velocity, scratch in zip(self.net.views, self.target_views, self._decay, strict=True):
+            decay(velocity.W, layer.W, scratch.W, self.momentum, lr * self.l2)
+        return Accumulation(-lr, 1.0, self.momentum)
+
+    def update(self, lr: float) -> None:
+        self.net.backend.elementwise(add_to)(self.net.parameters, self.target)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"velocity": self.target}
+
+
+class _Gradient(Optimizer):
+    """Base of those that need the gradient itself. L2 is what the buffer holds before g is added."""
+
+    def prepare(self, lr: float) -> Accumulation:
+        if self.l2:
+            scale = self.net.backend.elementwise(scale_to)
+            for layer, gradient in zip(self.net.views, self.target_views, strict=True):
+                scale(layer.W, gradient.W, self.l2)
+        return Accumulation(1.0, 1.0 if self.l2 else 0.0, 0.0)
+
+
+class Nesterov(_Gradient):
+    """v <- mu v - lr g; p <- p + mu v - lr g (Sutskever et al. 2013, as scikit-learn writes it)."""
+
+    name = "nesterov"
+
+    def __init__(self, net: MLP, l2: float = 0.0, momentum: float = 0.9) -> None:
+        super().__init__(net, l2)
+        self.momentum = momentum
+        self.velocity = self._make_target()
+
+    def update(self, lr: float) -> None:
+        net = self.net
+        net.backend.elementwise(nesterov_update)(net.parameters, self.target, self.velocity, lr, self.momentum)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"velocity": self.velocity}
+
+
+class Adam(_Gradient):
+    """Kingma & Ba 2015, algorithm 1. L2 is part of the gradient; ``AdamW`` decays the weights instead."""
+
+    name = "adam"
+
+    def __init__(
+        self, net: MLP, l2: float = 0.0, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(net, l2)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.mean, self.square = self._make_target(), self._make_target()
+
+    def update(self, lr: float) -> None:
+        self.steps += 1
+        step_size = lr / (1.0 - self.beta1**self.steps)
+        correction = 1.0 / math.sqrt(1.0 - self.beta2**self.steps)
+        self.net.backend.elementwise(adam_update)(
+            self.net.parameters, self.target, self.mean, self.square,
+            self.beta1, 1.0 - self.beta1, self.beta2, (1.0 - self.beta2) / (1.0 - self.beta1) ** 2,
+            step_size, correction, self.epsilon,
+        )  # fmt: skip
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"mean": self.mean, "square": self.square}
+
+
+class AdamW(Adam):
+    """Adam with decoupled decay W <- (1 - lr l2) W before the step. Loshchilov & Hutter 2019."""
+
+    name = "adamw"
+
+    def prepare(self, lr: float) -> Accumulation:
+        return Accumulation(1.0, 0.0, 0.0)
+
+    def update(self, lr: float) -> None:
+        if self.l2:
+            scale = self.net.backend.elementwise(scale_to)
+            for layer in self.net.views:
+                scale(layer.W, layer.W, 1.0 - lr * self.l2)
+        super().update(lr)
+
+
+OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
+    optimizer.name: optimizer for optimizer in (SGD, Momentum, Nesterov, Adam, AdamW)
+}
+
+
+# --- elementwise kernels ---------------------------------------------------------------------------------
+
+
+def add_to(xp: Any, p: Array, v: Array) -> None:
+    """p <- p + v."""
+    xp.add(p, v, out=p)
+
+
+def scale_to(xp: Any, W: Array, out: Array, factor: float) -> None:
+    """out <- factor * W."""
+    xp.multiply(W, factor, out=out)
+
+
+def decay_velocity(xp: Any, v: Array, W: Array, scratch: Array, momentum: float, decay: float) -> None:
+    """v <- momentum * v - decay * W."""
+    xp.multiply(v, momentum, out=v)
+    xp.multiply(W, decay, out=scratch)
+    xp.subtract(v, scratch, out=v)
+
+
+def nesterov_update(xp: Any, p: Array, g: Array, v: Array, lr: float, momentum: float) -> None:
+    """v <- momentum v - lr g; p <- p + momentum v - lr g. g is overwritten."""
+    xp.multiply(g, lr, out=g)
+    xp.multiply(v, momentum, out=v)
+    xp.subtract(v, g, out=v)
+    xp.subtract(p, g, out=p)
+    xp.multiply(v, momentum, out=g)
+    xp.add(p, g, out=p)
+
+
+def adam_update(
+    xp: Any, p: Array, g: Array, m: Array, s: Array,
+    beta1: float, rest1: float, beta2: float, rest2: float, step_size: float, correction: float, epsilon: float,
+) -> None:  # fmt: skip
+    """m <- beta1 m + rest1 g; s <- beta2 s + (1 - beta2) g^2; p <- p - step_size m / (correction sqrt(s) + epsilon).
+
+    g is overwritten: first by rest1 g, so rest2 is (1 - beta2) / rest1^2.
+    """
+    xp.multiply(g, rest1, out=g)
+    xp.multiply(m, beta1, out=m)
+    xp.add(m, g, out=m)
+    xp.multiply(g, g, out=g)
+    xp.multiply(g, rest2, out=g)
+    xp.multiply(s, beta2, out=s)
+    xp.add(s, g, out=s)
+    xp.sqrt(s, out=g)
+    xp.multiply(g, correction, out=g)
+    xp.add(g, epsilon, out=g)
+    xp.divide(m, g, out=g)
+    xp.multiply(g, step_size, out=g)
+    xp.subtract(p, g, out=p)
+
+
+# --- schedules: progress 0..1 of the run -> factor of the learning rate ------------------------------------
+
+Schedule = Callable[[float], float]
+
+
+def make_schedule(name: str, warmup: float = 0.2) -> Schedule:
+    """The factor of the learning rate as a function of progress (steps done / all steps, 0 <= progress < 1).
+
+    "constant"; "one-cycle": linear from 0 to 1 over the first ``warmup`` of the run, then linear to 0;
+    "step": a tenth after each third; "cosine": (1 + cos(pi progress)) / 2.
+    """
+    if name not in SCHEDULES:
+        raise ConfigError("unknown schedule", where="schedule", found=repr(name), expected=" or ".join(SCHEDULES))
+    if name == "one-cycle":
+        return lambda progress: one_cycle(progress, warmup)
+    return SCHEDULES[name]
+
+
+def one_cycle(progress: float, warmup: float = 0.2) -> float:
+    """Linear up to 1 at ``warmup``, then linear down to 0 at the end (Smith & Topin 2018)."""
+    if progress < warmup:
+        return progress / warmup
+    return (1.0 - progress) / (1.0 - warmup)
+
+
+SCHEDULES: Final[dict[str, Schedule]] = {
+    "constant": lambda progress: 1.0,
+    "one-cycle": one_cycle,
+    "step": lambda progress: 0.1 ** int(3.0 * progress),
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
