@@ -18,9 +18,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twostroke.errors import ConfigError, DataError, TwoStrokeError
-from twostroke.idx import absolute, check_size, open_regular, parse_idx, read_bytes, read_idx
-from twostroke.randomness import generator
+from .errors import ConfigError, DataError, TwoStrokeError
+from .idx import absolute, check_size, open_regular, parse_idx, read_bytes, read_idx
+from .randomness import generator
 
 ROLES = ("train_images", "train_labels", "test_images", "test_labels")
 KERAS_NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -164,7 +164,7 @@ def check_labels(
         remedy = "One-hot labels? Use labels.argmax(axis=1). A column? Use labels.ravel()."
         raise _bad("labels are not 1-D", where, f"shape {array.shape}", _CLASSES, remedy)
     if array.size == 0:
-        raise _bad("nothing to train on", where, "0 labels", "at least 1")
+        raise _bad("no labels", where, "0 labels", "at least 1")
     if n_samples not in (None, len(array)):
         what, expected = "labels and samples differ in number", f"{n_samples}, one per sample"
         raise _bad(what, where, f"{len(array)} labels", expected, "Give one label per sample.")
@@ -192,7 +192,7 @@ def _images(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
         raise _bad("not an array of samples", where, f"{array.ndim}-D, shape {array.shape}", _ROWS, remedy)
     if array.size == 0:
         found = f"{len(array)} samples of {math.prod(shape)} values"
-        raise _bad("nothing to train on", where, found, "at least 1 of each")
+        raise _bad("no samples", where, found, "at least 1 of each")
     if array.dtype.kind == "f":
         # The extremes show NaN and infinity without a mask as large as the data.
         with np.errstate(invalid="ignore"):

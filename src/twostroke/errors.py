@@ -24,6 +24,7 @@ class TwoStrokeError(Exception):
         expected: object = None,
         remedy: str | None = None,
     ) -> None:
+        self.what, self.where, self.found, self.expected, self.remedy = what, where, found, expected, remedy
         values = []
         if found is not None:
             values.append(f"found {found}")
@@ -39,6 +40,10 @@ class TwoStrokeError(Exception):
             line = f"{line.rstrip('.')}. {remedy}"
         # A path may hold a newline; the message may not.
         super().__init__(" ".join(line.splitlines()))
+
+    def at(self, where: object) -> TwoStrokeError:
+        """The same error about ``where``: a flag, say, in place of the argument that it set."""
+        return type(self)(self.what, where=where, found=self.found, expected=self.expected, remedy=self.remedy)
 
 
 class ConfigError(TwoStrokeError, ValueError):

@@ -24,11 +24,11 @@ class Running:
         self.losses = backend.xp.zeros(n, dtype)
         self._predictions = backend.xp.zeros(n, "int64")
 
-    def update(self, start: int, stop: int, buffers: Buffers) -> None:
-        """Note a batch; call it after ``loss_forward`` and before ``backward``, which overwrites the outputs."""
-        xp = self.backend.xp
+    def update(self, start: int, buffers: Buffers) -> None:
+        """Note the losses and predictions of the batch that begins at sample ``start``."""
+        xp, stop = self.backend.xp, start + len(buffers.losses)
         xp.copyto(self.losses[start:stop], buffers.losses)
-        xp.argmax(buffers.A[-1], axis=1, out=self._predictions[start:stop])
+        xp.copyto(self._predictions[start:stop], buffers.predictions)
 
     def result(self, labels: Array) -> Result:
         """The means, given the labels in the order in which the samples were seen. THE SYNC POINT of an epoch."""
@@ -36,6 +36,11 @@ class Running:
         means = xp.stack([xp.mean(self.losses, dtype="float64"), xp.mean(self._predictions == labels, dtype="float64")])
         loss, accuracy = self.backend.to_host(means).tolist()
         return Result(loss, accuracy)
+
+    def mean_loss(self, start: int, stop: int) -> float:
+        """The mean loss of some of the samples. A sync point."""
+        xp = self.backend.xp
+        return float(self.backend.to_host(xp.mean(self.losses[start:stop], dtype="float64")))
 
     def first_nonfinite(self) -> tuple[int, float] | None:
         """The position of the first sample whose loss is not finite, and the mean loss before it, if any."""

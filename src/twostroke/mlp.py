@@ -52,7 +52,7 @@ class MLP:
     ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
     layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid)
     or "quadratic" (output sigmoid, tanh, relu, identity or softmax); ``output`` is the output's activation, by
-    default softmax for cross-entropy and the hidden activation for quadratic. ``init`` is "he", "glorot",
+    default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he", "glorot",
     "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``.
 
     Raises ``ConfigError`` for anything else.
@@ -73,7 +73,7 @@ class MLP:
         self.layers = _check_layers(layers)
         self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
         self.loss = _choice("loss", loss, LOSSES)
-        default_output = "softmax" if loss == "cross-entropy" else activation
+        default_output = "softmax" if loss == "cross-entropy" else "sigmoid"
         self.output = _choice("output", output or default_output, OUTPUTS[loss])
         self.init = _choice("init", init or DEFAULT_INITIALIZER[activation], INITIALIZERS)
         self.dtype = _choice("dtype", dtype, DTYPES)
@@ -174,6 +174,11 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
         kernels.softmax_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
     else:
         kernels.sigmoid_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+
+
+def predict_classes(net: MLP, buffers: Buffers) -> None:
+    """predictions (n,) <- the most probable class. After ``loss_forward``, before ``backward`` overwrites A[-1]."""
+    net.backend.xp.argmax(buffers.A[-1], axis=1, out=buffers.predictions)
 
 
 def loss_backward(net: MLP, buffers: Buffers) -> None:

@@ -29,10 +29,13 @@ class Optimizer:
 
     name: str
 
+    n_scalars = 1  # numbers that depend on the learning rate
+
     def __init__(self, net: MLP, l2: float = 0.0) -> None:
         self.net = net
         self.l2 = l2
         self.steps = 0
+        self.scalars = net.backend.scalars(self.n_scalars, net.dtype)
         self.target = self._make_target()
         self.target_views = layer_views(self.target, net.layers)
 
@@ -40,11 +43,16 @@ class Optimizer:
         """A zeroed buffer like the parameters."""
         return self.net.backend.xp.zeros_like(self.net.parameters)
 
-    def prepare(self, lr: float) -> Accumulation:
+    def set_rate(self, lr: float) -> None:
+        """Begin a step with learning rate ``lr``. The one part of a step that is not recorded."""
+        self.steps += 1
+        self.scalars.set(-lr)
+
+    def prepare(self) -> Accumulation:
         """Called before ``backward``: readies the target and says how to accumulate into it."""
         raise NotImplementedError
 
-    def update(self, lr: float) -> None:
+    def update(self) -> None:
         """Called after ``backward``: moves the parameters."""
 
     @property
@@ -61,29 +69,40 @@ class SGD(Optimizer):
     def _make_target(self) -> Array:
         return self.net.parameters
 
-    def prepare(self, lr: float) -> Accumulation:
-        return Accumulation(-lr, 1.0 - lr * self.l2, 1.0)
+    n_scalars = 2
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(-lr, 1.0 - lr * self.l2)
+
+    def prepare(self) -> Accumulation:
+        return Accumulation(self.scalars[0], self.scalars[1], 1.0)
 
 
 class Momentum(Optimizer):
     """v <- mu v - lr g; p <- p + v (Sutskever et al. 2013; scikit-learn's and Keras's form)."""
 
     name = "momentum"
+    n_scalars = 2
 
     def __init__(self, net: MLP, l2: float = 0.0, momentum: float = 0.9) -> None:
         super().__init__(net, l2)
         self.momentum = momentum
         self._decay = layer_views(self._make_target(), net.layers) if l2 else []
 
-    def prepare(self, lr: float) -> Accumulation:
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(-lr, lr * self.l2)
+
+    def prepare(self) -> Accumulation:
         if not self.l2:
-            return Accumulation(-lr, self.momentum, self.momentum)
+            return Accumulation(self.scalars[0], self.momentum, self.momentum)
         decay = self.net.backend.elementwise(decay_velocity)
         for layer, velocity, scratch in zip(self.net.views, self.target_views, self._decay, strict=True):
-            decay(velocity.W, layer.W, scratch.W, self.momentum, lr * self.l2)
-        return Accumulation(-lr, 1.0, self.momentum)
+            decay(velocity.W, layer.W, scratch.W, self.momentum, self.scalars[1])
+        return Accumulation(self.scalars[0], 1.0, self.momentum)
 
-    def update(self, lr: float) -> None:
+    def update(self) -> None:
         self.net.backend.elementwise(add_to)(self.net.parameters, self.target)
 
     @property
@@ -94,7 +113,7 @@ class Momentum(Optimizer):
 class _Gradient(Optimizer):
     """Base of those that need the gradient itself. L2 is what the buffer holds before g is added."""
 
-    def prepare(self, lr: float) -> Accumulation:
+    def prepare(self) -> Accumulation:
         if self.l2:
             scale = self.net.backend.elementwise(scale_to)
             for layer, gradient in zip(self.net.views, self.target_views, strict=True):
@@ -112,9 +131,11 @@ class Nesterov(_Gradient):
         self.momentum = momentum
         self.velocity = self._make_target()
 
-    def update(self, lr: float) -> None:
+    def update(self) -> None:
         net = self.net
-        net.backend.elementwise(nesterov_update)(net.parameters, self.target, self.velocity, lr, self.momentum)
+        net.backend.elementwise(nesterov_update)(
+            net.parameters, self.target, self.velocity, self.scalars[0], self.momentum
+        )
 
     @property
     def state(self) -> dict[str, Array]:
@@ -125,6 +146,7 @@ class Adam(_Gradient):
     """Kingma & Ba 2015, algorithm 1. L2 is part of the gradient; ``AdamW`` decays the weights instead."""
 
     name = "adam"
+    n_scalars = 3
 
     def __init__(
         self, net: MLP, l2: float = 0.0, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
@@ -133,14 +155,18 @@ class Adam(_Gradient):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.mean, self.square = self._make_target(), self._make_target()
 
-    def update(self, lr: float) -> None:
+    def set_rate(self, lr: float) -> None:
         self.steps += 1
         step_size = lr / (1.0 - self.beta1**self.steps)
         correction = 1.0 / math.sqrt(1.0 - self.beta2**self.steps)
+        self.scalars.set(step_size, correction, 1.0 - lr * self.l2)
+
+    def update(self) -> None:
+        rest1 = 1.0 - self.beta1
         self.net.backend.elementwise(adam_update)(
             self.net.parameters, self.target, self.mean, self.square,
-            self.beta1, 1.0 - self.beta1, self.beta2, (1.0 - self.beta2) / (1.0 - self.beta1) ** 2,
-            step_size, correction, self.epsilon,
+            self.beta1, rest1, self.beta2, (1.0 - self.beta2) / rest1**2,
+            self.scalars[0], self.scalars[1], self.epsilon,
         )  # fmt: skip
 
     @property
@@ -153,15 +179,15 @@ class AdamW(Adam):
 
     name = "adamw"
 
-    def prepare(self, lr: float) -> Accumulation:
+    def prepare(self) -> Accumulation:
         return Accumulation(1.0, 0.0, 0.0)
 
-    def update(self, lr: float) -> None:
+    def update(self) -> None:
         if self.l2:
             scale = self.net.backend.elementwise(scale_to)
             for layer in self.net.views:
-                scale(layer.W, layer.W, 1.0 - lr * self.l2)
-        super().update(lr)
+                scale(layer.W, layer.W, self.scalars[2])
+        super().update()
 
 
 OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
@@ -189,12 +215,12 @@ def decay_velocity(xp: Any, v: Array, W: Array, scratch: Array, momentum: float,
     xp.subtract(v, scratch, out=v)
 
 
-def nesterov_update(xp: Any, p: Array, g: Array, v: Array, lr: float, momentum: float) -> None:
+def nesterov_update(xp: Any, p: Array, g: Array, v: Array, minus_lr: float, momentum: float) -> None:
     """v <- momentum v - lr g; p <- p + momentum v - lr g. g is overwritten."""
-    xp.multiply(g, lr, out=g)
+    xp.multiply(g, minus_lr, out=g)
     xp.multiply(v, momentum, out=v)
-    xp.subtract(v, g, out=v)
-    xp.subtract(p, g, out=p)
+    xp.add(v, g, out=v)
+    xp.add(p, g, out=p)
     xp.multiply(v, momentum, out=g)
     xp.add(p, g, out=p)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Final
 
 from .backend import Array, Backend
@@ -14,12 +15,13 @@ from .batches import batch_bounds, batch_count, epoch_order
 from .dataset import Dataset, check_images, check_labels
 from .errors import ConfigError, DivergenceError
 from .metrics import Result, Running
-from .mlp import MLP, backward, forward, loss_forward
+from .mlp import MLP, backward, forward, loss_forward, predict_classes
 from .optimizers import OPTIMIZERS, SCHEDULES, Momentum, Nesterov, Optimizer, make_schedule
 from .workspace import Buffers, Workspace, label_dtype
 
 DEFAULT_LEARNING_RATE: Final = {"sgd": 0.5, "momentum": 0.3, "nesterov": 0.3, "adam": 2e-3, "adamw": 2e-3}
 EVALUATION_ROWS: Final = 2048
+DIVERGED: Final = 1000.0  # times the first batch's loss: no training comes back from there
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class TrainConfig:
         if not (math.isfinite(self.val_size) and self.val_size >= 0):
             _refuse("val_size", self.val_size, "a number of samples, or a fraction < 1")
         if self.patience and not self.val_size:
-            _refuse("patience", self.patience, "0 where val_size is 0: early stopping watches the validation loss")
+            _refuse("patience", self.patience, "a validation split to watch: set val_size as well, to 0.1 for example")
 
     @property
     def learning_rate(self) -> float:
@@ -101,7 +103,7 @@ class EpochRecord:
 
 
 class TrainingStep:
-    """Gather a batch, forward, loss, backward, update: all in arrays allocated here.
+    """Gather a batch, forward, loss, backward, update: all in arrays allocated here, recorded once per batch size.
 
     ``running`` notes the loss and the prediction of every sample; without it the step only learns.
     """
@@ -118,23 +120,33 @@ class TrainingStep:
         self.net, self.images, self.labels = net, images, labels
         self.optimizer, self.running = optimizer, running
         self.workspace = Workspace(net.backend, net.layers, net.dtype, batch_size)
-        self.run = net.backend.record(self._run)
+        self._recorded: dict[int, Callable[[], None]] = {}
 
-    def _run(self, order: Array, start: int, stop: int, lr: float) -> None:
+    def run(self, order: Array, start: int, stop: int, lr: float) -> None:
         """One step on the samples ``order[start:stop]``."""
-        buffers = self.workspace.rows(stop - start)
-        self.workspace.gather_inputs(self.images, order[start:stop], buffers)
-        self.workspace.gather_targets(self.labels, order[start:stop], buffers)
-        self.learn(buffers, lr, start)
+        n = stop - start
+        buffers = self.workspace.rows(n)
+        if n not in self._recorded:
+            self._recorded[n] = self.net.backend.record(partial(self._gather_and_learn, buffers))
+        self.net.backend.xp.copyto(buffers.indices, order[start:stop])
+        self.optimizer.set_rate(lr)
+        self._recorded[n]()
+        if self.running is not None:
+            self.running.update(start, buffers)
 
-    def learn(self, buffers: Buffers, lr: float, start: int = 0) -> None:
+    def _gather_and_learn(self, buffers: Buffers) -> None:
+        self.workspace.gather_inputs(self.images, buffers)
+        self.workspace.gather_targets(self.labels, buffers)
+        self.learn(buffers)
+
+    def learn(self, buffers: Buffers) -> None:
         """The two strokes and the update, for inputs A[0] and targets T that are in place."""
         forward(self.net, buffers)
         loss_forward(self.net, buffers)
         if self.running is not None:
-            self.running.update(start, start + len(buffers.losses), buffers)
-        backward(self.net, buffers, self.optimizer.target_views, *self.optimizer.prepare(lr))
-        self.optimizer.update(lr)
+            predict_classes(self.net, buffers)
+        backward(self.net, buffers, self.optimizer.target_views, *self.optimizer.prepare())
+        self.optimizer.update()
 
 
 class Evaluation:
@@ -158,7 +170,8 @@ class Evaluation:
                 workspace.load_targets(self._labels[start:stop], buffers)
                 forward(self.net, buffers)
                 loss_forward(self.net, buffers)
-                self._running.update(start, stop, buffers)
+                predict_classes(self.net, buffers)
+                self._running.update(start, buffers)
             return self._running.result(self._labels)
 
 
@@ -203,7 +216,8 @@ def train(
         )
     val_images, val_labels = None, None
     if config.val_size:
-        data, val_images, val_labels = data.split(config.val_size, config.seed)
+        size = config.val_size if config.val_size < 1 else int(config.val_size)
+        data, val_images, val_labels = data.split(size, config.seed)
     images = check_images(data.train_images, "train_images", net.layers[0])
     labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
     batch_size = len(images) if config.batch_size == "full" else int(config.batch_size)
@@ -233,7 +247,7 @@ def _epochs(
         best = net.parameters.copy() if config.patience else None
     schedule = make_schedule(config.schedule, config.warmup)
     steps, total = 0, config.epochs * batch_count(n, batch_size)
-    best_loss, waited, lr = math.inf, 0, 0.0
+    best_loss, first_loss, waited, lr = math.inf, math.inf, 0, 0.0
     for epoch in range(config.epochs):
         with backend.active():
             started = time.perf_counter()
@@ -245,7 +259,9 @@ def _epochs(
                 steps += 1
             result = running.result(device_labels[order])
             seconds = time.perf_counter() - started
-            _check_finite(net, running, result, epoch, batch_size)
+            if epoch == 0:
+                first_loss = running.mean_loss(0, min(batch_size, n))
+            _check_converges(net, running, result, epoch, batch_size, first_loss)
             results = {name: evaluator.run() for name, evaluator in evaluators.items()}
         yield EpochRecord(
             epoch=epoch + 1,
@@ -272,22 +288,22 @@ def _epochs(
                 return
 
 
-def _check_finite(net: MLP, running: Running, result: Result, epoch: int, batch_size: int) -> None:
-    """Raise ``DivergenceError`` if the epoch's loss or its last update is not finite."""
-    xp = net.backend.xp
-    if math.isfinite(result.loss) and bool(net.backend.to_host(xp.isfinite(net.parameters).all())):
+def _check_converges(
+    net: MLP, running: Running, result: Result, epoch: int, batch_size: int, first_loss: float
+) -> None:
+    """Raise ``DivergenceError`` if the epoch's loss or its last update is not finite, or the loss has exploded."""
+    finite = bool(net.backend.to_host(net.backend.xp.isfinite(net.parameters).all()))
+    if finite and result.loss <= DIVERGED * max(first_loss, 1.0):
         return
     bad = running.first_nonfinite()
-    where = f"epoch {epoch + 1}, last step" if bad is None else f"epoch {epoch + 1}, step {bad[0] // batch_size + 1}"
-    last = result.loss if bad is None else bad[1]
+    where, found = f"epoch {epoch + 1}", f"a mean loss of {result.loss:.3g} after one of {first_loss:.3g} at the start"
+    if bad is not None:
+        where += f", step {bad[0] // batch_size + 1}"
+        found = f"a loss that is not finite (mean of the epoch before it: {bad[1]:.3g})"
+    elif not finite:
+        where, found = f"{where}, last step", "weights that are not finite"
     raise DivergenceError(
-        "training diverged",
-        where=where,
-        found="weights that are not finite"
-        if bad is None
-        else f"a loss that is not finite (mean loss before: {last:.4g})",
-        expected="finite values",
-        remedy="Lower --lr; nothing was saved.",
+        "training diverged", where=where, found=found, expected="a falling loss", remedy="Lower the learning rate (lr, --lr)."
     )
 
 

@@ -25,6 +25,8 @@ class Buffers(NamedTuple):
     ones: Array  # (1, n)
     pixels: Array  # (n, D) uint8
     labels: Array  # (n,)
+    indices: Array  # (n,) int64, the samples of the batch
+    predictions: Array  # (n,) int64, the most probable class
 
 
 class Workspace:
@@ -50,6 +52,7 @@ class Workspace:
         self._ones = xp.ones(backward, dtype)
         self._pixels = xp.empty(capacity * n_in, "uint8")
         self._labels = xp.empty(capacity, label_dtype(n_out))
+        self._indices, self._predictions = xp.empty(capacity, "int64"), xp.empty(capacity, "int64")
         self._classes = xp.arange(n_out, dtype=self._labels.dtype).reshape(1, n_out)
         # Of the arrays' type: a Python 255 would make uint8 / 255 compute in float64.
         self._white = xp.dtype(dtype).type(255)
@@ -79,15 +82,17 @@ class Workspace:
             ones=self._ones[:n].reshape(1, -1),
             pixels=by_row(self._pixels, self.widths[0]),
             labels=self._labels[:n],
+            indices=self._indices[:n],
+            predictions=self._predictions[:n],
         )
 
-    def gather_inputs(self, source: Array, order: Array, buffers: Buffers) -> None:
-        """X <- the rows ``order`` of the device array ``source`` (uint8 pixels, or floats of our dtype)."""
+    def gather_inputs(self, source: Array, buffers: Buffers) -> None:
+        """X <- the rows ``indices`` of the device array ``source`` (uint8 pixels, or floats of our dtype)."""
         if source.dtype == buffers.pixels.dtype:
-            self.backend.take_rows(source, order, buffers.pixels)
+            self.backend.take_rows(source, buffers.indices, buffers.pixels)
             self.load_inputs(buffers.pixels, buffers)
         else:
-            self.backend.take_rows(source, order, buffers.A[0])
+            self.backend.take_rows(source, buffers.indices, buffers.A[0])
 
     def load_inputs(self, rows: Array, buffers: Buffers) -> None:
         """X <- rows (n, D), uint8 pixels scaled to 0..1 or floats as they are."""
@@ -96,9 +101,9 @@ class Workspace:
         else:
             self.backend.xp.copyto(buffers.A[0], rows)
 
-    def gather_targets(self, labels: Array, order: Array, buffers: Buffers) -> None:
-        """T <- one-hot rows of the labels ``order`` of the device array ``labels``."""
-        self.backend.take_rows(labels, order, buffers.labels)
+    def gather_targets(self, labels: Array, buffers: Buffers) -> None:
+        """T <- one-hot rows of the labels ``indices`` of the device array ``labels``."""
+        self.backend.take_rows(labels, buffers.indices, buffers.labels)
         self.load_targets(buffers.labels, buffers)
 
     def load_targets(self, labels: Array, buffers: Buffers) -> None:

@@ -21,7 +21,24 @@ from ..errors import ConfigError, DataError
 Array: TypeAlias = Any  # numpy.ndarray on a CPU, cupy.ndarray on a GPU
 Kernel: TypeAlias = Callable[..., None]
 
-__all__ = ["Array", "Backend", "Kernel", "array_module", "host_backend", "select_backend", "to_host"]
+__all__ = ["Array", "Backend", "Kernel", "Scalars", "array_module", "host_backend", "select_backend", "to_host"]
+
+
+class Scalars:
+    """Numbers that change from step to step (a learning rate, say) for a step that is recorded once.
+
+    ``scalars[i]`` is what kernels and ``gemm`` are given. Here it is a Python float, read anew at every step.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._values: list[Any] = [0.0] * count
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
+
+    def set(self, *values: float) -> None:
+        """Give every number its value for the next step."""
+        self._values[:] = values
 
 
 class Backend(ABC):
@@ -31,7 +48,11 @@ class Backend(ABC):
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
     xp: Any  # the array module: creation, ufuncs, reductions
-    threads: int | None = None  # BLAS threads; None where the device does not have them
+
+    @property
+    def threads(self) -> int | None:
+        """The number of BLAS threads; None on a device that has none."""
+        return None
 
     def __init__(self) -> None:
         self._bound: dict[Kernel, Kernel] = {}
@@ -54,7 +75,7 @@ class Backend(ABC):
 
     @abstractmethod
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
-        """``out[i] = source[indices[i]]``. The indices (int64) were checked on the host."""
+        """``out[i] = source[indices[i]]``. The indices (int64) are in range: they were made on the host."""
 
     def elementwise(self, kernel: Kernel) -> Kernel:
         """``kernel(xp, *arrays)`` of ``kernels.py`` bound to this device (on a GPU: fused into one launch)."""
@@ -66,8 +87,16 @@ class Backend(ABC):
     @abstractmethod
     def _bind(self, kernel: Kernel) -> Kernel: ...
 
-    def record(self, step: Callable[..., None]) -> Callable[..., None]:
-        """A training step, ready to be run many times; a device that can replay it may capture it here."""
+    def scalars(self, count: int, dtype: str) -> Scalars:
+        """Numbers that a recorded step may read anew each time it runs."""
+        return Scalars(count)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """``step``, ready to be run many times.
+
+        A device may capture it at its first run and replay the calls after that, so a step must do the same
+        work on the same arrays every time: what changes, changes inside arrays and ``scalars``.
+        """
         return step
 
     def active(self) -> AbstractContextManager[object]:
@@ -111,10 +140,10 @@ def to_host(x: Array) -> np.ndarray:
 
 @cache
 def host_backend() -> Backend:
-    """The CPU with its default number of threads: where a network lives until it is moved."""
+    """The CPU with one thread, repeatable bit for bit: where a network lives until it is moved."""
     from .numpy_backend import NumpyBackend
 
-    return NumpyBackend(reason="the default of a network that was not moved")
+    return NumpyBackend(1, reason="the default of a network that was not moved")
 
 
 def select_backend(device: str = "auto", threads: int | str = "auto", *, tf32: bool = False) -> Backend:
@@ -122,16 +151,20 @@ def select_backend(device: str = "auto", threads: int | str = "auto", *, tf32: b
 
     "auto" takes a CUDA GPU if a functional probe passes and else the CPU, and says why in ``reason``.
     "cuda" never falls back: ``DeviceError`` names the cause. ``threads`` is the number of BLAS threads of
-    the CPU. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits.
+    the CPU; "auto" finds out, while training runs, how many pay: sums may then be rounded in another order
+    from one run to the next. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits.
     """
-    if threads != "auto" and (isinstance(threads, str) or threads < 1):
-        raise ConfigError("bad number of threads", where="threads", found=threads, expected="auto or N >= 1")
     wanted = device.lower().replace("gpu", "cuda", 1)
     kind, _, index = wanted.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
         raise ConfigError("unknown device", where="device", found=repr(device), expected="auto, cpu, cuda or cuda:N")
-    from .numpy_backend import NumpyBackend
+    from .numpy_backend import NumpyBackend, available_cores
 
+    cores = available_cores()
+    if threads != "auto" and not (isinstance(threads, int) and 1 <= threads <= cores):
+        raise ConfigError(
+            "bad number of threads", where="threads", found=threads, expected=f"auto or 1..{cores} (cores)"
+        )
     if kind == "cpu":
         return NumpyBackend(threads, reason="cpu was asked for")
     from .probe import probe_cuda

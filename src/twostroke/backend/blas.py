@@ -14,19 +14,24 @@ from . import Array
 def column_major(a: Array, b: Array, out: Array) -> tuple[Array, int, Array, int, Array]:
     """``out = a b`` as a column-major BLAS sees it: (first, trans_first, second, trans_second, c).
 
-    ``first``, ``second`` and ``c`` are Fortran-contiguous views, never copies. A C-ordered ``out`` is the
-    Fortran-ordered ``out.T = b.T a.T``.
+    ``first``, ``second`` and ``c`` are Fortran-contiguous views, never copies: ``ValueError`` where that cannot
+    be. A C-ordered ``out`` is the Fortran-ordered ``out.T = b.T a.T``.
     """
-    if not out.flags.f_contiguous:
-        if not out.flags.c_contiguous:
-            raise ValueError(f"gemm: out must be contiguous, found strides {out.strides}")
-        a, b, out = b.T, a.T, out.T
-    trans_a = trans_b = 0
-    if not a.flags.f_contiguous:
-        a, trans_a = a.T, 1
-    if not b.flags.f_contiguous:
-        b, trans_b = b.T, 1
-    return a, trans_a, b, trans_b, out
+    c, transposed = _fortran(out)
+    if transposed:
+        a, b = b.T, a.T
+    first, trans_first = _fortran(a)
+    second, trans_second = _fortran(b)
+    return first, trans_first, second, trans_second, c
+
+
+def _fortran(x: Array) -> tuple[Array, int]:
+    """The Fortran-contiguous one of x and x.T, and whether it is x.T."""
+    if x.flags.f_contiguous:
+        return x, 0
+    if x.flags.c_contiguous:
+        return x.T, 1
+    raise ValueError(f"gemm: an array of shape {x.shape} with strides {x.strides} is not contiguous")
 
 
 class Blas(NamedTuple):

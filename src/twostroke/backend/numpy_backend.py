@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any, Final, cast
 
 import numpy as np
 
-from . import Array, Backend, Kernel
-from .blas import column_major, scipy_blas
+from . import Array, Backend, Kernel, Scalars
+from .blas import Blas, column_major, scipy_blas
+from .threads import ThreadGovernor
 
 
 class NumpyBackend(Backend):
@@ -22,13 +25,21 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     device = "cpu"
-    xp = np
+    xp: Any = np
 
     def __init__(self, threads: int | str = "auto", reason: str = "cpu was asked for") -> None:
         super().__init__()
         self.reason = reason
         self._blas = scipy_blas()
-        self.threads = available_cores() if threads == "auto" else int(threads)
+        self.auto = threads == "auto"
+        self._most = available_cores() if threads == "auto" else int(threads)
+        self._seconds: dict[int, float] = {}
+        self._governors: list[ThreadGovernor] = []
+
+    @property
+    def threads(self) -> int:
+        """The number of BLAS threads; with "auto", the number that ran the longest so far."""
+        return max(self._seconds, key=self._seconds.__getitem__) if self._seconds else self._most
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
         return np.ascontiguousarray(array, dtype=dtype)
@@ -38,26 +49,70 @@ class NumpyBackend(Backend):
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         single = out.dtype == np.float32
-        if out.shape[0] == 1 and out.shape[1] > 1 and b.shape[0] > 1:
+        first, trans_first, second, trans_second, c = column_major(a, b, out)
+        if out.shape[0] == 1 and out.shape[1] > 1 and b.shape[0] > 1 and out.flags.c_contiguous:
             # One row: a matrix-vector product is several times faster than a GEMM of one row.
             gemv = self._blas.sgemv if single else self._blas.dgemv
-            matrix, transposed = (b, 1) if b.flags.f_contiguous else (b.T, 0)
-            gemv(alpha, matrix, a.ravel(), beta, out.ravel(), trans=transposed, overwrite_y=1)
-            return
-        first, trans_first, second, trans_second, c = column_major(a, b, out)
-        gemm = self._blas.sgemm if single else self._blas.dgemm
-        gemm(alpha, first, second, beta, c, trans_first, trans_second, 1)
+            matrix, trans = (b, 1) if b.flags.f_contiguous else (b.T, 0)
+            # alpha, a, x, beta, y, offx, incx, offy, incy, trans, overwrite_y
+            gemv(alpha, matrix, a.reshape(-1), beta, out.reshape(-1), 0, 1, 0, 1, trans, 1)
+        else:
+            gemm = self._blas.sgemm if single else self._blas.dgemm
+            # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c
+            gemm(alpha, first, second, beta, c, trans_first, trans_second, 1)
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
         # mode="clip" because mode="raise" would build the result in a temporary first.
-        np.take(source, indices, axis=0, out=out, mode="clip")
+        self.xp.take(source, indices, axis=0, out=out, mode="clip")
 
     def _bind(self, kernel: Kernel) -> Kernel:
-        return partial(kernel, np)
+        return partial(kernel, self.xp)
 
-    def active(self) -> AbstractContextManager[object]:
-        limits: AbstractContextManager[object] = self._blas.pool.limit(limits=self.threads)
-        return limits
+    def scalars(self, count: int, dtype: str) -> Scalars:
+        return _Cells(count, dtype)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        tape: list[Callable[[], Any]] = []
+
+        def run() -> None:
+            if not tape:
+                tape.extend(self._capture(step))
+            else:
+                for call in tape:
+                    call()
+
+        if not self.auto or self._most == 1:
+            return run
+        counts = sorted({1, max(1, self._most // 2), self._most})
+        governor = ThreadGovernor(counts, self._set_threads, self._seconds)
+        self._governors.append(governor)
+        return partial(governor.run, run)
+
+    def _set_threads(self, count: int) -> None:
+        for library in self._blas.pool.lib_controllers:
+            library.set_num_threads(count)
+
+    def _capture(self, step: Callable[[], None]) -> list[Callable[[], Any]]:
+        """Run ``step`` and note its calls into NumPy and BLAS, with their arguments: small steps spend half
+        their time between those calls."""
+        tape: list[Callable[[], Any]] = []
+        held = self.xp, self._blas, self._bound
+        self.xp = _Recorder(np, tape)
+        self._blas = cast("Blas", _Recorder(self._blas, tape))
+        self._bound = {}
+        try:
+            step()
+        finally:
+            self.xp, self._blas, self._bound = held
+        return tape
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        for governor in self._governors:
+            governor.resume()
+        # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
+        with self._blas.pool.limit(limits=self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            yield
 
     def synchronize(self) -> None:
         pass
@@ -68,9 +123,45 @@ class NumpyBackend(Backend):
             "processor": processor_name(),
             "cores": available_cores(),
             "threads": self.threads,
+            "threads_auto": self.auto,
             "blas": self._blas.description,
             "numpy": np.__version__,
         }
+
+
+class _Cells(Scalars):
+    """Scalars as 0-d arrays of the network's dtype, so that the calls on a tape see each new value."""
+
+    def __init__(self, count: int, dtype: str) -> None:
+        self._array = np.zeros(count, dtype)
+        self._values = [self._array[i : i + 1].reshape(()) for i in range(count)]
+
+    def set(self, *values: float) -> None:
+        self._array[:] = values
+
+
+# What NumPy's own wrappers end in.
+_SHORTCUTS: Final[dict[str, Callable[..., Any]]] = {"max": np.maximum.reduce, "sum": np.add.reduce}
+
+
+class _Recorder:
+    """A module whose functions also put themselves, with their arguments, on a tape."""
+
+    def __init__(self, module: Any, tape: list[Callable[[], Any]]) -> None:
+        self._module, self._tape = module, tape
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = _SHORTCUTS.get(name) or getattr(self._module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._tape.append(partial(function, *args, **kwargs))
+            return function(*args, **kwargs)
+
+        return call
+
+    def maximum(self, x: Array, y: float, out: Array) -> None:
+        # Vectorised for two arrays, several times slower for an array and a number.
+        self.__getattr__("maximum")(x, np.full_like(x, y), out=out)
 
 
 def available_cores() -> int:

@@ -1,0 +1,7 @@
+"""``python -m twostroke`` is the command ``twostroke``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,307 @@
+"""The command line: train, evaluate, predict, doctor.
+
+stdout carries results, stderr notes and errors; every failure is one line and an exit code (see ``errors``).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import doctor, options, record, report
+from .atomic_file import write_atomically
+from .backend import Backend, select_backend
+from .dataset import Dataset, load_dataset
+from .digit_image import FIELD, prepare_digit
+from .errors import ConfigError, DeviceError, ModelError, TwoStrokeError
+from .mlp import MLP
+from .model_file import load_model, save_model
+from .settings import Settings, as_integer, named, resolve
+from .terminal import (
+    ClosedPipe,
+    Stopped,
+    complain,
+    discard_stdout,
+    encodes,
+    hush,
+    in_shell,
+    live_epochs,
+    say,
+    stoppable,
+    tolerate_encodings,
+    uninterrupted,
+)
+from .training import EpochRecord, evaluate, train
+from .version import __version__
+
+UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def _twostroke(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Train multilayer perceptrons on a CUDA GPU or a CPU, and use them.
+
+    Start with [bold]twostroke train[/bold]: it trains on MNIST in seconds and says how to go on.
+    """
+    if version:
+        say(f"twostroke {__version__}")
+    elif ctx.invoked_subcommand is None:
+        print(ctx.get_help(), flush=True)
+
+
+@app.command("train")
+def _train(
+    data: options.Data = None,
+    preset: options.Preset = None,
+    config: options.Config = None,
+    layers: options.Layers = None,
+    activation: options.Activation = None,
+    loss: options.Loss = None,
+    output: options.Output = None,
+    init: options.Init = None,
+    dtype: options.Dtype = None,
+    optimizer: options.Optimizer = None,
+    lr: options.Lr = None,
+    momentum: options.Momentum = None,
+    l2: options.L2 = None,
+    schedule: options.Schedule = None,
+    batch_size: options.BatchSize = None,
+    epochs: options.Epochs = None,
+    val_size: options.ValSize = None,
+    patience: options.Patience = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    tf32: options.TF32 = None,
+    out: options.Out = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a network and save it. Without arguments: MNIST, preset fast."""
+    flags = {key: value for key, value in locals().items() if key not in ("config", "json", "quiet", "debug")}
+    settings = resolve(flags, config)
+    try:
+        _run_training(settings, json=json, quiet=quiet or json)
+    except ConfigError as error:
+        raise named(error, settings.names) from error
+
+
+def _run_training(settings: Settings, *, json: bool, quiet: bool) -> None:
+    tell = hush if quiet else say
+    backend = select_backend(settings.device, settings.threads, tf32=settings.tf32)
+    tell(report.device_line(backend))
+    data = load_dataset(settings.data)
+    tell(report.data_line(data))
+    net = settings.make_network(data)
+    tell(report.network_line(net))
+    tell(report.settings_line(settings.config, settings.preset))
+    folder = _writable_folder(Path(settings.out or Path("runs") / (data.name.strip(".") or "data")), settings)
+    history: list[EpochRecord] = []
+    try:
+        records = train(net, data, settings.config, backend=backend)
+        if quiet:
+            history.extend(records)
+        else:
+            with live_epochs(settings.config.epochs) as tell_epoch:
+                for epoch in records:
+                    history.append(epoch)
+                    tell_epoch(report.epoch_line(epoch))
+        # Not the last record's: with --patience the best parameters were brought back.
+        test = evaluate(net, data.test_images, data.test_labels)
+    except Stopped as stop:
+        stop.add_note(f"in training: nothing was saved to {folder}")
+        raise
+    model = folder / "model.safetensors"
+    result = record.run_record(net, data, settings.config, settings.preset, history, test, model)
+    with uninterrupted():
+        _save(net, model, result)
+    tell(f"model: {model}")
+    source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"
+    tell(f"next: twostroke evaluate {in_shell(model)}{source}")
+    where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"
+    tell(f"      twostroke predict {in_shell(model)} {where}")
+    say(record.to_json(result) if json else report.result_line(result))
+
+
+def _writable_folder(folder: Path, settings: Settings) -> Path:
+    """The folder, made and tried, before an hour of training depends on it."""
+    problem = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if any((folder / name).is_dir() for name in ("model.safetensors", "record.json")):
+            problem = "a folder in the place of model.safetensors or record.json"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        where, remedy = f"{settings.names['out']} {folder}", "Choose another with --out DIR."
+        raise ConfigError("cannot write to the output folder", where=where, found=problem, remedy=remedy)
+    return folder
+
+
+def _save(net: MLP, model: Path, result: dict[str, Any]) -> None:
+    save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
+    path = model.with_name("record.json")
+    try:
+        write_atomically(path, f"{record.to_json(result)}\n".encode())
+    except OSError as error:
+        remedy = f"The model is saved in {model}."
+        raise ModelError("cannot write the record", where=path, found=error.strerror, remedy=remedy) from error
+
+
+@app.command("evaluate")
+def _evaluate(
+    model: options.Model,
+    data: options.Data = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a model on the test part of a data set: loss, accuracy, errors by class."""
+    tell = hush if json else say
+    backend = _select(device, threads)
+    net, source = load_model(model, backend=backend), load_dataset(data or "mnist")
+    _check_fit(net, source, model)
+    for line in (report.device_line(backend), report.data_line(source), report.network_line(net)):
+        tell(line)
+    test = evaluate(net, source.test_images, source.test_labels)
+    classes = record.class_counts(source.test_labels, net.predict(source.test_images), net.layers[-1])
+    for line in report.class_table(classes):
+        tell(line)
+    result = record.evaluation_record(net, source, test, classes, model)
+    errors = f"{result['errors']:,} errors in {result['samples']:,}"
+    last = f"test accuracy {test.accuracy:.2%} ({errors}), test loss {test.loss:.4f}"
+    say(record.to_json(result) if json else last)
+
+
+@app.command("predict")
+def _predict(
+    model: options.Model,
+    images: options.Images = None,
+    index: options.Index = None,
+    data: options.IndexData = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell what digit a picture shows, and how sure the network is."""
+    if bool(images) == (index is not None):
+        what = "both images and --index" if images else "neither an image nor --index"
+        raise ConfigError("bad arguments", found=what, expected="one of them", remedy="See: twostroke predict --help.")
+    if data is not None and index is None:
+        raise ConfigError("--data without --index", where="--data", found=repr(data), remedy="Add --index I.")
+    net = load_model(model)
+    shape: tuple[int, ...] = (FIELD, FIELD)
+    samples: list[tuple[str, Any, int | None]] = []
+    if index is None:
+        _check_takes_images(net, model)
+        samples += [(str(path), prepare_digit(path), None) for path in images or []]
+    else:
+        source = load_dataset(data or "mnist")
+        _check_fit(net, source, model)
+        if not 0 <= index < len(source.test_images):
+            last = len(source.test_images) - 1
+            raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
+        name, shape = f"{source.name} test sample {index}", source.image_shape
+        samples.append((name, source.test_images[index : index + 1], int(source.test_labels[index])))
+    plain = not encodes(report.BLOCKS)
+    predictions = []
+    for title, pixels, label in samples:
+        outputs = net.predict_proba(pixels)[0]
+        predictions.append(record.prediction_record(title, outputs, label))
+        for line in report.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
+            (hush if json else say)(line)
+    if json:
+        say(record.to_json({"model": str(model), "output": net.output, "predictions": predictions}))
+
+
+@app.command("doctor")
+def _doctor(json: options.Json = False, debug: options.Debug = False) -> None:
+    """Show what this machine has, which device is chosen, why, and how fast it is."""
+    facts = doctor.examine()
+    for line in [record.to_json(facts)] if json else doctor.lines(facts):
+        say(line)
+
+
+def _select(device: str | None, threads: str | None) -> Backend:
+    try:
+        return select_backend(device or "auto", as_integer(threads or "auto"))
+    except ConfigError as error:
+        raise named(error, {"device": "--device", "threads": "--threads"}) from error
+
+
+def _check_fit(net: MLP, data: Dataset, model: Path) -> None:
+    if data.n_features != net.layers[0] or data.n_classes > net.layers[-1]:
+        raise ModelError(
+            "the model does not fit the data",
+            where=model,
+            found=f"{net.layers[0]} inputs and {net.layers[-1]} outputs",
+            expected=f"{data.n_features} inputs and {data.n_classes} outputs for {data.name}",
+            remedy="Name the data that it was trained on.",
+        )
+
+
+def _check_takes_images(net: MLP, model: Path) -> None:
+    if net.layers[0] != FIELD * FIELD:
+        raise ModelError(
+            "the model takes no pictures of 28 x 28",
+            where=model,
+            found=f"{net.layers[0]} inputs",
+            expected=f"{FIELD * FIELD}",
+            remedy="Use --index I --data PATH.",
+        )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line ``args`` (by default the process's own) and return its exit code."""
+    words = list(sys.argv[1:] if args is None else args)
+    tolerate_encodings()
+    try:
+        with stoppable(), warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow: DivergenceError says it better
+            warnings.showwarning = lambda message, *_, **__: complain(f"note: {message}")
+            code = app(words, prog_name="twostroke", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (ClosedPipe, SystemExit):  # SystemExit: rich and click, when their own writing meets a closed pipe
+        discard_stdout()
+        return ClosedPipe.exit_code
+    except (Exception, Stopped, KeyboardInterrupt) as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        line, code = _explain(error)
+        complain(line)
+        return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code that an exception means."""
+    if isinstance(error, MemoryError):
+        remedy = "Use a smaller network (--layers) or batch (--batch-size)."
+        error = DeviceError("out of memory", where=str(error) or None, remedy=remedy)
+    if isinstance(error, TwoStrokeError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, UsageError):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "twostroke"
+        message = error.format_message()
+        return f"error: {message}{'' if message.endswith(('.', '?')) else '.'} See: {command} --help", 2
+    if isinstance(error, Stopped):
+        return " ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by SIGINT", 130
+    return f"error: unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", 1

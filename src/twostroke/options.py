@@ -1,0 +1,71 @@
+"""The options of the command line: their names, values and help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from .presets import PRESETS
+
+NETWORK, TRAINING, RUN = "The network", "How it is trained", "The run"
+
+
+def _option(panel: str, metavar: str | None, text: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, show_default=False, rich_help_panel=panel, help=text)
+
+
+def _argument(metavar: str, text: str) -> Any:
+    return typer.Argument(metavar=metavar, show_default=False, help=text)
+
+
+Text: TypeAlias = str | None
+Data = Annotated[Text, _argument("mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.")]
+Model = Annotated[Path, _argument("MODEL", "A model.safetensors written by: twostroke train.")]
+Images = Annotated[
+    list[Path] | None,
+    _argument("IMAGE", "PNG or JPEG files of one digit each: any size, colour or grey, dark on light or the reverse."),
+]
+
+_RECIPES = " ".join(f"[bold]{name}[/bold]: {preset.purpose}." for name, preset in PRESETS.items())
+_LR = "The highest learning rate, > 0. Default: the preset's, or what suits another --optimizer."
+_INIT = "The initial weights. Default: the preset's, or what suits another --activation."
+_OUTPUT = "The output's activation: softmax or sigmoid; with quadratic also tanh, relu or identity."
+_PATIENCE = "Stop after N epochs without a lower validation loss and keep the best; 0: never. Default: 0."
+_DEVICE = "auto: a GPU if one works, else the CPU, and it says why. cuda never falls back. Default: auto."
+_CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, the file over the preset."
+
+Preset = Annotated[Text, _option(TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.")]
+Config = Annotated[Path | None, _option(TRAINING, "FILE.toml", _CONFIG)]
+Layers = Annotated[
+    Text, _option(NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.")
+]
+Activation = Annotated[Text, _option(NETWORK, "relu|sigmoid|tanh|identity", "The hidden layers' activation.")]
+Loss = Annotated[Text, _option(NETWORK, "cross-entropy|quadratic", "What is minimised, as a mean per sample.")]
+Output = Annotated[Text, _option(NETWORK, "NAME", _OUTPUT)]
+Init = Annotated[Text, _option(NETWORK, "he|glorot|normal|scaled-normal", _INIT)]
+Dtype = Annotated[Text, _option(NETWORK, "float32|float64", "The precision of all arithmetic. Default: float32.")]
+Optimizer = Annotated[Text, _option(TRAINING, "sgd|momentum|nesterov|adam|adamw", "How the weights move.")]
+Lr = Annotated[float | None, _option(TRAINING, "NUMBER", _LR, "--lr", "--eta")]
+Momentum = Annotated[
+    float | None, _option(TRAINING, "NUMBER", "For momentum and nesterov: 0 <= NUMBER < 1. Default: 0.9.")
+]
+L2 = Annotated[float | None, _option(TRAINING, "NUMBER", "Adds NUMBER/2 * sum of W^2 to the loss, >= 0. Default: 0.")]
+Schedule = Annotated[Text, _option(TRAINING, "constant|one-cycle|step|cosine", "The learning rate over the run.")]
+BatchSize = Annotated[Text, _option(TRAINING, "N|full", "Samples per step, N >= 1; full: one step an epoch.")]
+Epochs = Annotated[int | None, _option(TRAINING, "N", "Passes over the training data, N >= 1.")]
+ValSize = Annotated[
+    float | None, _option(TRAINING, "N", "Samples held out: a number, or a fraction below 1. Default: 0.")
+]
+Patience = Annotated[int | None, _option(TRAINING, "N", _PATIENCE)]
+Seed = Annotated[int | None, _option(RUN, "N", "Fixes weights and order of samples, N >= 0. Default: 0.")]
+Device = Annotated[Text, _option(RUN, "auto|cpu|cuda|cuda:N", _DEVICE)]
+Threads = Annotated[Text, _option(RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.")]
+TF32 = Annotated[bool | None, _option(RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", "--tf32")]
+Out = Annotated[Text, _option(RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA.")]
+Json = Annotated[bool, _option(RUN, None, "Print one JSON object and nothing else.", "--json")]
+Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet", "-q")]
+Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]
+Index = Annotated[int | None, _option(RUN, "I", "Instead of an image: a sample of the test part of --data, from 0.")]
+IndexData = Annotated[Text, _option(RUN, "mnist|PATH", "Where --index looks. Default: mnist.", "--data")]

@@ -1,0 +1,110 @@
+"""Text: a run, its epochs, an evaluation and a prediction as lines. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend
+from .dataset import Dataset
+from .mlp import MLP, parameter_count
+from .training import EpochRecord, TrainConfig
+
+BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
+BAR_WIDTH = 28
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def device_line(backend: Backend) -> str:
+    """Which device, with how many threads, and why."""
+    threads = f", {backend.threads} thread{_s(backend.threads)}" if backend.threads else ""
+    return f"device: {backend.device}{threads}: {backend.reason}"
+
+
+def data_line(data: Dataset) -> str:
+    """What there is to learn from."""
+    shape = " x ".join(map(str, data.image_shape))
+    return (
+        f"data: {data.name}, {len(data.train_images):,} training and {len(data.test_images):,} test samples,"
+        f" {shape} {data.train_images.dtype}, {data.n_classes} classes"
+    )
+
+
+def network_line(net: MLP) -> str:
+    """The network's every setting."""
+    shape, count = "-".join(map(str, net.layers)), parameter_count(net.layers)
+    return (
+        f"network: {shape}, {count:,} parameters, {net.activation}, {net.output} output,"
+        f" {net.loss} loss, {net.init} weights, {net.dtype}, seed {net.seed}"
+    )
+
+
+def settings_line(config: TrainConfig, preset: str) -> str:
+    """How it is trained, every default included."""
+    parts = [f"preset {preset}", f"{config.optimizer}, learning rate {config.learning_rate:g}"]
+    if config.optimizer in ("momentum", "nesterov"):
+        parts.append(f"momentum {config.momentum:g}")
+    warmup = f" ({config.warmup:.0%} warm-up)" if config.schedule == "one-cycle" else ""
+    parts += [f"schedule {config.schedule}{warmup}", f"l2 {config.l2:g}", f"batch size {config.batch_size}"]
+    parts += [f"{config.epochs} epoch{_s(config.epochs)}", f"validation {config.val_size:g}"]
+    parts.append(f"patience {config.patience}" if config.patience else "no early stopping")
+    return f"settings: {', '.join(parts)}"
+
+
+def epoch_line(record: EpochRecord) -> str:
+    """One epoch, in columns."""
+    number = f"{record.epoch:>{len(str(record.epochs))}}/{record.epochs}"
+    parts = [f"epoch {number}"]
+    for name in ("train", "val", "test"):
+        loss, accuracy = getattr(record, f"{name}_loss"), getattr(record, f"{name}_accuracy")
+        if loss is not None:
+            parts.append(f"{name} loss {_loss(loss)} acc {accuracy:7.2%}")
+    parts += [f"{record.train_seconds:.2f} s", f"{record.samples_per_second:,.0f} samples/s"]
+    return "  ".join(parts)
+
+
+def result_line(record: Mapping[str, Any]) -> str:
+    """The outcome of ``run_record``."""
+    return (
+        f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])} after {record['epochs']}"
+        f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
+        f" {record['samples_per_second']:,.0f} samples/s on {record['device']}"
+    )
+
+
+def class_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``class_counts`` as lines."""
+    lines = ["class  samples  errors  error rate  most often taken for"]
+    for row in rows:
+        rate = f"{row['errors'] / row['samples']:.2%}" if row["samples"] else "-"
+        mistaken = "-" if row["most_taken_for"] is None else row["most_taken_for"]
+        lines.append(f"{row['class']:>5}  {row['samples']:>7}  {row['errors']:>6}  {rate:>10}  {mistaken:>20}")
+    return lines
+
+
+def prediction_lines(record: Mapping[str, Any], pixels: Any, *, plain: bool = False) -> list[str]:
+    """``prediction_record`` with its picture, if it is one, and the largest outputs as sorted bars."""
+    label, values, full = record["label"], record["probabilities"], "#" if plain else "█"
+    truth = "" if label is None else f" (labelled {label}: {'right' if label == record['prediction'] else 'wrong'})"
+    lines = [f"  {line}" for line in picture(pixels, plain=plain)] if pixels.ndim == 2 else []
+    lines.append(f"{record['source']}: {record['prediction']}{truth}")
+    for k in sorted(range(len(values)), key=lambda k: -values[k])[:10]:
+        lines.append(f"  {k} {values[k]:8.2%} {full * round(BAR_WIDTH * min(max(values[k], 0.0), 1.0))}".rstrip())
+    return lines
+
+
+def picture(pixels: Any, *, plain: bool = False) -> list[str]:
+    """A grey picture (H, W) as lines of W half blocks. Ink is drawn in the text's colour: it suits any terminal."""
+    on = pixels > (float(pixels.min()) + float(pixels.max())) / 2
+    on = np.pad(on, ((0, len(on) % 2), (0, 0))).astype(int)
+    glyphs = ASCII_BLOCKS if plain else BLOCKS
+    return ["".join(glyphs[code] for code in codes) for codes in 2 * on[::2] + on[1::2]]
