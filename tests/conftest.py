@@ -14,8 +14,8 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-from strict_device import StrictBackend
 
+from strict_device import StrictBackend
 from twostroke.backend import Backend, select_backend
 from twostroke.backend.probe import probe_cuda
 

@@ -384,7 +384,7 @@ _fused_xp = SimpleNamespace(**{name: getattr(xp, name) for name in UFUNCS})
 
 
 class StrictBackend(Backend):
-    """The strict device. Products go to the BLAS of a ``NumpyBackend`` of one thread: results are equal to its to the bit."""
+    """The strict device. Its products are those of a ``NumpyBackend`` of one thread, equal to the bit."""
 
     name = "strict"
     device = "strict:0"
@@ -408,8 +408,8 @@ class StrictBackend(Backend):
         return array.get()
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
-        arrays = [_array(a, "gemm: a"), _array(b, "gemm: b"), _array(out, "gemm: out")]
-        for name, array in zip(("a", "b", "out"), arrays, strict=True):
+        host_a, host_b, host_out = _array(a, "gemm: a"), _array(b, "gemm: b"), _array(out, "gemm: out")
+        for name, array in (("a", host_a), ("b", host_b), ("out", host_out)):
             if array.ndim != 2 or array.dtype != out.dtype or array.dtype.char not in "fd":
                 raise TypeError(f"gemm: {name} is {array.dtype} with {array.ndim} dimensions")
             if not (array.flags.c_contiguous or array.flags.f_contiguous):
@@ -417,9 +417,9 @@ class StrictBackend(Backend):
         (m, k), (k2, n) = a.shape, b.shape
         if k != k2 or out.shape != (m, n):
             raise ValueError(f"gemm: shapes {a.shape}, {b.shape}, {out.shape}")
-        if any(np.may_share_memory(arrays[2], array) for array in arrays[:2]):
+        if np.may_share_memory(host_out, host_a) or np.may_share_memory(host_out, host_b):
             raise ValueError("gemm: out overlaps an input")
-        self._host.gemm(*arrays, alpha, beta)
+        self._host.gemm(host_a, host_b, host_out, alpha, beta)
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
         if indices.dtype != np.int64:
@@ -453,7 +453,7 @@ class HostDeviceArray(np.ndarray[Any, Any]):
     __module__ = "cupy"
 
     @property
-    def data(self) -> Any:  # type: ignore[override]
+    def data(self) -> Any:
         return SimpleNamespace(ptr=self.ctypes.data)
 
 
@@ -527,7 +527,7 @@ def plant_fake_cupy(
     fake.ndarray = HostDeviceArray
     fake.__version__ = "14.2.0"
     fake.asarray = lambda array: np.array(array).view(HostDeviceArray)
-    fake.asnumpy = lambda array: np.array(array)
+    fake.asnumpy = np.array
     fake.take = lambda a, indices, axis=None, out=None: np.take(a, indices, axis, out, "wrap")
     fake.fuse = lambda kernel_name: lambda function: function
     properties = {"name": b"Fake GPU", "major": 9, "minor": 0, "totalGlobalMem": 1 << 30, "clockRate": 1980000}

@@ -200,7 +200,7 @@ BAD_OPTIONS = {
     "--val-size nan": ["--val-size", "nan", "fraction"],
     "--patience 2": ["--patience", "2", "validation"],
     "--preset best": ["--preset", "best", "nielsen"],
-    "--threads 0": ["--threads", "0", ">= 1"],
+    "--threads 0": ["--threads", "0", "auto or 1.."],
     "--threads some": ["--threads", "some", "auto"],
     "--device tpu": ["--device", "tpu", "cuda:N"],
     "--epoch 3": ["--epoch", "--epochs", "train --help"],
@@ -329,7 +329,7 @@ BAD_FILES = {
     "lr = nan": ["run.toml: lr", "nan", "> 0"],
     "layers = [784, 1.5, 10]": ["run.toml: layers", "1.5", "784,128,10"],
     "batch-size = 0": ["run.toml: batch_size", "found 0", ">= 1"],
-    "threads = 0": ["run.toml: threads", "found 0", ">= 1"],
+    "threads = 0": ["run.toml: threads", "found 0", "auto or 1.."],
     "[lr]\nx = 1": ["lr", "a number"],
     "lr 0.3": ["not a TOML file", "lr = 0.3"],
 }

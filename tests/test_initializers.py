@@ -25,7 +25,8 @@ DEVIATION = {
 @pytest.mark.parametrize("name", sorted(INITIALIZERS))
 def test_moments(name: str, rng: np.random.Generator) -> None:
     W = INITIALIZERS[name](rng, FAN_IN, FAN_OUT)
-    assert (W.shape, W.dtype) == ((FAN_IN, FAN_OUT), np.float64)
+    assert W.shape == (FAN_IN, FAN_OUT)
+    assert W.dtype == np.float64
     assert abs(W.std() / DEVIATION[name] - 1) < 0.01
     assert abs(W.mean()) < 5 * DEVIATION[name] / sqrt(W.size)
     kurtosis = ((W / W.std()) ** 4).mean()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradcheck import central_differences, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
-from strict_device import plant_fake_cupy
 
+from gradcheck import central_differences, relative_error
+from strict_device import plant_fake_cupy
 from twostroke import MLP, kernels, select_backend
 from twostroke.backend import Backend
 from twostroke.kernels import ACTIVATIONS
@@ -36,7 +36,7 @@ def assert_close(found: np.ndarray, expected: Any, limit: float = 1e-15) -> None
 
 
 def test_scale_pixels_by_hand(backend: Backend, up: Up, down: Down) -> None:
-    X = up(np.empty((1, 4)))
+    X = up(np.full((1, 4), np.nan))
     backend.elementwise(kernels.scale_pixels)(up([[0, 51, 204, 255]], "uint8"), X, np.float64(255))
     assert down(X).tolist() == [[0.0, 0.2, 0.8, 1.0]]  # 51 / 255 = 1 / 5
 
@@ -104,7 +104,7 @@ def test_softmax_by_hand(backend: Backend, up: Up, down: Down) -> None:
     kernels.softmax_forward(backend, Z, rows)
     assert_close(down(Z), [[1 / 4, 3 / 4]] * 2)
     # dA = (1, 0): sum dA A = 1/4, dZ = (1/4 (1 - 1/4), 3/4 (0 - 1/4)) = (3/16, -3/16)
-    dA, scratch = up([[1, 0]] * 2, order="F"), up(np.empty((2, 2)))
+    dA, scratch = up([[1, 0]] * 2, order="F"), up(np.full((2, 2), np.nan))
     kernels.softmax_backward(backend, Z, dA, scratch, rows)
     assert_close(down(dA), [[3 / 16, -3 / 16]] * 2)
 
@@ -115,7 +115,7 @@ def test_softmax_parts_by_hand(backend: Backend, up: Up, down: Down) -> None:
     assert_close(down(Z), [[1, 2]])
     backend.elementwise(kernels.divide_rows)(Z, up([[4]]))
     assert_close(down(Z), [[1 / 4, 1 / 2]])
-    out = up(np.empty((1, 2)))
+    out = up(np.full((1, 2), np.nan))
     backend.elementwise(kernels.times)(Z, up([[8, 10]]), out)
     assert_close(down(out), [[2, 5]])
     backend.elementwise(kernels.softmax_jacobian)(out, up([[1]]), Z)  # 2 (1/4 - 1), 5 (1/2 - 1)
@@ -123,7 +123,7 @@ def test_softmax_parts_by_hand(backend: Backend, up: Up, down: Down) -> None:
 
 
 def test_loss_parts_by_hand(backend: Backend, up: Up, down: Down) -> None:
-    out = up(np.empty((1, 2)))
+    out = up(np.full((1, 2), np.nan))
     backend.elementwise(kernels.residual)(up([[3, 5]]), up([[1, 9]]), out, 0.5)  # (3 - 1) / 2, (5 - 9) / 2
     assert down(out).tolist() == [[1, -2]]
     backend.elementwise(kernels.half_square)(up([[3, 5]]), up([[1, 9]]), out)  # 4 / 2, 16 / 2
@@ -144,7 +144,7 @@ def test_quadratic_loss_by_hand(backend: Backend, up: Up, down: Down) -> None:
     # 1/2 ((1 - 0)^2 + (2 - 4)^2) = 5/2; residuals of both signs do not cancel: 1/2 (1 + 1) = 1
     losses = up([0, 0])
     A, T = up([[1, 2], [1, -1]], order="F"), up([[0, 4], [0, 0]], order="F")
-    kernels.quadratic_forward(backend, A, T, losses, up(np.empty((2, 2)), order="F"))
+    kernels.quadratic_forward(backend, A, T, losses, up(np.full((2, 2), np.nan), order="F"))
     assert down(losses).tolist() == [2.5, 1.0]
     assert down(A).tolist() == [[1, 2], [1, -1]]
 
@@ -153,7 +153,7 @@ def test_softmax_cross_entropy_by_hand(backend: Backend, up: Up, down: Down) -> 
     # softmax = (1/4, 3/4): -log 1/4 = log 4 for class 0, log 4/3 for class 1, half of each for a half target
     Z = up([[0, log(3)]] * 3, order="F")
     T = up([[1, 0], [0, 1], [0.5, 0.5]], order="F")
-    losses, scratch, rows = up([0, 0, 0]), up(np.empty((3, 2)), order="F"), up([0, 0, 0])
+    losses, scratch, rows = up([0, 0, 0]), up(np.full((3, 2), np.nan), order="F"), up([0, 0, 0])
     kernels.softmax_cross_entropy_forward(backend, Z, T, losses, scratch, rows)
     assert_close(down(losses), [log(4), log(4 / 3), (log(4) + log(4 / 3)) / 2])
     assert_close(down(Z), [[1 / 4, 3 / 4]] * 3)
@@ -162,7 +162,7 @@ def test_softmax_cross_entropy_by_hand(backend: Backend, up: Up, down: Down) -> 
 def test_sigmoid_cross_entropy_by_hand(backend: Backend, up: Up, down: Down) -> None:
     # sigmoid = (1/2, 3/4), T = (1, 0): -log 1/2 - log(1 - 3/4) = log 2 + log 4 = log 8
     Z, T, losses = up([[0, log(3)]]), up([[1, 0]]), up([0])
-    kernels.sigmoid_cross_entropy_forward(backend, Z, T, losses, up(np.empty((1, 2))), up([0]))
+    kernels.sigmoid_cross_entropy_forward(backend, Z, T, losses, up(np.full((1, 2), np.nan)), up([0]))
     assert_close(down(losses), [log(8)])
     assert_close(down(Z), [[1 / 2, 3 / 4]])
 
@@ -249,7 +249,7 @@ def test_softmax_backward_is_the_derivative(
     backend: Backend, up: Up, down: Down, rng: np.random.Generator, order: str
 ) -> None:
     Z, G = rng.standard_normal((2, ROWS, CLASSES))
-    rows, scratch = up(np.empty(ROWS)), up(np.empty((ROWS, CLASSES)))
+    rows, scratch = up(np.full(ROWS, np.nan)), up(np.full((ROWS, CLASSES), np.nan))
 
     def run(A: Any) -> Any:
         kernels.softmax_forward(backend, A, rows)
@@ -267,7 +267,7 @@ def test_residual_is_the_derivative_of_the_mean_loss(
     Z, T = rng.standard_normal((ROWS, CLASSES)), rng.uniform(0.1, 0.9, (ROWS, CLASSES))
     if loss == "softmax":
         T /= T.sum(axis=1, keepdims=True)
-    losses, scratch, rows = up(np.empty(ROWS)), up(np.empty((ROWS, CLASSES))), up(np.empty(ROWS))
+    losses, scratch, rows = up(np.full(ROWS, np.nan)), up(np.full((ROWS, CLASSES), np.nan)), up(np.full(ROWS, np.nan))
 
     def run(Z: Any) -> Any:
         if loss == "quadratic":
@@ -278,7 +278,7 @@ def test_residual_is_the_derivative_of_the_mean_loss(
             kernels.sigmoid_cross_entropy_forward(backend, Z, up(T), losses, scratch, rows)
         return losses
 
-    A, dZ = up(Z), up(np.empty((ROWS, CLASSES)))
+    A, dZ = up(Z), up(np.full((ROWS, CLASSES), np.nan))
     run(A)  # A becomes the output
     backend.elementwise(kernels.residual)(A, up(T), dZ, 1.0 / ROWS)
     expected = central_differences(weighted(backend, up, down, np.full(ROWS, 1 / ROWS), run), Z)
@@ -294,17 +294,17 @@ def test_softmax_rows_sum_to_one_and_their_residual_to_zero(
     backend: Backend, up: Up, down: Down, rng: np.random.Generator, order: str, dtype: str
 ) -> None:
     Z = rng.standard_normal((50, 10)) * np.geomspace(1e-3, 1e4, 50)[:, None]  # from flat rows to saturated ones
-    A, rows = up(Z, dtype, order), up(np.empty(50), dtype)
+    A, rows = up(Z, dtype, order), up(np.full(50, np.nan), dtype)
     kernels.softmax_forward(backend, A, rows)
     tiny = 10 * np.finfo(dtype).eps
     assert np.abs(down(A).sum(axis=1, dtype="float64") - 1).max() <= tiny
     assert down(A).min() >= 0
-    T, dZ = up(np.eye(10)[rng.integers(0, 10, 50)], dtype, order), up(np.empty((50, 10)), dtype, order)
+    T, dZ = up(np.eye(10)[rng.integers(0, 10, 50)], dtype, order), up(np.full((50, 10), np.nan), dtype, order)
     backend.elementwise(kernels.residual)(A, T, dZ, 1.0 / 50)
     assert np.abs(down(dZ).sum(axis=1, dtype="float64")).max() <= tiny / 50
     # A softmax does not see a constant added to a row, nor does its backward answer to one.
     dA = up(np.full((50, 10), 3.0), dtype, order)
-    kernels.softmax_backward(backend, A, dA, up(np.empty((50, 10)), dtype), rows)
+    kernels.softmax_backward(backend, A, dA, up(np.full((50, 10), np.nan), dtype), rows)
     assert np.abs(down(dA)).max() <= 3 * tiny
 
 
@@ -326,7 +326,7 @@ def test_relu_is_idempotent(backend: Backend, up: Up, down: Down, rng: np.random
 
 
 @dtypes
-def test_sigmoid_and_tanh_are_symmetric_and_exact_at_both_ends(backend: Backend, up: Up, down: Down, dtype: str) -> None:
+def test_sigmoid_and_tanh_are_symmetric_and_exact_at_the_ends(backend: Backend, up: Up, down: Down, dtype: str) -> None:
     Z = np.array([[0.0, 0.5, 3.0, 50.0, 1e4, 1e30, np.inf]])
     for name, centre in (("sigmoid", 0.5), ("tanh", 0.0)):
         above, below = up(Z, dtype), up(-Z, dtype)
@@ -349,7 +349,7 @@ def test_saturated_logits_have_a_finite_loss(backend: Backend, up: Up, down: Dow
     # The loss of a target whose logit is 10^4 below the largest is 10^4; of the largest itself 0.
     Z = [[1e4, 0, -1e4], [1e4, 0, -1e4], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [0, 0, 0]]
     T = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    losses, rows, scratch = up([0] * 5, dtype), up([0] * 5, dtype), up(np.empty((5, 3)), dtype, order)
+    losses, rows, scratch = up([0] * 5, dtype), up([0] * 5, dtype), up(np.full((5, 3), np.nan), dtype, order)
     A = up(Z, dtype, order)
     kernels.softmax_cross_entropy_forward(backend, A, up(T, dtype, order), losses, scratch, rows)
     assert_close(down(losses), [0, 1e4, log(3), log(3), log(3)], LIMIT[dtype])
@@ -367,7 +367,11 @@ def test_a_loss_of_a_perfect_answer_is_zero_and_none_is_negative(
     backend: Backend, up: Up, down: Down, rng: np.random.Generator, dtype: str
 ) -> None:
     Z, T = rng.standard_normal((20, 5)) * 30, np.eye(5)[rng.integers(0, 5, 20)]
-    losses, rows, scratch = up(np.empty(20), dtype), up(np.empty(20), dtype), up(np.empty((20, 5)), dtype)
+    losses, rows, scratch = (
+        up(np.full(20, np.nan), dtype),
+        up(np.full(20, np.nan), dtype),
+        up(np.full((20, 5), np.nan), dtype),
+    )
     kernels.softmax_cross_entropy_forward(backend, up(Z, dtype), up(T, dtype), losses, scratch, rows)
     assert down(losses).min() >= 0
     kernels.softmax_cross_entropy_forward(backend, up(1e4 * T, dtype), up(T, dtype), losses, scratch, rows)
@@ -378,7 +382,7 @@ def test_a_loss_of_a_perfect_answer_is_zero_and_none_is_negative(
 
 @dtypes
 def test_pixels_become_zero_to_one_exactly_at_both_ends(backend: Backend, up: Up, down: Down, dtype: str) -> None:
-    X = up(np.empty((1, 256)), dtype)
+    X = up(np.full((1, 256), np.nan), dtype)
     backend.elementwise(kernels.scale_pixels)(up(np.arange(256)[None], "uint8"), X, np.dtype(dtype).type(255))
     found = down(X)[0]
     assert (found[0], found[255]) == (0, 1)
@@ -446,6 +450,7 @@ def test_parity_with_numpy(
 
 # --- gemm ----------------------------------------------------------------------------------------------------
 
+EDGES = [(1, 1, 1), (1, 5, 1), (5, 1, 1), (1, 1, 5), (1, 5, 3), (5, 1, 3), (5, 3, 1)]  # M, K or N of 1
 sizes = st.sampled_from([1, 1, 2, 3, 8, 33])
 factors = st.sampled_from([0.0, 1.0, -1.0, 0.5, -0.03125, 3.0])
 
@@ -487,7 +492,7 @@ def test_gemm_equals_numpy(
 
 @dtypes
 @pytest.mark.parametrize("layout", range(8))
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 1), (5, 1, 1), (1, 1, 5), (1, 5, 3), (5, 1, 3), (5, 3, 1), (5, 4, 3)])
+@pytest.mark.parametrize("shape", [*EDGES, (5, 4, 3)])
 def test_gemm_in_every_layout(backend: Backend, dtype: str, shape: tuple[int, int, int], layout: int) -> None:
     for alpha, beta in ((1.0, 0.0), (-0.5, 1.0), (2.0, 0.25)):
         check_gemm(backend, dtype, *shape, alpha, beta, bool(layout & 1), bool(layout & 2), bool(layout & 4))
@@ -501,7 +506,7 @@ def test_the_cublas_call_equals_numpy(monkeypatch: pytest.MonkeyPatch, dtype: st
     from twostroke.backend.cupy_backend import CupyBackend
 
     backend = CupyBackend()
-    shapes = [(1, 1, 1), (1, 5, 1), (5, 1, 1), (1, 1, 5), (1, 5, 3), (5, 1, 3), (5, 3, 1), (5, 4, 3), (33, 8, 17)]
+    shapes = [*EDGES, (5, 4, 3), (33, 8, 17)]
     for shape in shapes:
         for alpha, beta in ((1.0, 0.0), (-0.5, 1.0), (2.0, 0.25)):
             check_gemm(backend, dtype, *shape, alpha, beta, bool(layout & 1), bool(layout & 2), bool(layout & 4))
@@ -517,7 +522,8 @@ def test_gemm_refuses_an_out_it_would_have_to_copy(
     a, b = up(np.ones((m, k)), dtype), up(np.ones((k, n)), dtype)
     big = up(np.full((2 * m + 1, 2 * n), 7.0), dtype)
     out = big[1::2, ::2]
-    assert not (out.flags.c_contiguous or out.flags.f_contiguous)
+    assert not out.flags.c_contiguous
+    assert not out.flags.f_contiguous
     with pytest.raises(ValueError, match="contiguous"):
         backend.gemm(a, b, out)
     assert (down(big) == 7).all()

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradcheck import Engine, make_batch, relative_error, tensors, worst_error
 from test_kernels import LIMIT, Down, Up, dtypes
-
 from twostroke import MLP, ConfigError, TrainConfig, optimizers, select_backend
 from twostroke.backend import Backend
 from twostroke.optimizers import OPTIMIZERS, SCHEDULES, Adam, make_schedule
@@ -25,7 +25,7 @@ def decayed(g: np.ndarray, p: np.ndarray, l2: float) -> np.ndarray:
     g = g.copy()
     for (name, part), (_, old) in zip(tensors(g, LAYERS), tensors(p, LAYERS), strict=True):
         if name.startswith("W"):
-            part += l2 * old
+            np.add(part, l2 * old, out=part)
     return g
 
 
@@ -115,7 +115,7 @@ def test_updates_by_hand(backend: Backend, up: Up, down: Down, name: str) -> Non
     nesterov  v = -1/2, w = 1 - 1/4 - 1/2 = 1/4
     adam      m_hat = g, v_hat = g^2: w = 1 - lr = 1/2 whatever g is (epsilon is 10^-8)
     """
-    net = MLP([1, 1], "identity", "quadratic", dtype="float64", backend=backend)
+    net = MLP([1, 1], "identity", "quadratic", output="identity", dtype="float64", backend=backend)
     backend.xp.copyto(net.parameters, up([1, 0]))
     engine = Engine(net, np.ones((1, 1)), np.zeros((1, 1)))
     rule = make_optimizer(net, TrainConfig(optimizer=name, momentum=0.5))
@@ -131,7 +131,7 @@ def test_updates_by_hand(backend: Backend, up: Up, down: Down, name: str) -> Non
 
 def test_decoupled_decay_by_hand(backend: Backend, up: Up, down: Down) -> None:
     """A gradient of zero: adamw shrinks the weight by 1 - lr l2 = 0.9, the bias not at all."""
-    net = MLP([1, 1], "identity", "quadratic", dtype="float64", backend=backend)
+    net = MLP([1, 1], "identity", "quadratic", output="identity", dtype="float64", backend=backend)
     backend.xp.copyto(net.parameters, up([2, -2]))
     rule = OPTIMIZERS["adamw"](net, l2=0.2)
     rule.target.fill(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: a new file beside it, fsync, rename, fsync of the folder. Raises ``OSError``."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         # O_EXCL: never write through somebody's link. 0o666: the umask decides, as for any other file.
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:

@@ -16,7 +16,7 @@ from . import kernels
 from .backend import Array, Backend, array_module
 from .batches import batch_bounds, epoch_order
 from .dataset import check_images
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .mlp import MLP, backward, forward, layer_views, loss_forward
 from .workspace import Buffers, Workspace
 
@@ -82,8 +82,12 @@ class Network:
         self._assign(self.mlp.biases, columns)
 
     def _assign(self, views: list[Array], values: Iterable[Any]) -> None:
-        for view, value in zip(views, values, strict=True):
-            view[...] = self.mlp.backend.asarray(np.asarray(value).T, self.mlp.dtype)
+        matrices = [np.asarray(value) for value in values]
+        found, expected = [matrix.T.shape for matrix in matrices], [view.shape for view in views]
+        if found != expected:
+            raise DataError("wrong shapes", where="weights or biases", found=found, expected=expected)
+        for view, matrix in zip(views, matrices, strict=True):
+            view[...] = self.mlp.backend.asarray(matrix.T, self.mlp.dtype)
 
     def feedforward(self, a: Any) -> np.ndarray:
         """The output (n_out, N) for the columns ``a`` (n_in, N)."""
@@ -108,8 +112,7 @@ class Network:
 
     def GD(self, training_data: Iterable[Pair], epochs: int, eta: float) -> None:
         """Full-batch gradient descent: each epoch is one update by eta times the *sum* of all gradients."""
-        X, Y = _stack(training_data)
-        buffers = self._load(X, Y)
+        buffers = self._load(*self._stack(training_data))
         for j in range(epochs):
             with self.mlp.backend.active():
                 self._accumulate(buffers, self.mlp.views, -eta, 1.0, 1.0)
@@ -129,7 +132,11 @@ class Network:
         ``lmbda`` is the book's regularisation: w <- (1 - eta lmbda / n) w - ... . With ``test_data`` the number of
         correct answers is printed after each epoch.
         """
-        X, Y = _stack(training_data)
+        if mini_batch_size < 1:
+            raise ConfigError(
+                "bad batch size", where="mini_batch_size", found=mini_batch_size, expected="an integer >= 1"
+            )
+        X, Y = self._stack(training_data)
         n = len(X)
         test = list(test_data) if test_data is not None else None
         workspace = Workspace(self.mlp.backend, self.mlp.layers, self.mlp.dtype, min(mini_batch_size, n))
@@ -156,14 +163,32 @@ class Network:
 
     def _load(self, X: np.ndarray, Y: np.ndarray) -> Buffers:
         """Buffers with X (N, n_in) and the targets Y (N, n_out) on the device."""
-        if Y.shape != (len(X), self.sizes[-1]):
-            raise DataError("wrong targets", where="y", found=Y.shape, expected=(len(X), self.sizes[-1]))
-        check_images(X, "x", self.sizes[0])
+        X = check_images(X, "x", self.sizes[0])
+        Y = check_images(Y, "y", self.sizes[-1])
+        if len(X) != len(Y):
+            raise DataError("as many targets as samples are needed", where="y", found=len(Y), expected=len(X))
         backend = self.mlp.backend
         buffers = Workspace(backend, self.mlp.layers, self.mlp.dtype, len(X)).rows(len(X))
         buffers.A[0][...] = backend.asarray(X, self.mlp.dtype)
         buffers.T[...] = backend.asarray(Y, self.mlp.dtype)
         return buffers
+
+    def _stack(self, pairs: Iterable[Pair]) -> tuple[np.ndarray, np.ndarray]:
+        """A list of (x, y) columns as two checked matrices of rows, (N, n_in) and (N, n_out)."""
+        samples = list(pairs)
+        if not samples:
+            raise DataError("no samples", where="training_data", found="an empty list", expected="(x, y) pairs")
+        try:
+            X = np.stack([np.ravel(x) for x, _ in samples]).astype(np.float64)
+            Y = np.stack([np.ravel(y) for _, y in samples]).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                "not pairs of number columns",
+                where="training_data",
+                found=error,
+                expected=f"x ({self.sizes[0]}, 1) and y ({self.sizes[-1]}, 1)",
+            ) from error
+        return check_images(X, "x", self.sizes[0]), check_images(Y, "y", self.sizes[-1])
 
     def _accumulate(self, buffers: Buffers, targets: Any, factor: float, beta: float, beta_b: float) -> None:
         """Both strokes: targets <- factor * (gradient summed over the rows) + beta * targets."""
@@ -177,13 +202,3 @@ def _rows(columns: Any) -> np.ndarray:
     """Columns (n, N), or one vector (n,), as the rows of a C-ordered float matrix (N, n)."""
     array = np.asarray(columns, dtype=np.float64)
     return np.ascontiguousarray(array.reshape(len(array), -1).T)
-
-
-def _stack(pairs: Iterable[Pair]) -> tuple[np.ndarray, np.ndarray]:
-    """A list of (x, y) columns as two matrices of rows."""
-    samples = list(pairs)
-    if not samples:
-        raise DataError("no samples", where="training_data", found="an empty list", expected="(x, y) pairs")
-    X = np.stack([np.ravel(x) for x, _ in samples]).astype(np.float64)
-    Y = np.stack([np.ravel(y) for _, y in samples]).astype(np.float64)
-    return X, Y

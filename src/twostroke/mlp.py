@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from . import kernels
 from .backend import Array, Backend, host_backend
 from .dataset import check_images
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .initializers import DEFAULT_INITIALIZER, INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
@@ -76,10 +76,8 @@ class MLP:
         default_output = "softmax" if loss == "cross-entropy" else "sigmoid"
         self.output = _choice("output", output or default_output, OUTPUTS[loss])
         self.init = _choice("init", init or DEFAULT_INITIALIZER[activation], INITIALIZERS)
-        self.dtype = _choice("dtype", dtype, DTYPES)
-        if seed < 0:
-            raise ConfigError("bad seed", where="seed", found=seed, expected="an integer >= 0")
-        self.seed = seed
+        self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
+        self.seed = _check_seed(seed)
         self.backend = backend or host_backend()
         # `forward` leaves logits where the loss or the softmax works on them as a whole.
         elementwise_output = self.output if loss == "quadratic" and self.output != "softmax" else "identity"
@@ -95,10 +93,12 @@ class MLP:
 
     @parameters.setter
     def parameters(self, flat: Array) -> None:
-        expected = parameter_count(self.layers)
-        if flat.shape != (expected,):
-            raise ConfigError("wrong number of parameters", found=flat.shape, expected=(expected,))
-        self._parameters = self.backend.check(flat, "parameters")
+        self.backend.check(flat, "parameters")
+        found = (flat.shape, str(flat.dtype), flat.flags.c_contiguous)
+        expected = ((parameter_count(self.layers),), self.dtype, True)
+        if found != expected:
+            raise DataError("wrong parameters", where="shape, dtype, contiguous", found=found, expected=expected)
+        self._parameters = flat
         self.views = layer_views(flat, self.layers)
 
     @property
@@ -229,8 +229,18 @@ def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
     return widths
 
 
+def _check_seed(seed: int) -> int:
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ConfigError("bad seed", where="seed", found=repr(seed), expected="an integer >= 0")
+    return number
+
+
 def _choice(argument: str, value: str, allowed: Iterable[str]) -> str:
     names = tuple(allowed)
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise ConfigError(f"unknown {argument}", where=argument, found=repr(value), expected=" or ".join(names))
     return value

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from .atomic_file import write_atomically
 from .backend import Backend
-from .errors import ConfigError, ModelError, TwoStrokeError
+from .errors import ConfigError, DataError, ModelError
 from .idx import open_regular
 from .mlp import DTYPES, MLP, parameter_count
 from .version import __version__
@@ -33,6 +33,8 @@ SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dt
 def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
     """Write ``net`` to ``path`` (atomically, durably) and return the path. Raises ``ModelError``."""
     path = Path(path)
+    if not path.name or "\0" in str(path):
+        raise ModelError("not a file name", where=repr(str(path)), expected="a path such as digits.safetensors")
     tensors = _tensors(net)
     settings = {name: getattr(net, name) for name in SETTINGS}
     origin = {"twostroke": __version__, "numpy": np.__version__, "python": platform.python_version()}
@@ -114,8 +116,13 @@ def _digest(settings: str, tensors: dict[str, np.ndarray]) -> str:
 def _read(where: Path) -> bytes:
     try:
         with open_regular(where) as file:
-            return file.read(MAX_FILE_BYTES)
-    except TwoStrokeError as error:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise ModelError(
+                    "the file is too large", where=where, found=size, expected=f"<= {MAX_FILE_BYTES} bytes"
+                )
+            return file.read(size + 1)
+    except DataError as error:
         raise ModelError(str(error)) from error
     except OSError as error:
         raise ModelError("cannot read the model", where=where, found=error.strerror) from error

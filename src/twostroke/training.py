@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Final
 
@@ -49,27 +49,25 @@ class TrainConfig:
     evaluate_test: bool = True
 
     def __post_init__(self) -> None:
-        full = self.batch_size == "full"
-        if not full and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+        if self.batch_size != "full" and not _is_integer(self.batch_size, 1):
             _refuse("batch_size", self.batch_size, "an integer >= 1, or full")
         for name, low in (("epochs", 1), ("seed", 0), ("patience", 0)):
+            if not _is_integer(getattr(self, name), low):
+                _refuse(name, getattr(self, name), f"an integer >= {low}")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                _refuse(name, value, f"an integer >= {low}")
-        if self.optimizer not in OPTIMIZERS:
-            _refuse("optimizer", repr(self.optimizer), " or ".join(OPTIMIZERS))
-        if self.schedule not in SCHEDULES:
-            _refuse("schedule", repr(self.schedule), " or ".join(SCHEDULES))
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            if not (isinstance(value, str) and value in known):
+                _refuse(name, repr(value), " or ".join(known))
+        if self.lr is not None and not (_is_finite(self.lr) and self.lr > 0):
             _refuse("lr", self.lr, "a finite number > 0")
-        if not 0 <= self.momentum < 1:
+        if not (_is_finite(self.momentum) and 0 <= self.momentum < 1):
             _refuse("momentum", self.momentum, "a number >= 0 and < 1")
-        if not (math.isfinite(self.l2) and self.l2 >= 0):
+        if not (_is_finite(self.l2) and self.l2 >= 0):
             _refuse("l2", self.l2, "a finite number >= 0")
-        if not 0 < self.warmup < 1:
+        if not (_is_finite(self.warmup) and 0 < self.warmup < 1):
             _refuse("warmup", self.warmup, "a fraction > 0 and < 1")
-        if not (math.isfinite(self.val_size) and self.val_size >= 0):
-            _refuse("val_size", self.val_size, "a number of samples, or a fraction < 1")
+        if not (_is_finite(self.val_size) and (0 <= self.val_size < 1 or _is_integer(self.val_size, 1))):
+            _refuse("val_size", self.val_size, "a fraction >= 0 and < 1, or a whole number of samples")
         if self.patience and not self.val_size:
             _refuse("patience", self.patience, "a validation split to watch: set val_size as well, to 0.1 for example")
 
@@ -214,23 +212,24 @@ def train(
             found=",".join(map(str, net.layers)),
             expected=f"{data.n_features} inputs and {data.n_classes} outputs for {data.name}",
         )
-    val_images, val_labels = None, None
-    if config.val_size:
-        size = config.val_size if config.val_size < 1 else int(config.val_size)
-        data, val_images, val_labels = data.split(size, config.seed)
     images = check_images(data.train_images, "train_images", net.layers[0])
     labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
+    evaluations: dict[str, tuple[Any, Any]] = {}
+    if config.val_size:
+        whole = replace(data, train_images=images, train_labels=labels)
+        part, val_images, val_labels = whole.split(config.val_size, config.seed)
+        evaluations["val"] = (val_images, val_labels)
+        images, labels = part.train_images, part.train_labels
+    if config.evaluate_test and len(data.test_images):
+        test_images = check_images(data.test_images, "test_images", net.layers[0])
+        test_labels = check_labels(data.test_labels, "test_labels", net.layers[-1], len(test_images))
+        evaluations["test"] = (test_images, test_labels)
     batch_size = len(images) if config.batch_size == "full" else int(config.batch_size)
     if batch_size > len(images):
         warnings.warn(f"batch_size {batch_size} is larger than the {len(images)} samples: using these", stacklevel=2)
         batch_size = len(images)
     if backend is not None:
         net.to(backend)
-    evaluations = {}
-    if val_images is not None:
-        evaluations["val"] = (val_images, val_labels)
-    if config.evaluate_test and len(data.test_images):
-        evaluations["test"] = (data.test_images, data.test_labels)
     return _epochs(net, images, labels, batch_size, config, evaluations)
 
 
@@ -303,8 +302,20 @@ def _check_converges(
     elif not finite:
         where, found = f"{where}, last step", "weights that are not finite"
     raise DivergenceError(
-        "training diverged", where=where, found=found, expected="a falling loss", remedy="Lower the learning rate (lr, --lr)."
+        "training diverged",
+        where=where,
+        found=found,
+        expected="a falling loss",
+        remedy="Lower the learning rate (lr, --lr).",
     )
+
+
+def _is_integer(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _refuse(name: str, found: object, expected: str) -> None:

@@ -47,7 +47,6 @@ class Backend(ABC):
     name: str  # "numpy" or "cupy"
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
-    xp: Any  # the array module: creation, ufuncs, reductions
 
     @property
     def threads(self) -> int | None:
@@ -56,6 +55,11 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self._bound: dict[Kernel, Kernel] = {}
+
+    @property
+    @abstractmethod
+    def xp(self) -> Any:
+        """The array module: creation, ufuncs, reductions."""
 
     @abstractmethod
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
@@ -127,7 +131,8 @@ class Backend(ABC):
 
 def array_module(x: Array) -> Any:
     """The module that owns ``x``: numpy or cupy. CuPy is never imported to find out."""
-    return sys.modules.get(type(x).__module__.partition(".")[0], np)
+    owner = type(x).__module__.partition(".")[0]
+    return np if owner == "builtins" else sys.modules.get(owner, np)
 
 
 def to_host(x: Array) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,16 +26,21 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     device = "cpu"
-    xp: Any = np
 
     def __init__(self, threads: int | str = "auto", reason: str = "cpu was asked for") -> None:
         super().__init__()
         self.reason = reason
-        self._blas = scipy_blas()
+        self._pool = scipy_blas().pool
+        self._modules = _Modules(scipy_blas())
         self.auto = threads == "auto"
         self._most = available_cores() if threads == "auto" else int(threads)
         self._seconds: dict[int, float] = {}
         self._governors: list[ThreadGovernor] = []
+
+    @property
+    def xp(self) -> Any:
+        """NumPy, or a recorder of NumPy while this thread captures a step."""
+        return self._modules.xp
 
     @property
     def threads(self) -> int:
@@ -52,18 +58,24 @@ class NumpyBackend(Backend):
         first, trans_first, second, trans_second, c = column_major(a, b, out)
         if out.shape[0] == 1 and out.shape[1] > 1 and b.shape[0] > 1 and out.flags.c_contiguous:
             # One row: a matrix-vector product is several times faster than a GEMM of one row.
-            gemv = self._blas.sgemv if single else self._blas.dgemv
+            blas = self._modules.blas
+            gemv = blas.sgemv if single else blas.dgemv
             matrix, trans = (b, 1) if b.flags.f_contiguous else (b.T, 0)
             # alpha, a, x, beta, y, offx, incx, offy, incy, trans, overwrite_y
             gemv(alpha, matrix, a.reshape(-1), beta, out.reshape(-1), 0, 1, 0, 1, trans, 1)
         else:
-            gemm = self._blas.sgemm if single else self._blas.dgemm
+            blas = self._modules.blas
+            gemm = blas.sgemm if single else blas.dgemm
             # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c
             gemm(alpha, first, second, beta, c, trans_first, trans_second, 1)
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
         # mode="clip" because mode="raise" would build the result in a temporary first.
         self.xp.take(source, indices, axis=0, out=out, mode="clip")
+
+    def elementwise(self, kernel: Kernel) -> Kernel:
+        # A kernel bound while a step is captured is bound to the recorder.
+        return super().elementwise(kernel) if self.xp is np else self._bind(kernel)
 
     def _bind(self, kernel: Kernel) -> Kernel:
         return partial(kernel, self.xp)
@@ -89,21 +101,20 @@ class NumpyBackend(Backend):
         return partial(governor.run, run)
 
     def _set_threads(self, count: int) -> None:
-        for library in self._blas.pool.lib_controllers:
+        for library in self._pool.lib_controllers:
             library.set_num_threads(count)
 
     def _capture(self, step: Callable[[], None]) -> list[Callable[[], Any]]:
         """Run ``step`` and note its calls into NumPy and BLAS, with their arguments: small steps spend half
         their time between those calls."""
         tape: list[Callable[[], Any]] = []
-        held = self.xp, self._blas, self._bound
-        self.xp = _Recorder(np, tape)
-        self._blas = cast("Blas", _Recorder(self._blas, tape))
-        self._bound = {}
+        held = vars(self._modules).copy()
+        self._modules.xp = _Recorder(np, tape)
+        self._modules.blas = cast("Blas", _Recorder(held["blas"], tape))
         try:
             step()
         finally:
-            self.xp, self._blas, self._bound = held
+            vars(self._modules).update(held)
         return tape
 
     @contextmanager
@@ -111,7 +122,7 @@ class NumpyBackend(Backend):
         for governor in self._governors:
             governor.resume()
         # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
-        with self._blas.pool.limit(limits=self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with self._pool.limit(limits=self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             yield
 
     def synchronize(self) -> None:
@@ -124,9 +135,17 @@ class NumpyBackend(Backend):
             "cores": available_cores(),
             "threads": self.threads,
             "threads_auto": self.auto,
-            "blas": self._blas.description,
+            "blas": scipy_blas().description,
             "numpy": np.__version__,
         }
+
+
+class _Modules(threading.local):
+    """What a backend calls into, for each thread: one may be capturing a step while another computes."""
+
+    def __init__(self, blas: Blas) -> None:
+        self.xp: Any = np
+        self.blas = blas
 
 
 class _Cells(Scalars):
