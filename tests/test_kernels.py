@@ -326,6 +326,14 @@ def test_relu_is_idempotent(backend: Backend, up: Up, down: Down, rng: np.random
 
 
 @dtypes
+def test_relus_mask_begins_right_above_zero(backend: Backend, up: Up, down: Down, dtype: str) -> None:
+    tiny = np.finfo(dtype).tiny
+    A, dA = up([[0.0, -0.0, tiny, 1e-3, 1.0]], dtype), up([[2.0] * 5], dtype)
+    backend.elementwise(kernels.relu_backward)(A, dA)
+    assert down(dA).tolist() == [[0, 0, 2, 2, 2]]
+
+
+@dtypes
 def test_sigmoid_and_tanh_are_symmetric_and_exact_at_the_ends(backend: Backend, up: Up, down: Down, dtype: str) -> None:
     Z = np.array([[0.0, 0.5, 3.0, 50.0, 1e4, 1e30, np.inf]])
     for name, centre in (("sigmoid", 0.5), ("tanh", 0.0)):

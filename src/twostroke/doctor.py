@@ -30,7 +30,7 @@ def examine() -> dict[str, Any]:
         "cpu": host_backend().describe(),
         "cupy_wheels": cupy_wheels(),
         "nvidia_smi": nvidia_smi(),
-        "gpu": backend.describe() if backend.name == "cupy" else None,
+        "gpu": backend.describe() if probe.usable else None,
         "gpu_usable": probe.usable,
         "device": backend.device,
         "reason": backend.reason,

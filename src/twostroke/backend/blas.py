@@ -15,8 +15,10 @@ def column_major(a: Array, b: Array, out: Array) -> tuple[Array, int, Array, int
     """``out = a b`` as a column-major BLAS sees it: (first, trans_first, second, trans_second, c).
 
     ``first``, ``second`` and ``c`` are Fortran-contiguous views, never copies: ``ValueError`` where that cannot
-    be. A C-ordered ``out`` is the Fortran-ordered ``out.T = b.T a.T``.
+    be, or where the dtypes differ. A C-ordered ``out`` is the Fortran-ordered ``out.T = b.T a.T``.
     """
+    if not a.dtype == b.dtype == out.dtype or out.dtype.kind != "f":
+        raise ValueError(f"gemm: dtypes {a.dtype}, {b.dtype} and {out.dtype} are not one float type")
     c, transposed = _fortran(out)
     if transposed:
         a, b = b.T, a.T

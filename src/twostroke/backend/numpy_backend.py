@@ -159,7 +159,7 @@ class _Cells(Scalars):
         self._array[:] = values
 
 
-# What NumPy's own wrappers end in.
+# What NumPy's own wrappers end in, where an axis is given.
 _SHORTCUTS: Final[dict[str, Callable[..., Any]]] = {"max": np.maximum.reduce, "sum": np.add.reduce}
 
 
@@ -170,9 +170,10 @@ class _Recorder:
         self._module, self._tape = module, tape
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = _SHORTCUTS.get(name) or getattr(self._module, name)
+        whole = getattr(self._module, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            function = _SHORTCUTS.get(name, whole) if "axis" in kwargs else whole
             self._tape.append(partial(function, *args, **kwargs))
             return function(*args, **kwargs)
 

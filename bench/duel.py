@@ -1,0 +1,334 @@
+"""Ours against a peer, fairly: the same work, checked; blocks interleaved ABBA; the median of paired ratios.
+
+    python bench/duel.py --peer torch-eager --layers 784,128,10 --batch-size 128 --threads 2
+
+A row's ratio is ours / peer in samples per second, with a bootstrap 95 % interval of the median. Beside every peer
+runs an A/A control, ours against a second instance of ours; where its interval misses 1.00, or is wider than 0.90 to
+1.10, the row is "noisy" and claims nothing. Before any clock starts, the weights after ten steps must agree, or the
+row is "disagrees". Between blocks both sides rest, so that the idle threads of one side's pool stop spinning before
+the other is timed, and each block starts with untimed steps. The last line of stdout is one JSON document.
+
+Each row runs in a process of its own that is bound to as many cores as there are threads before any library is
+loaded; inside it BLAS pools are set by threadpoolctl, PyTorch's by set_num_threads, XLA's by NPROC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.peers import (
+    PEERS,
+    Peer,
+    PeerUnavailableError,
+    Problem,
+    Side,
+    load_peer,
+    make_problem,
+    step_flops,
+)
+from bench.timing import RESULTS, describe_machine
+
+GRID_LAYERS: Final = ("784,30,10", "784,128,10", "784,512,512,10", "1024,2048,2048,1024")
+GRID_BATCHES: Final = (1, 16, 128, 1024)
+CHECK_STEPS: Final = 10
+WEIGHTS_TOLERANCE: Final = 1e-4  # of the weights, relative L2
+UPDATE_TOLERANCE: Final = 1e-3  # of what ten steps changed: a peer that learns nothing must not pass
+CONTROL_REACH: Final = 0.10  # an A/A interval may be no wider: one of [0.1, 10] contains 1.00 too, and tells nothing
+WARM_PART: Final = 0.15  # of a block, untimed, before each block
+
+
+@dataclass
+class Row:
+    """One duel. Rates are samples per second; ratios are ours / peer."""
+
+    peer: str
+    layers: list[int]
+    batch_size: int
+    threads: int
+    status: str = "ok"  # or noisy, disagrees, not installed, unavailable, failed: only "ok" may be claimed
+    reason: str = ""
+    peer_version: str = ""
+    peer_mode: str = ""
+    ours: float | None = None
+    peers: float | None = None
+    ratio: float | None = None
+    interval: list[float] | None = None
+    control: float | None = None
+    control_interval: list[float] | None = None
+    gflops: float | None = None  # ours, matrix products only
+    weights_error: float | None = None
+    update_error: float | None = None
+    steps: dict[str, int] = field(default_factory=dict)  # per block
+    load_before: list[float] | None = None
+    load_after: list[float] | None = None
+    pairs: list[list[float]] = field(default_factory=list)  # seconds per step: [ours, peer]
+    control_pairs: list[list[float]] = field(default_factory=list)
+
+
+class Fighter:
+    """A side with the number of steps that fill a block."""
+
+    def __init__(self, side: Side, block_seconds: float) -> None:
+        self.side = side
+        self.steps = self._calibrate(block_seconds)
+
+    def _calibrate(self, block_seconds: float) -> int:
+        unit = self.side.granularity
+        steps, seconds = unit, self._seconds(unit)
+        while seconds < block_seconds:
+            factor = min(16.0, max(1.2, 1.1 * block_seconds / seconds))
+            steps = math.ceil(steps * factor / unit) * unit
+            seconds = self._seconds(steps)
+        return steps
+
+    def _seconds(self, steps: int, tries: int = 3) -> float:
+        """The fastest of a few runs: one that a neighbour stopped must not make all blocks short."""
+        seconds = []
+        with self.side.active():
+            for _ in range(tries):
+                start = time.perf_counter()
+                self.side.run(steps)
+                seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    def block(self, settle_seconds: float) -> float:
+        """Seconds per step of one block, after a rest and a warm-up."""
+        unit = self.side.granularity
+        gc.collect()
+        time.sleep(settle_seconds)
+        with self.side.active():
+            self.side.run(math.ceil(self.steps * WARM_PART / unit) * unit)
+            start = time.perf_counter()
+            self.side.run(self.steps)
+            return (time.perf_counter() - start) / self.steps
+
+
+def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> float:
+    """||found - expected|| / ||expected - base|| over all arrays together."""
+    pairs = list(zip(found, expected, base, strict=True))
+    error = sum(float(np.sum((f.astype(np.float64) - e) ** 2)) for f, e, _ in pairs)
+    scale = sum(float(np.sum((e.astype(np.float64) - b) ** 2)) for _, e, b in pairs)
+    return math.sqrt(error / scale) if scale else math.inf
+
+
+def check_agreement(row: Row, ours: Peer, peer: Peer, problem: Problem) -> bool:
+    """Ten steps of both from the same weights on the same batches: whether the same weights come out."""
+    results = []
+    for contestant in (ours, peer):
+        side = contestant.make(problem)
+        with side.active():
+            side.run(CHECK_STEPS)
+        results.append(side.weights())
+    expected, found = results
+    row.weights_error = relative_error(found, expected, [np.zeros_like(array) for array in expected])
+    row.update_error = relative_error(found, expected, problem.weights)
+    agree = row.weights_error <= WEIGHTS_TOLERANCE and row.update_error <= UPDATE_TOLERANCE
+    if not agree:
+        row.status = "disagrees"
+        row.reason = f"after {CHECK_STEPS} steps: weights {row.weights_error:.1e}, update {row.update_error:.1e}"
+    return agree
+
+
+def median_interval(ratios: np.ndarray) -> tuple[float, list[float]]:
+    """The median and its bootstrap 95 % interval."""
+    from scipy.stats import bootstrap
+
+    result = bootstrap((ratios,), np.median, n_resamples=4999, method="percentile", rng=np.random.default_rng(0))
+    interval = result.confidence_interval
+    return float(np.median(ratios)), [float(interval.low), float(interval.high)]
+
+
+def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> None:
+    """Fill in the row."""
+    try:
+        ours, peer = load_peer("ours"), load_peer(row.peer)
+    except ImportError as error:
+        row.status, row.reason = "not installed", str(error)
+        return
+    row.peer_version = peer.version
+    problem = make_problem(row.layers, row.batch_size, row.threads)
+    try:
+        if not check_agreement(row, ours, peer, problem):
+            return
+        fighters = {
+            "ours": Fighter(ours.make(problem), block_seconds),
+            "peer": Fighter(peer.make(problem), block_seconds),
+            "control": Fighter(ours.make(problem), block_seconds),
+        }
+    except PeerUnavailableError as error:
+        row.status, row.reason = "unavailable", str(error)
+        return
+    fighters["control"].steps = fighters["ours"].steps
+    row.peer_mode = fighters["peer"].side.mode
+    row.steps = {name: fighter.steps for name, fighter in fighters.items()}
+    row.load_before = list(os.getloadavg())
+    gc.disable()
+    try:
+        for _ in range(max(1, blocks // 2)):
+            for other, pairs in (("peer", row.pairs), ("control", row.control_pairs)):
+                a, b, c, d = (fighters[name].block(settle_seconds) for name in ("ours", other, other, "ours"))
+                pairs += [[a, b], [d, c]]
+    finally:
+        gc.enable()
+    row.load_after = list(os.getloadavg())
+    summarise(row)
+    if not all(np.isfinite(array).all() for fighter in fighters.values() for array in fighter.side.weights()):
+        row.status, row.reason = "failed", "the weights did not stay finite"
+
+
+def summarise(row: Row) -> None:
+    """Rates, ratios and the verdict from the pairs."""
+    pairs, control = np.array(row.pairs), np.array(row.control_pairs)
+    ours, peers = np.median(pairs, axis=0)
+    row.ours, row.peers = row.batch_size / float(ours), row.batch_size / float(peers)
+    row.gflops = step_flops(row.layers, row.batch_size) / float(ours) / 1e9
+    row.ratio, row.interval = median_interval(pairs[:, 1] / pairs[:, 0])
+    row.control, row.control_interval = median_interval(control[:, 1] / control[:, 0])
+    low, high = row.control_interval
+    if not low <= 1.0 <= high:
+        row.status, row.reason = "noisy", "the A/A control's interval misses 1.00"
+    elif low < 1.0 - CONTROL_REACH or high > 1.0 + CONTROL_REACH:
+        row.status, row.reason = "noisy", f"the A/A control's interval reaches beyond 1.00 +- {CONTROL_REACH:.2f}"
+
+
+def duel_in_own_process(row: Row, arguments: argparse.Namespace) -> Row:
+    """Every row has a process for itself and its peer: bound to its cores from birth, no other peer's threads in it."""
+    command = [
+        sys.executable, __file__, "--row", "--peer", row.peer, "--layers", ",".join(map(str, row.layers)),
+        "--batch-size", str(row.batch_size), "--threads", str(row.threads), "--blocks", str(arguments.blocks),
+        "--block-ms", str(arguments.block_ms), "--settle-ms", str(arguments.settle_ms),
+    ]  # fmt: skip
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return Row(**json.loads(child.stdout.splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
+        error = child.stderr.strip().splitlines()
+        row.status, row.reason = "failed", f"exit code {child.returncode}: {error[-1] if error else 'no output'}"
+        return row
+
+
+def bind(threads: int) -> list[int]:
+    """Bind this process and its children to the first ``threads`` cores it may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    if threads > len(cores):
+        raise SystemExit(f"duel: --threads {threads}: this process may use {len(cores)} cores")
+    os.sched_setaffinity(0, cores[:threads])
+    return cores[:threads]
+
+
+def line(row: Row) -> str:
+    """The row for people."""
+    shape = f"{'-'.join(map(str, row.layers)):22} {row.batch_size:5} {row.threads:3} {row.peer:14}"
+    if row.ratio is None or row.interval is None or row.control_interval is None:
+        return f"{shape} {row.status}: {row.reason}"
+    interval = "[{:.3f}, {:.3f}]".format(*row.interval)
+    control = "[{:.3f}, {:.3f}]".format(*row.control_interval)
+    return (
+        f"{shape} {row.ours:11,.0f} {row.peers:11,.0f} {row.ratio:8.3f} {interval:18}"
+        f" {row.control:6.3f} {control:16} {row.status}"
+    )
+
+
+HEADER: Final = (
+    f"{'net':22} batch thr {'peer':14} {'ours/s':>11} {'peer/s':>11} {'ratio':>8} {'95 % interval':18}"
+    f" {'A/A':>6} {'95 % interval':16} status"
+)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [name for name in PEERS if name != "ours"]
+    names = f"{', '.join(known)}, or all"
+    parser.add_argument("--peer", nargs="+", default=["torch-eager"], metavar="PEER", help=names)
+    parser.add_argument("--layers", nargs="+", default=["784,128,10"], metavar="N,N,N")
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[128], metavar="N")
+    parser.add_argument(
+        "--grid", action="store_true", help="the whole grid: 4 nets, batches 1, 16, 128, 1024, all peers"
+    )
+    parser.add_argument("--threads", type=int, default=2, metavar="N")
+    parser.add_argument("--blocks", type=int, default=40, metavar="N", help="timed blocks of each side (default 40)")
+    parser.add_argument(
+        "--block-ms", type=float, default=20.0, metavar="MS", help="a block's least length (default 20)"
+    )
+    parser.add_argument("--settle-ms", type=float, default=40.0, metavar="MS", help="rest before a block (default 40)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the document with all raw pairs here as well")
+    parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")
+    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)  # we are a row's process
+    arguments = parser.parse_args(argv)
+    if arguments.grid:
+        arguments.peer, arguments.layers, arguments.batch_size = ["all"], list(GRID_LAYERS), list(GRID_BATCHES)
+    if "all" in arguments.peer:
+        arguments.peer = known
+    for name in arguments.peer:
+        if name not in PEERS:
+            parser.error(f"unknown peer {name!r}: one of {names}")
+    try:
+        arguments.layers = [[int(width) for width in text.split(",")] for text in arguments.layers]
+    except ValueError:
+        parser.error("--layers: widths such as 784,128,10")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the rows, print a table and the JSON line; 1 if a peer disagrees or fails."""
+    arguments = parse(argv)
+    cells = [(layers, n) for layers in arguments.layers for n in arguments.batch_size]
+    rows = [Row(peer, layers, n, arguments.threads) for layers, n in cells for peer in arguments.peer]
+    if arguments.row:
+        duel(rows[0], arguments.blocks, arguments.block_ms / 1e3, arguments.settle_ms / 1e3)
+        print(json.dumps(asdict(rows[0])))
+        return 0
+    machine = describe_machine()
+    cores = bind(arguments.threads)
+    print(HEADER, flush=True)
+    for index, row in enumerate(rows):
+        rows[index] = duel_in_own_process(row, arguments)
+        print(line(rows[index]), flush=True)
+    document = {
+        "kind": "twostroke-duel",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **machine,
+        "bound_to_cores": cores,
+        "blocks": arguments.blocks,
+        "block_ms": arguments.block_ms,
+        "settle_ms": arguments.settle_ms,
+        "rows": [asdict(row) for row in rows],
+    }
+    save(document, arguments)
+    document["rows"] = [
+        asdict(row) | {"pairs": len(row.pairs), "control_pairs": len(row.control_pairs)} for row in rows
+    ]
+    print(json.dumps(document))
+    return int(any(row.status in ("disagrees", "failed") for row in rows))
+
+
+def save(document: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """The whole document, raw pairs included, to the results and to --json."""
+    files = [arguments.json] if arguments.json else []
+    if not arguments.no_save:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        files.append(RESULTS / str(document["machine"]) / f"duel-{stamp}.json")
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,44 @@
+"""What the two JAX peers share. XLA's CPU pool takes its size from NPROC once, when the client starts."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bench.peers import PeerUnavailableError, Problem, pairs
+
+VERSION = f"{jax.__version__} (jaxlib {jax.lib.__version__})"
+
+
+def start_client(threads: int) -> Any:
+    """The CPU device, with ``threads`` threads of XLA; ``PeerUnavailableError`` if it runs with others."""
+    variables = ("PJRT_NPROC", "NPROC")
+    for name in variables:
+        os.environ.setdefault(name, str(threads))
+        if os.environ[name] != str(threads):
+            raise PeerUnavailableError(f"XLA's pool has {os.environ[name]} threads in this process, not {threads}")
+    return jax.local_devices(backend="cpu")[0]
+
+
+def put(problem: Problem, array: Any) -> Any:
+    """A host array on JAX's CPU device."""
+    return jax.device_put(array, start_client(problem.threads))
+
+
+def mean_loss(parameters: list[Any], X: Any, y: Any) -> Any:
+    """Mean cross-entropy of the batch."""
+    *hidden, (W_out, b_out) = pairs(parameters)
+    for W, b in hidden:
+        X = jax.nn.relu(X @ W + b)
+    logits = X @ W_out + b_out
+    picked = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+
+
+def step(lr: float, parameters: list[Any], X: Any, y: Any) -> tuple[list[Any], Any]:
+    """One step of SGD: the new parameters and the loss before it."""
+    loss, gradients = jax.value_and_grad(mean_loss)(parameters, X, y)
+    return [p - lr * g for p, g in zip(parameters, gradients, strict=True)], loss

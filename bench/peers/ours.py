@@ -1,0 +1,64 @@
+"""twostroke: ``TrainingStep.learn`` on prepared inputs; the one-hot targets are made inside the step."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import cycle, islice
+
+import numpy as np
+
+from bench.peers import Problem, Side
+from twostroke import MLP, __version__, select_backend
+from twostroke.backend import Array
+from twostroke.optimizers import SGD
+from twostroke.training import TrainingStep
+from twostroke.workspace import label_dtype
+
+VERSION = __version__
+
+
+class Ours:
+    """The engine's own step, recorded as ``train`` records it; A[0] are the prepared batches, not a gathered copy."""
+
+    granularity = 1
+    mode = "TrainingStep.learn, recorded for each prepared batch; SGD; targets one-hot inside the step"
+
+    def __init__(self, problem: Problem) -> None:
+        self.backend = select_backend("cpu", problem.threads)
+        self.lr = problem.lr
+        with self.backend.active():
+            self.net = MLP(problem.layers, backend=self.backend)
+            self.net.parameters = self.backend.asarray(np.concatenate([a.ravel() for a in problem.weights]))
+            upload = self.backend.asarray
+            data = [(upload(X), upload(y, label_dtype(problem.layers[-1]))) for X, y in problem.batches]
+            self.step = TrainingStep(self.net, *data[0], SGD(self.net), problem.batch_size)
+            steps = [self.backend.record(partial(self._learn, X, labels)) for X, labels in data]
+            self.step.optimizer.set_rate(0.0)  # the first run records; at this rate it moves nothing
+            for step in steps:
+                step()
+            self._steps = cycle(steps)
+
+    def _learn(self, X: Array, labels: Array) -> None:
+        buffers = self.step.workspace.rows(len(X))
+        buffers = buffers._replace(A=[X, *buffers.A[1:]])
+        self.step.workspace.load_targets(labels, buffers)
+        self.step.learn(buffers)
+
+    def active(self) -> AbstractContextManager[object]:
+        return self.backend.active()
+
+    def run(self, n_steps: int) -> None:
+        lr, set_rate = self.lr, self.step.optimizer.set_rate
+        for step in islice(self._steps, n_steps):
+            set_rate(lr)
+            step()
+        self.backend.synchronize()
+
+    def weights(self) -> list[np.ndarray]:
+        host = self.backend.to_host
+        return [array.copy() for layer in self.net.views for array in (host(layer.W), host(layer.b).ravel())]
+
+
+def make(problem: Problem) -> Side:
+    return Ours(problem)

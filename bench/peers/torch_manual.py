@@ -1,0 +1,62 @@
+"""PyTorch, eager, without autograd: back-propagation by hand, the update accumulated by ``addmm_`` as in ours.
+
+Nobody writes PyTorch so, but it is the most that its kernels give without a compiler.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+
+from bench.peers import Problem, Side, pairs
+from bench.peers.torch_common import torch_threads
+
+VERSION = torch.__version__
+aten = torch.ops.aten
+
+
+class TorchManual:
+    granularity = 1
+    mode = (
+        "addmm, log_softmax, nll_loss and their aten backwards by hand, W.addmm_(A.t(), dZ, alpha=-lr), inference mode"
+    )
+
+    def __init__(self, problem: Problem) -> None:
+        self.threads, self.lr = problem.threads, problem.lr
+        self.parameters = [torch.tensor(array) for array in problem.weights]
+        self._batches = cycle([(torch.from_numpy(X), torch.from_numpy(y)) for X, y in problem.batches])
+        self._one, self._total = torch.tensor(1.0), torch.tensor(float(problem.batch_size))
+
+    def active(self) -> AbstractContextManager[object]:
+        return torch_threads(self.threads)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator,unused-ignore]
+    def run(self, n_steps: int) -> None:
+        lr, one, total = self.lr, self._one, self._total
+        layers = pairs(self.parameters)
+        *hidden, (W_out, b_out) = layers
+        for X, y in islice(self._batches, n_steps):
+            A = [X]
+            for W, b in hidden:
+                A.append(torch.addmm(b, A[-1], W).relu_())
+            log_p = torch.log_softmax(torch.addmm(b_out, A[-1], W_out), 1)
+            torch.nn.functional.nll_loss(log_p, y)
+            dZ = aten.nll_loss_backward(one, log_p, y, None, 1, -100, total)
+            dZ = aten._log_softmax_backward_data(dZ, log_p, 1, torch.float32)
+            for index in range(len(layers) - 1, -1, -1):
+                W, b = layers[index]
+                dA = torch.mm(dZ, W.t()) if index else None
+                W.addmm_(A[index].t(), dZ, alpha=-lr)
+                b.sub_(dZ.sum(0), alpha=lr)
+                if index:
+                    dZ = aten.threshold_backward(dA, A[index], 0)
+
+    def weights(self) -> list[np.ndarray]:
+        return [parameter.numpy().copy() for parameter in self.parameters]
+
+
+def make(problem: Problem) -> Side:
+    return TorchManual(problem)
