@@ -17,11 +17,11 @@ import twostroke
 PACKAGE = Path(twostroke.__file__).parent
 # The order is the reading order: a file imports only from lower floors, or from files before it on its own.
 FLOORS = (
-    ("errors", "version", "atomic_file", "randomness", "backend", "idx", "initializers"),
+    ("errors", "version", "atomic_file", "randomness", "backend", "idx", "initializers", "sealed_file"),
     ("kernels", "dataset"),
     ("workspace", "mlp", "optimizers", "batches", "metrics"),
     ("communicator", "training", "model_file", "checkpoint"),
-    ("classic", "presets", "settings", "record", "benchmark", "report", "digit_image", "sklearn", "onnx_export"),
+    ("classic", "presets", "settings", "run_folder", "record", "verification", "benchmark", "report", "digit_image", "sklearn", "onnx_export"),
     ("options", "doctor", "terminal", "cli", "__main__"),
 )
 BACKEND_ORDER = ("__init__", "blas", "threads", "numpy_backend", "cupy_backend", "probe")

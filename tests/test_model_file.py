@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import twostroke as ts
-from twostroke import model_file
+from twostroke import sealed_file
 from twostroke.backend import Backend
 from twostroke.errors import ModelError
 from twostroke.mlp import MAX_WIDTH
@@ -669,7 +669,7 @@ def test_a_promise_of_huge_layers_allocates_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, layers: list[int]
 ) -> None:
     path.write_bytes(with_settings(saved(path), layers=layers))
-    monkeypatch.setattr(model_file, "MAX_FILE_BYTES", 1 << 20)  # see the next test
+    monkeypatch.setattr(sealed_file, "MAX_FILE_BYTES", 1 << 20)  # see the next test
     assert peak(lambda: refused(path, "damaged or foreign")) < 32 << 20
 
 
@@ -681,7 +681,7 @@ def test_a_header_that_lies_like_the_settings_allocates_nothing(
     for name, shape in {"W1": [4, width], "b1": [width], "W2": [width, 2], "b2": [2]}.items():
         header[name]["shape"] = shape
     path.write_bytes(sealed(header, tensors))
-    monkeypatch.setattr(model_file, "MAX_FILE_BYTES", 1 << 20)  # see the next test
+    monkeypatch.setattr(sealed_file, "MAX_FILE_BYTES", 1 << 20)  # see the next test
     assert peak(lambda: refused(path, "damaged or foreign")) < 4 << 20
 
 

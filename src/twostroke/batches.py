@@ -17,8 +17,3 @@ def batch_bounds(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of each batch; the last may be short."""
     for start in range(0, n, batch_size):
         yield start, min(start + batch_size, n)
-
-
-def batch_count(n: int, batch_size: int) -> int:
-    """The number of batches in an epoch."""
-    return -(-n // batch_size)

@@ -6,26 +6,30 @@ stdout carries results, stderr notes and errors; every failure is one line and a
 from __future__ import annotations
 
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from . import doctor, options, record, report
 from .atomic_file import write_atomically
 from .backend import Backend, select_backend
+from .checkpoint import restore, save_checkpoint
 from .dataset import Dataset, load_dataset
 from .digit_image import FIELD, prepare_digit
 from .errors import ConfigError, DeviceError, ModelError, TwoStrokeError
+from .metrics import Result
 from .mlp import MLP
 from .model_file import load_model, save_model
-from .settings import Settings, as_integer, named, resolve
+from .run_folder import locked, writable_folder
+from .settings import KEYS, Settings, as_integer, named, resolve
 from .terminal import (
     ClosedPipe,
+    Say,
     Stopped,
     complain,
     discard_stdout,
@@ -35,13 +39,16 @@ from .terminal import (
     live_epochs,
     say,
     stoppable,
+    stoppable_after_work,
     tolerate_encodings,
     uninterrupted,
 )
-from .training import EpochRecord, evaluate, train
+from .training import TrainingRun, evaluate
 from .version import __version__
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
+
+CHECKPOINT: Final = "checkpoint.safetensors"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -63,6 +70,7 @@ def _twostroke(
 
 @app.command("train")
 def _train(
+    ctx: typer.Context,
     data: options.Data = None,
     preset: options.Preset = None,
     config: options.Config = None,
@@ -86,20 +94,29 @@ def _train(
     threads: options.Threads = None,
     tf32: options.TF32 = None,
     out: options.Out = None,
+    checkpoint_every: options.CheckpointEvery = None,
+    resume: options.Resume = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a network and save it. Without arguments: MNIST, preset fast."""
-    flags = {key: value for key, value in locals().items() if key not in ("config", "json", "quiet", "debug")}
+    """Train a network and save it. Without arguments: MNIST, preset fast.
+
+    SIGINT or SIGTERM ends the run after its step, with a checkpoint from which --resume goes on.
+    """
+    flags = {key: value for key, value in locals().items() if key in KEYS}
     settings = resolve(flags, config)
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ConfigError("bad interval", where="--checkpoint-every", found=checkpoint_every, expected="N >= 1 steps")
     try:
-        _run_training(settings, json=json, quiet=quiet or json)
+        _run_training(settings, ctx.obj, every=checkpoint_every, resume=resume, json=json, quiet=quiet or json)
     except ConfigError as error:
         raise named(error, settings.names) from error
 
 
-def _run_training(settings: Settings, *, json: bool, quiet: bool) -> None:
+def _run_training(
+    settings: Settings, words: list[str], *, every: int | None, resume: bool, json: bool, quiet: bool
+) -> None:
     tell = hush if quiet else say
     backend = select_backend(settings.device, settings.threads, tf32=settings.tf32)
     tell(report.device_line(backend))
@@ -108,24 +125,56 @@ def _run_training(settings: Settings, *, json: bool, quiet: bool) -> None:
     net = settings.make_network(data)
     tell(report.network_line(net))
     tell(report.settings_line(settings.config, settings.preset))
-    folder = _writable_folder(Path(settings.out or Path("runs") / (data.name.strip(".") or "data")), settings)
-    history: list[EpochRecord] = []
-    try:
-        records = train(net, data, settings.config, backend=backend)
-        if quiet:
-            history.extend(records)
-        else:
-            with live_epochs(settings.config.epochs) as tell_epoch:
-                for epoch in records:
-                    history.append(epoch)
-                    tell_epoch(report.epoch_line(epoch))
+    folder = writable_folder(
+        Path(settings.out or Path("runs") / (data.name.strip(".") or "data")), settings.names["out"]
+    )
+    with locked(folder, settings.names["out"]):
+        run = TrainingRun(net, data, settings.config, backend)
+        if resume:
+            found = restore(run, data, folder / CHECKPOINT)
+            for line in found or [f"no checkpoint in {folder}: starting from the beginning"]:
+                tell(line)
+        with live_epochs(settings.config.epochs) if not quiet else nullcontext(hush) as tell_epoch:
+            for epoch in run.history:
+                tell_epoch(report.epoch_line(epoch))
+            _train_to_the_end(run, data, folder / CHECKPOINT, every, words, tell_epoch)
         # Not the last record's: with --patience the best parameters were brought back.
         test = evaluate(net, data.test_images, data.test_labels)
-    except Stopped as stop:
-        stop.add_note(f"in training: nothing was saved to {folder}")
-        raise
+        _finish(settings, run, data, test, folder, json=json, tell=tell)
+
+
+def _train_to_the_end(
+    run: TrainingRun, data: Dataset, checkpoint: Path, every: int | None, words: list[str], tell_epoch: Say
+) -> None:
+    """Work until the run is done; on a signal end the step, save, and raise ``Stopped`` with the way to go on."""
+    signals: list[int] = []
+
+    def request(number: int) -> None:
+        signals.append(number)
+        run.stopping = True
+
+    with stoppable_after_work(request):
+        while not run.done and not signals:
+            epoch = run.advance(every - run.steps % every if every else None)
+            if epoch:
+                tell_epoch(report.epoch_line(epoch))
+            if every and not signals and (run.done or run.steps % every == 0):
+                save_checkpoint(run, data, checkpoint)
+        if signals and not run.done:
+            save_checkpoint(run, data, checkpoint)
+            stop = Stopped(signals[0])
+            again = " ".join(map(in_shell, ["twostroke", *(word for word in words if word != "--resume"), "--resume"]))
+            stop.add_note(f"after step {run.steps}. Go on with: {again}")
+            raise stop
+
+
+def _finish(
+    settings: Settings, run: TrainingRun, data: Dataset, test: Result, folder: Path, *, json: bool, tell: Say
+) -> None:
+    """Save what was learnt and say where it is."""
+    net = run.net
     model = folder / "model.safetensors"
-    result = record.run_record(net, data, settings.config, settings.preset, history, test, model)
+    result = record.run_record(net, data, settings.config, settings.preset, run.history, test, model)
     with uninterrupted():
         _save(net, model, result)
     tell(f"model: {model}")
@@ -134,23 +183,6 @@ def _run_training(settings: Settings, *, json: bool, quiet: bool) -> None:
     where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"
     tell(f"      twostroke predict {in_shell(model)} {where}")
     say(record.to_json(result) if json else report.result_line(result))
-
-
-def _writable_folder(folder: Path, settings: Settings) -> Path:
-    """The folder, made and tried, before an hour of training depends on it."""
-    problem = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        if any((folder / name).is_dir() for name in ("model.safetensors", "record.json")):
-            problem = "a folder in the place of model.safetensors or record.json"
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        problem = getattr(error, "strerror", None) or str(error)
-    if problem:
-        where, remedy = f"{settings.names['out']} {folder}", "Choose another with --out DIR."
-        raise ConfigError("cannot write to the output folder", where=where, found=problem, remedy=remedy)
-    return folder
 
 
 def _save(net: MLP, model: Path, result: dict[str, Any]) -> None:
@@ -275,7 +307,7 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow: DivergenceError says it better
             warnings.showwarning = lambda message, *_, **__: complain(f"note: {message}")
-            code = app(words, prog_name="twostroke", standalone_mode=False)
+            code = app(words, prog_name="twostroke", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except (ClosedPipe, SystemExit):  # SystemExit: rich and click, when their own writing meets a closed pipe
         discard_stdout()

@@ -22,18 +22,18 @@ class Running:
     def __init__(self, backend: Backend, n: int, dtype: str) -> None:
         self.backend = backend
         self.losses = backend.xp.zeros(n, dtype)
-        self._predictions = backend.xp.zeros(n, "int64")
+        self.predictions = backend.xp.zeros(n, "int64")
 
     def update(self, start: int, buffers: Buffers) -> None:
         """Note the losses and predictions of the batch that begins at sample ``start``."""
         xp, stop = self.backend.xp, start + len(buffers.losses)
         xp.copyto(self.losses[start:stop], buffers.losses)
-        xp.copyto(self._predictions[start:stop], buffers.predictions)
+        xp.copyto(self.predictions[start:stop], buffers.predictions)
 
     def result(self, labels: Array) -> Result:
         """The means, given the labels in the order in which the samples were seen. THE SYNC POINT of an epoch."""
         xp = self.backend.xp
-        means = xp.stack([xp.mean(self.losses, dtype="float64"), xp.mean(self._predictions == labels, dtype="float64")])
+        means = xp.stack([xp.mean(self.losses, dtype="float64"), xp.mean(self.predictions == labels, dtype="float64")])
         loss, accuracy = self.backend.to_host(means).tolist()
         return Result(loss, accuracy)
 

@@ -64,6 +64,13 @@ Device = Annotated[Text, _option(RUN, "auto|cpu|cuda|cuda:N", _DEVICE)]
 Threads = Annotated[Text, _option(RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.")]
 TF32 = Annotated[bool | None, _option(RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", "--tf32")]
 Out = Annotated[Text, _option(RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA.")]
+CheckpointEvery = Annotated[
+    int | None,
+    _option(RUN, "N", "Save a checkpoint in DIR every N steps, N >= 1. Default: only when a signal stops the run."),
+]
+Resume = Annotated[
+    bool, _option(RUN, None, "Go on from the checkpoint in DIR, if there is one, bit for bit.", "--resume")
+]
 Json = Annotated[bool, _option(RUN, None, "Print one JSON object and nothing else.", "--json")]
 Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet", "-q")]
 Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]

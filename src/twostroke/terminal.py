@@ -129,6 +129,19 @@ def stoppable() -> contextlib.AbstractContextManager[None]:
     return _handled(stop)
 
 
+def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractContextManager[None]:
+    """The first SIGINT or SIGTERM inside the block is given to ``request``; a second one raises ``Stopped``."""
+    seen: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        if seen:
+            raise Stopped(number)
+        seen.append(number)
+        request(number)
+
+    return _handled(stop)
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Signals wait until the block is done."""

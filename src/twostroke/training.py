@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from .backend import Array, Backend
-from .batches import batch_bounds, batch_count, epoch_order
+from .batches import batch_bounds, epoch_order
 from .dataset import Dataset, check_images, check_labels
 from .errors import ConfigError, DivergenceError
 from .metrics import Result, Running
@@ -195,16 +195,126 @@ def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
     return kind(net, config.l2)
 
 
+class TrainingRun:
+    """A run of training and its position, so that it can be stopped after any step and continued.
+
+    ``advance`` works; ``history`` holds the records of the epochs that are done. The samples go to the device
+    once; each epoch sends an order up and brings a few numbers down. Raises ``ConfigError`` or ``DataError`` at
+    once for arguments that do not fit.
+    """
+
+    def __init__(self, net: MLP, data: Dataset, config: TrainConfig, backend: Backend | None = None) -> None:
+        images, labels, evaluations = _check(net, data, config)
+        n = len(images)
+        batch_size = n if config.batch_size == "full" else int(config.batch_size)
+        if batch_size > n:
+            warnings.warn(f"batch_size {batch_size} is larger than the {n} samples: using these", stacklevel=3)
+            batch_size = n
+        self.net, self.config = net.to(backend) if backend else net, config
+        self.bounds = list(batch_bounds(n, batch_size))
+        self.stopping = False  # set it, from a signal's handler for example, to end ``advance`` after the step
+        self.history: list[EpochRecord] = []
+        self.epoch = self.batch = self.steps = self.waited = 0
+        self.seconds = 0.0  # spent in the steps of this epoch
+        self.first_loss = self.best_loss = math.inf
+        self._schedule = make_schedule(config.schedule, config.warmup)
+        with net.backend.active():
+            device_images, self._labels = upload(net.backend, images, labels, net)
+            self.running = Running(net.backend, n, net.dtype)
+            self.optimizer = make_optimizer(net, config)
+            self._step = TrainingStep(net, device_images, self._labels, self.optimizer, batch_size, self.running)
+            self._evaluations = {name: Evaluation(net, *arrays) for name, arrays in evaluations.items()}
+            self.best = net.parameters.copy() if config.patience else None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.epoch >= self.config.epochs or (self.best is not None and self.waited >= self.config.patience)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """Every array that carries over from step to step, by name; writing into them moves the run."""
+        arrays = {"parameters": self.net.parameters, "losses": self.running.losses}
+        arrays |= {"predictions": self.running.predictions}
+        arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.state.items()}
+        return arrays if self.best is None else arrays | {"best": self.best}
+
+    def advance(self, most_steps: int | None = None) -> EpochRecord | None:
+        """Work until the epoch is done, and return its record; or None, after ``most_steps`` or ``stopping``."""
+        backend, config, bounds = self.net.backend, self.config, self.bounds
+        total, lr = config.epochs * len(bounds), 0.0
+        last = len(bounds) if most_steps is None else min(len(bounds), self.batch + most_steps)
+        with backend.active():
+            started = time.perf_counter()
+            order = backend.asarray(epoch_order(len(self._labels), config.seed, self.epoch))
+            while self.batch < last and not self.stopping:
+                # The rate in the middle of the step: the first step moves, the last one too.
+                lr = config.learning_rate * self._schedule((self.steps + 0.5) / total)
+                self._step.run(order, *bounds[self.batch], lr)
+                self.batch += 1
+                self.steps += 1
+            if self.batch < len(bounds):
+                backend.synchronize()
+                self.seconds += time.perf_counter() - started
+                return None
+            result = self.running.result(self._labels[order])
+            self.seconds += time.perf_counter() - started
+            return self._end_epoch(result, lr)
+
+    def _end_epoch(self, result: Result, lr: float) -> EpochRecord:
+        if self.epoch == 0:
+            self.first_loss = self.running.mean_loss(*self.bounds[0])
+        batch_size = self.bounds[0][1]
+        _check_converges(self.net, self.running, result, self.epoch, batch_size, self.first_loss)
+        results = {name: evaluation.run() for name, evaluation in self._evaluations.items()}
+        val, test = results.get("val"), results.get("test")
+        record = EpochRecord(
+            epoch=self.epoch + 1,
+            epochs=self.config.epochs,
+            steps=self.steps,
+            learning_rate=lr,
+            train_loss=result.loss,
+            train_accuracy=result.accuracy,
+            val_loss=val.loss if val else None,
+            val_accuracy=val.accuracy if val else None,
+            test_loss=test.loss if test else None,
+            test_accuracy=test.accuracy if test else None,
+            train_seconds=self.seconds,
+            samples_per_second=len(self._labels) / self.seconds,
+        )
+        self.history.append(record)
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        if self.best is not None and val is not None:
+            xp = self.net.backend.xp
+            self.waited += 1
+            if val.loss < self.best_loss:
+                self.best_loss, self.waited = val.loss, 0
+                xp.copyto(self.best, self.net.parameters)
+            if self.done:
+                xp.copyto(self.net.parameters, self.best)
+        return record
+
+
 def train(
     net: MLP, data: Dataset, config: TrainConfig | None = None, *, backend: Backend | None = None
 ) -> Iterator[EpochRecord]:
     """Train ``net`` in place on ``backend`` (by default where it is), yielding a record after every epoch.
 
-    The samples go to the device once; each epoch sends an order up and brings two numbers down. Arguments are
-    checked when the generator is made, before its first ``next``. Raises ``ConfigError``, ``DataError``,
-    ``DivergenceError`` (the parameters are then those of the failed epoch).
+    Arguments are checked when the generator is made, before its first ``next``. Raises ``ConfigError``,
+    ``DataError``, ``DivergenceError`` (the parameters are then those of the failed epoch).
     """
-    config = config or TrainConfig()
+    return _records(TrainingRun(net, data, config or TrainConfig(), backend))
+
+
+def _records(run: TrainingRun) -> Iterator[EpochRecord]:
+    while not run.done:
+        record = run.advance()
+        if record is not None:
+            yield record
+
+
+def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:
+    """Checked training images and labels, and the sets to evaluate by name."""
     if data.n_features != net.layers[0] or data.n_classes > net.layers[-1]:
         raise ConfigError(
             "the network does not fit the data",
@@ -224,67 +334,7 @@ def train(
         test_images = check_images(data.test_images, "test_images", net.layers[0])
         test_labels = check_labels(data.test_labels, "test_labels", net.layers[-1], len(test_images))
         evaluations["test"] = (test_images, test_labels)
-    batch_size = len(images) if config.batch_size == "full" else int(config.batch_size)
-    if batch_size > len(images):
-        warnings.warn(f"batch_size {batch_size} is larger than the {len(images)} samples: using these", stacklevel=2)
-        batch_size = len(images)
-    if backend is not None:
-        net.to(backend)
-    return _epochs(net, images, labels, batch_size, config, evaluations)
-
-
-def _epochs(
-    net: MLP, images: Any, labels: Any, batch_size: int, config: TrainConfig, evaluations: dict[str, Any]
-) -> Iterator[EpochRecord]:
-    backend, n = net.backend, len(images)
-    with backend.active():
-        device_images, device_labels = upload(backend, images, labels, net)
-        running = Running(backend, n, net.dtype)
-        optimizer = make_optimizer(net, config)
-        step = TrainingStep(net, device_images, device_labels, optimizer, batch_size, running)
-        evaluators = {name: Evaluation(net, *arrays) for name, arrays in evaluations.items()}
-        best = net.parameters.copy() if config.patience else None
-    schedule = make_schedule(config.schedule, config.warmup)
-    steps, total = 0, config.epochs * batch_count(n, batch_size)
-    best_loss, first_loss, waited, lr = math.inf, math.inf, 0, 0.0
-    for epoch in range(config.epochs):
-        with backend.active():
-            started = time.perf_counter()
-            order = backend.asarray(epoch_order(n, config.seed, epoch))
-            for start, stop in batch_bounds(n, batch_size):
-                # The rate in the middle of the step: the first step moves, the last one too.
-                lr = config.learning_rate * schedule((steps + 0.5) / total)
-                step.run(order, start, stop, lr)
-                steps += 1
-            result = running.result(device_labels[order])
-            seconds = time.perf_counter() - started
-            if epoch == 0:
-                first_loss = running.mean_loss(0, min(batch_size, n))
-            _check_converges(net, running, result, epoch, batch_size, first_loss)
-            results = {name: evaluator.run() for name, evaluator in evaluators.items()}
-        yield EpochRecord(
-            epoch=epoch + 1,
-            epochs=config.epochs,
-            steps=steps,
-            learning_rate=lr,
-            train_loss=result.loss,
-            train_accuracy=result.accuracy,
-            val_loss=results["val"].loss if "val" in results else None,
-            val_accuracy=results["val"].accuracy if "val" in results else None,
-            test_loss=results["test"].loss if "test" in results else None,
-            test_accuracy=results["test"].accuracy if "test" in results else None,
-            train_seconds=seconds,
-            samples_per_second=n / seconds,
-        )
-        if best is not None:
-            if results["val"].loss < best_loss:
-                best_loss, waited = results["val"].loss, 0
-                backend.xp.copyto(best, net.parameters)
-            else:
-                waited += 1
-            if waited >= config.patience or epoch + 1 == config.epochs:
-                backend.xp.copyto(net.parameters, best)
-                return
+    return images, labels, evaluations
 
 
 def _check_converges(

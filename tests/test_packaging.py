@@ -1,0 +1,122 @@
+"""What a release promises: one version, stated bounds, files that travel with it. Nothing is built here."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import twostroke
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+OURS = "twostroke"
+
+
+def read(name: str) -> str:
+    path = ROOT / name
+    if not path.exists():
+        pytest.skip(f"this copy of the project has no {name}")
+    return path.read_text(encoding="utf-8")
+
+
+def bounds() -> dict[str, str]:
+    """Each requirement of the package and of its extras, by name: the rest of its line."""
+    project = PROJECT["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    pairs = (re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?(.*)", line) for line in lines)
+    return {pair[1]: pair[2] for pair in pairs if pair is not None and pair[1] != OURS}
+
+
+# --- the version --------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_in_one_place() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/twostroke/version.py"
+
+
+def test_the_version_is_that_of_the_installed_distribution() -> None:
+    try:
+        installed = metadata.version(OURS)
+    except metadata.PackageNotFoundError:
+        pytest.skip("twostroke runs from its sources, without being installed")
+    assert twostroke.__version__ == installed
+
+
+def test_the_version_is_semantic() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+(?:(?:a|b|rc|\.dev)\d+)?", twostroke.__version__)
+
+
+def test_the_citation_names_the_version_and_the_licence() -> None:
+    lines = dict(re.findall(r"^([a-z-]+): *(.*)$", read("CITATION.cff"), re.M))
+    assert lines["cff-version"] == "1.2.0"
+    assert lines["version"] == twostroke.__version__
+    assert lines["license"] == PROJECT["project"]["license"] == "MIT"
+    assert lines["title"]
+    assert "authors" in lines
+
+
+def test_the_changelog_has_a_place_for_what_comes() -> None:
+    headings = re.findall(r"^## (.*)$", read("CHANGELOG.md"), re.M)
+    assert headings[0] == "[Unreleased]"
+    for heading in headings[1:]:
+        assert re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading)
+
+
+# --- requirements -------------------------------------------------------------------------------------------------
+
+
+def test_every_requirement_has_a_lower_bound_and_no_upper_one() -> None:
+    """An upper bound breaks other people's environments; what is known to be bad is excluded by name."""
+    for name, rest in bounds().items():
+        assert re.fullmatch(r">=[\d.]+(?:,!=[\d.]+)*", rest), f"{name}{rest}"
+
+
+def test_what_is_installed_is_within_the_bounds() -> None:
+    def number(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", version))[:3]
+
+    for line in PROJECT["project"]["dependencies"]:
+        name, lowest = re.split(r">=", line.partition(",")[0])
+        assert number(metadata.version(name)) >= number(lowest), line
+
+
+def test_the_extras_are_those_of_the_documentation() -> None:
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    assert {"cuda12", "cuda13", "test", "lint", "bench"} <= extras
+    named = {word for text in re.findall(r'"\.\[([\w,]+)\]"', read("README.md")) for word in text.split(",")}
+    assert named <= extras
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_the_package_carries_its_data_its_types_and_its_licences() -> None:
+    package = Path(twostroke.__file__).parent
+    assert (package / "py.typed").exists()
+    names = {path.name for path in (package / "mnist").iterdir()}
+    assert "README.md" in names
+    assert len([name for name in names if name.endswith("-ubyte.gz")]) == 4
+    for name in PROJECT["project"]["license-files"]:
+        read(name)
+
+
+def test_security_says_what_is_promised_of_files() -> None:
+    text = read("SECURITY.md")
+    for word in ("safetensors", "SHA-256", "pickle", "IDX", "npz", "Pillow"):
+        assert word in text
+
+
+def test_the_workflow_runs_the_gate_and_nothing_else() -> None:
+    """The forge and a developer's machine run the same steps."""
+    text = read(".github/workflows/ci.yml")
+    assert ".ci/run" in text
+    for version in ("3.11", "3.12", "3.13"):
+        assert f'"{version}"' in text
+    assert "upload-artifact" in text
