@@ -519,7 +519,9 @@ def test_a_signal_ends_training_with_nothing_half_written(
     _, err = training.communicate()
     assert training.returncode == code
     assert err.startswith(f"stopped by {number.name} after step ")
-    assert err.endswith(f" Go on with: twostroke {' '.join(training.args[3:])} --resume\n")
+    assert isinstance(training.args, list)
+    words = " ".join(map(str, training.args[3:]))
+    assert err.endswith(f" Go on with: twostroke {words} --resume\n")
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.safetensors", "model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == b"old"
 

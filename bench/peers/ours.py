@@ -25,7 +25,8 @@ class Ours:
     mode = "TrainingStep.learn, recorded for each prepared batch; SGD; targets one-hot inside the step"
 
     def __init__(self, problem: Problem) -> None:
-        self.backend = select_backend("cpu", problem.threads)
+        # "auto" never takes more threads than the cores that the process is bound to.
+        self.backend = select_backend("cpu", "auto" if problem.threads > 1 else 1)
         self.lr = problem.lr
         with self.backend.active():
             self.net = MLP(problem.layers, backend=self.backend)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from .backend import Array, Backend, select_backend
 from .backend.probe import probe_cuda
 from .batches import epoch_order
+from .crossover import BASELINE
 from .errors import ConfigError
 from .mlp import MAX_WIDTH, MLP
 from .optimizers import SGD
@@ -28,7 +29,6 @@ from .settings import as_integer
 from .training import TrainingStep, upload
 from .workspace import Workspace
 
-BASELINE: Final = "cpu"  # what every other device is compared with
 LAYERS: Final = "784,128,10"
 BATCH_SIZES: Final = "1,4,16,64,128,256,1024,4096"
 MAX_BATCH, MAX_SECONDS = 1 << 20, 3600.0
@@ -37,7 +37,6 @@ LEARNING_RATE: Final = 1e-4  # labels are random: enough to move every weight, t
 LEAST_BLOCK_S, BLOCK_S = 5e-3, 20e-3  # the cost of synchronising at both ends must vanish in a block
 WARM_PART: Final = 0.15  # of a block, untimed, before each block: another block has used the caches
 MIN_ROUNDS, ROUNDS = 5, 20
-HUBER: Final = 1.345
 
 
 @dataclass(frozen=True)
@@ -56,21 +55,30 @@ class BenchConfig:
             raise ConfigError("bad layers", where="layers", found=_joined(self.layers), expected=expected)
         if not self.batch_sizes or not all(1 <= size <= MAX_BATCH for size in self.batch_sizes):
             expected = f"numbers of samples of 1..{MAX_BATCH}, such as 1,16,128"
-            raise ConfigError("bad batch sizes", where="batch_sizes", found=_joined(self.batch_sizes), expected=expected)
+            raise ConfigError(
+                "bad batch sizes", where="batch_sizes", found=_joined(self.batch_sizes), expected=expected
+            )
         if not 0 < self.seconds <= MAX_SECONDS:
             expected = f"a number > 0 and <= {MAX_SECONDS:g}"
             raise ConfigError("bad seconds", where="seconds", found=self.seconds, expected=expected)
 
     @classmethod
     def parse(
-        cls, layers: str | None, batch_sizes: str | None, devices: str | None, threads: str | None, seconds: float | None
+        cls,
+        layers: str | None,
+        batch_sizes: str | None,
+        devices: str | None,
+        threads: str | None,
+        seconds: float | None,
     ) -> BenchConfig:
         """The configuration that a command line means; None takes the default."""
         return cls(
-            layers=_integers("layers", layers or LAYERS),
-            batch_sizes=tuple(sorted(set(_integers("batch_sizes", batch_sizes or BATCH_SIZES)))),
-            devices=devices or "auto",
-            threads=as_integer(threads or "auto"),
+            layers=_integers("layers", LAYERS if layers is None else layers),
+            batch_sizes=tuple(
+                sorted(set(_integers("batch_sizes", BATCH_SIZES if batch_sizes is None else batch_sizes)))
+            ),
+            devices="auto" if devices is None else devices,
+            threads="auto" if threads is None else as_integer(threads),
             seconds=10.0 if seconds is None else seconds,
         )
 
@@ -90,23 +98,23 @@ def _joined(numbers: Sequence[int]) -> str:
 # --- which devices ---------------------------------------------------------------------------------------
 
 
-def find_devices(devices: str = "auto") -> tuple[list[str], dict[str, str]]:
+def find_devices(config: BenchConfig) -> tuple[list[str], dict[str, str]]:
     """The names of the devices to measure, and for "auto" those that cannot be, each with the reason.
 
     Raises ``ConfigError`` for an unknown name, ``DeviceError`` for a device that was named and cannot be used.
     """
-    if devices == "auto":
-        return _all_devices()
-    names = [name.strip() for name in devices.split(",")]
-    if not all(names) or "auto" in names:
+    names = [name.strip() for name in config.devices.split(",")]
+    if names != ["auto"] and ("auto" in names or not all(names)):
         expected = "auto, or cpu and cuda:N joined by commas"
-        raise ConfigError("bad devices", where="devices", found=repr(devices), expected=expected)
-    return list(dict.fromkeys(select_backend(name).device for name in names)), {}
+        raise ConfigError("bad devices", where="devices", found=repr(config.devices), expected=expected)
+    if names == ["auto"]:
+        select_backend(BASELINE, config.threads)  # refuses bad threads
+        return _all_devices()
+    return list(dict.fromkeys(select_backend(name, config.threads).device for name in names)), {}
 
 
 def _all_devices() -> tuple[list[str], dict[str, str]]:
-    found, missing = [BASELINE], {}
-    before = ""
+    found, missing, before = [BASELINE], dict[str, str](), ""
     for index in count():
         probe = probe_cuda(index)
         if probe.usable:
@@ -114,7 +122,8 @@ def _all_devices() -> tuple[list[str], dict[str, str]]:
         elif index and probe.reason.startswith(f"there is no cuda:{index}"):
             break
         elif probe.reason == before:  # of the machine, not of one GPU
-            missing[f"cuda:{index - 1} and all above"] = missing.pop(f"cuda:{index - 1}")
+            text = missing.pop(f"cuda:{index - 1}")
+            missing["cuda" if index == 1 else f"cuda:{index - 1} and above"] = text
             break
         else:
             missing[f"cuda:{index}"] = f"{probe.reason}. {probe.remedy}".strip()
@@ -229,7 +238,7 @@ def bare_products(backend: Backend, layers: Sequence[int], n: int) -> Callable[[
 
 
 def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | None = None) -> list[dict[str, Any]]:
-    """A record of every batch size on every device of ``devices``, in this order. Takes about ``config.seconds`` each."""
+    """A record of every batch size on every one of ``devices``, in this order. About ``config.seconds`` for each."""
     sizes = config.batch_sizes
     if block_seconds is None:
         block_seconds = min(max(config.seconds / (2 * ROUNDS * len(sizes)), LEAST_BLOCK_S), BLOCK_S)
@@ -262,137 +271,3 @@ def _samples(layers: Sequence[int], largest: int) -> tuple[Any, Any, Any]:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (rows, layers[0]), dtype=np.uint8)
     return images, random.integers(0, layers[-1], rows), epoch_order(rows, 0, 0)
-
-
-# --- what the curves say ---------------------------------------------------------------------------------
-
-
-class Fit(NamedTuple):
-    """t(B) = t0 + B / R: seconds of a step of B samples. ``residual`` is the root mean square of t(B) / t - 1."""
-
-    t0: float
-    R: float  # infinite where the step does not grow with the batch
-    residual: float
-    points: int
-
-
-def fit_line(batch_sizes: Sequence[int], seconds: Sequence[float]) -> Fit | None:
-    """The best t0 >= 0 and 1 / R >= 0 in the relative sense, deviating points counted less (Huber). None for one point.
-
-    Relative, so that a microsecond at batch 1 weighs as much as a millisecond at batch 4096.
-    """
-    B, t = np.asarray(batch_sizes, np.float64), np.asarray(seconds, np.float64)
-    if len(B) < 2:
-        return None
-    X = np.stack([1 / t, B / t], axis=1)
-    weights = np.ones(len(B))
-    for _ in range(50):
-        t0, slope = _nonnegative(X, weights)
-        residuals = np.abs(X @ (t0, slope) - 1)
-        scale = max(1.4826 * float(np.median(residuals)), 1e-12)
-        weights = np.minimum(1, HUBER * scale / np.maximum(residuals, 1e-300))
-    return Fit(t0, 1 / slope if slope else math.inf, float(np.sqrt(np.mean(residuals**2))), len(B))
-
-
-def _nonnegative(X: Any, weights: Any) -> tuple[float, float]:
-    """The weighted least-squares solution p >= 0 of X p = 1."""
-    root = np.sqrt(weights)
-    t0, slope = np.linalg.lstsq(X * root[:, None], root)[0].tolist()
-    if t0 < 0 or slope < 0:
-        kept = int(t0 < 0)
-        x = X[:, kept]
-        alone = float(weights @ x / (weights @ x**2))
-        t0, slope = (0.0, alone) if kept else (alone, 0.0)
-    return t0, slope
-
-
-@dataclass(frozen=True)
-class Crossover:
-    """From which batch size ``device`` is faster than the CPU. None where there is no such point, which ``verdict``
-    says in words."""
-
-    device: str
-    batch_size: float | None  # between two measured sizes: interpolated on logarithmic axes
-    fit_batch_size: float | None  # where the two fits cross; 0: the device is ahead from the start
-    verdict: str
-
-
-def find_crossover(
-    device: str, base: Mapping[int, float], other: Mapping[int, float], base_fit: Fit | None, fit: Fit | None
-) -> Crossover:
-    """Where ``device`` overtakes the CPU, from seconds per step by batch size (the same sizes), checked with the fits."""
-    sizes = sorted(base)
-    gains = [math.log(base[size] / other[size]) for size in sizes]
-    wins = [gain > 0 for gain in gains]
-    span = f"batch {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else "")
-    crossings = sum(a != b for a, b in pairwise(wins))
-    batch_size = None
-    if all(wins):
-        verdict = f"{device} wins everywhere measured ({span})"
-    elif not any(wins):
-        verdict = f"the CPU wins everywhere measured ({span})"
-    elif not wins[-1]:
-        ahead = _joined([size for size, win in zip(sizes, wins, strict=True) if win])
-        verdict = f"no crossover: {device} wins at batch {ahead} but the CPU at the largest, {sizes[-1]}"
-    else:
-        last = max(index for index, win in enumerate(wins) if not win)
-        part = gains[last] / (gains[last] - gains[last + 1])
-        batch_size = sizes[last] * (sizes[last + 1] / sizes[last]) ** part
-        verdict = f"{device} wins from batch {batch_size:.3g} on (between {sizes[last]} and {sizes[last + 1]})"
-        if crossings > 1:
-            verdict += f"; the curves cross {crossings} times: repeat with more --seconds"
-    crossing = _fits_cross(base_fit, fit)
-    return Crossover(device, batch_size, crossing, f"{verdict}; {_check(sizes, wins, batch_size, crossing, fit)}")
-
-
-def _fits_cross(base: Fit | None, other: Fit | None) -> float | None:
-    """B* = (t0' - t0) / (1/R - 1/R'); 0 if the other is ahead from the start, None if it never overtakes."""
-    if base is None or other is None:
-        return None
-    lag, gain = other.t0 - base.t0, 1 / base.R - 1 / other.R
-    if gain <= 0:
-        return 0.0 if lag <= 0 and gain == 0 else None
-    return max(0.0, lag / gain)
-
-
-def _check(
-    sizes: Sequence[int], wins: Sequence[bool], measured: float | None, crossing: float | None, fit: Fit | None
-) -> str:
-    """Whether the fits tell the same story as the measured points."""
-    if fit is None:
-        return "one batch size has no fit to check with"
-    says = "it never does" if crossing is None else f"from {crossing:.3g}" if crossing > 1 else "from batch 1"
-    if measured is not None:
-        agree = crossing is not None and measured / 2 <= max(crossing, 1.0) <= 2 * measured
-    elif all(wins):
-        agree = crossing is not None and crossing <= sizes[0]
-    else:
-        agree = not any(wins) and (crossing is None or crossing >= sizes[-1])
-    return f"the fits agree: {says}" if agree else f"the fits disagree: {says}"
-
-
-def summarise(records: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) -> dict[str, Any]:
-    """The whole result: records, a fit for each device, crossovers against the CPU, what was not measured and why."""
-    curves: dict[str, dict[int, float]] = {}
-    for record in records:
-        curves.setdefault(record["device"], {})[record["batch_size"]] = record["step_seconds"]
-    fits = {device: fit_line(list(curve), list(curve.values())) for device, curve in curves.items()}
-    base = curves.get(BASELINE)
-    others = [device for device in curves if base is not None and device != BASELINE]
-    crossovers = [find_crossover(d, curves[BASELINE], curves[d], fits[BASELINE], fits[d]) for d in others]
-    if crossovers:
-        verdict = "; ".join(crossover.verdict for crossover in crossovers)
-    elif base is None:
-        verdict = "the CPU was not measured: no crossover"
-    else:
-        verdict = "no GPU was measured: no crossover"
-    return {
-        "kind": "twostroke-bench",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "layers": list(records[0]["layers"]),
-        "verdict": verdict,
-        "crossovers": [asdict(crossover) for crossover in crossovers],
-        "fits": {device: fit and fit._asdict() for device, fit in fits.items()},
-        "not_measured": dict(missing),
-        "records": list(records),
-    }

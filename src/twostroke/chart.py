@@ -1,10 +1,14 @@
-"""A throughput measurement (``benchmark.summarise``) as a table and as a picture."""
+"""A throughput measurement (``crossover.summarise``) as a table and as a picture."""
 
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Final
+
+import numpy as np
 
 INK, GREY, GRID = "#1f2328", "#656d76", "#d8dee4"
 COLOURS: Final = ("#0b62c4", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490")  # readable as text on white
@@ -40,9 +44,8 @@ def png(result: Mapping[str, Any]) -> bytes:
     Raises ``ImportError`` without matplotlib.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
-    shape = "-".join(map(str, result["layers"]))
     figure = Figure(figsize=(8, 5), facecolor="white", layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log")
     curves: dict[str, list[Mapping[str, Any]]] = {}
@@ -50,13 +53,14 @@ def png(result: Mapping[str, Any]) -> bytes:
         curves.setdefault(record["device"], []).append(record)
     for colour, (device, rows) in zip(COLOURS * len(curves), curves.items(), strict=False):
         _draw_curve(axes, device, rows, colour)
-    for crossover in result["crossovers"]:
+    for place, crossover in enumerate(result["crossovers"]):
         if crossover["batch_size"]:
-            _mark(axes, crossover)
+            _mark(axes, crossover, curves[crossover["device"]], place)
     sizes = sorted({record["batch_size"] for record in result["records"]})
-    axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 2.6)  # room for the names at the ends of the curves
+    rates = [record["samples_per_second"] for record in result["records"]]
+    axes.set_xlim(sizes[0] / 1.4, sizes[-1] * max(1.5, (sizes[-1] / sizes[0]) ** 0.18))  # room for the names
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if max(rates) > 100 * min(rates) else (1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.minorticks_off()
     axes.grid(color=GRID, linewidth=0.7)
@@ -65,9 +69,7 @@ def png(result: Mapping[str, Any]) -> bytes:
     axes.tick_params(colors=GREY, length=0)
     axes.set_xlabel("batch size (samples per step)", color=INK)
     axes.set_ylabel("training throughput (samples/s)", color=INK)
-    dtype = result["records"][0]["dtype"]
-    figure.suptitle(f"Training throughput of a {shape} network, {dtype}", x=0.01, ha="left", color=INK, fontsize=13)
-    axes.set_title("\n".join(_subtitle(result)), loc="left", color=GREY, fontsize=8.5)
+    _write_title(axes, result)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
     return file.getvalue()
@@ -76,36 +78,50 @@ def png(result: Mapping[str, Any]) -> bytes:
 def _draw_curve(axes: Any, device: str, rows: list[Mapping[str, Any]], colour: str) -> None:
     sizes = [row["batch_size"] for row in rows]
     rates = [row["samples_per_second"] for row in rows]
-    limits = [row["batch_size"] / (row["roofline_fraction"] * row["step_seconds"]) for row in rows]
+    limits = [row["samples_per_second"] / row["roofline_fraction"] for row in rows]
     slow_and_fast = [[row["batch_size"] / row["step_seconds_quartiles"][end] for row in rows] for end in (1, 0)]
     axes.fill_between(sizes, *slow_and_fast, color=colour, alpha=0.18, linewidth=0)
     axes.plot(sizes, limits, color=colour, linewidth=1, linestyle=(0, (4, 3)), alpha=0.75)
     axes.plot(sizes, rates, color=colour, linewidth=2, marker="o", markersize=5)
-    label = {"textcoords": "offset points", "color": colour, "va": "center", "annotation_clip": False}
-    axes.annotate(device, (sizes[-1], rates[-1]), xytext=(8, -5), fontsize=11, fontweight="bold", **label)
-    axes.annotate("products alone", (sizes[-1], limits[-1]), xytext=(8, 6), fontsize=8, **label)
+    style = {"textcoords": "offset points", "color": colour, "va": "center", "annotation_clip": False}
+    axes.annotate(device, (sizes[-1], rates[-1]), xytext=(8, -5), fontsize=11, fontweight="bold", **style)
+    axes.annotate("products alone", (sizes[-1], limits[-1]), xytext=(8, 7), fontsize=8, **style)
 
 
-def _mark(axes: Any, crossover: Mapping[str, Any]) -> None:
+def _mark(axes: Any, crossover: Mapping[str, Any], rows: list[Mapping[str, Any]], place: int) -> None:
+    """A line down from the crossing to the batch size where the device gets ahead of the CPU."""
     size = crossover["batch_size"]
+    sizes, rates = ([math.log(row[key]) for row in rows] for key in ("batch_size", "samples_per_second"))
+    rate = math.exp(np.interp(math.log(size), sizes, rates))
     axes.axvline(size, color=GREY, linewidth=1, linestyle=":")
+    axes.plot([size], [rate], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=INK, linestyle="")
     axes.annotate(
-        f"{crossover['device']} ahead\nfrom batch {size:.3g}", (size, 0.02), xycoords=("data", "axes fraction"),
-        xytext=(5, 0), textcoords="offset points", color=INK, fontsize=9, va="bottom",
+        f"{crossover['device']} is faster\nfrom batch {size:.3g} on", (size, 0.02 + 0.1 * place),
+        xycoords=("data", "axes fraction"), xytext=(5, 0), textcoords="offset points", color=INK, fontsize=9,
+        va="bottom",
     )  # fmt: skip
 
 
-def _subtitle(result: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for record in {record["device"]: record for record in result["records"]}.values():
+def _write_title(axes: Any, result: Mapping[str, Any]) -> None:
+    records, lines = result["records"], []
+    for record in {record["device"]: record for record in records}.values():
         machine = record["machine"]
         name = machine.get("gpu") or machine.get("processor") or record["backend"]
-        counts = sorted({row["threads"] or 0 for row in result["records"] if row["device"] == record["device"]})
-        threads = f", {'/'.join(map(str, counts))} BLAS threads" if counts != [0] else ""
+        counts = sorted({row["threads"] for row in records if row["device"] == record["device"]} - {None})
+        threads = f", BLAS threads: {' or '.join(map(str, counts))}" if counts else ""
         lines.append(f"{record['device']}: {name}{threads}")
-    lines += [f"{device}: not measured" for device in result["not_measured"]]
-    blocks = min(record["blocks"] for record in result["records"])
-    return [*lines, f"median of {blocks} or more interleaved blocks, band: quartiles"]
+    for device, reason in result["not_measured"].items():
+        lines.append(textwrap.shorten(f"{device}: not measured: {reason}", 115, placeholder=" ..."))
+    lines.append(
+        f"median of {min(record['blocks'] for record in records)} or more blocks in turns; band: quartiles;"
+        " dashed: the step's matrix products alone"
+    )
+    title = f"Training throughput of {'-'.join(map(str, result['layers']))}, {records[0]['dtype']}"
+    axes.set_title(title, loc="left", color=INK, fontsize=13, pad=14 + 11.5 * len(lines))
+    axes.annotate(
+        "\n".join(lines), (0, 1), xycoords="axes fraction", xytext=(0, 8), textcoords="offset points", color=GREY,
+        fontsize=8.5, va="bottom", linespacing=1.25, annotation_clip=False,
+    )  # fmt: skip
 
 
 def _short(value: float) -> str:

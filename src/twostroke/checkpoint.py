@@ -10,9 +10,11 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,9 +30,19 @@ POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss",
 
 def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
     """What must be the same for a run to be continued: network, configuration, data. (Devices may differ.)"""
-    digest = hashlib.sha256(np.ascontiguousarray(data.train_images).data)
-    digest.update(np.ascontiguousarray(data.train_labels).data)
-    return {**network_settings(run.net), **asdict(run.config), "data": f"{data.name} {digest.hexdigest()}"}
+    return {**network_settings(run.net), **asdict(run.config), "data": f"{data.name} {_digest(data)}"}
+
+
+_digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
+
+
+def _digest(data: Dataset) -> str:
+    """SHA-256 of the training part, worked out once: it takes longer than all the rest of a save."""
+    if data not in _digests:
+        digest = hashlib.sha256(np.ascontiguousarray(data.train_images).data)
+        digest.update(np.ascontiguousarray(data.train_labels).data)
+        _digests[data] = digest.hexdigest()
+    return _digests[data]
 
 
 def previous(path: Path) -> Path:
@@ -50,12 +62,12 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
     position["optimizer_steps"] = run.optimizer.steps
     history = [asdict(record) for record in run.history]
     run_text = {"identity": identity(run, data), "position": position, "history": history}
-    if path.exists():
+    if _is_sound(path):  # a damaged one must not take the place of the last good one
         try:
             os.replace(path, previous(path))
         except OSError as error:
             raise ModelError("cannot keep the old checkpoint", where=path, found=error.strerror) from error
-    texts = {"run": json.dumps(run_text, sort_keys=True, allow_nan=False)}
+    texts = {"run": json.dumps(run_text, sort_keys=True)}
     write_sealed(path, KIND, texts, tensors, sealed="run")
     return path
 
@@ -63,32 +75,50 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
 def restore(run: TrainingRun, data: Dataset, path: Path) -> list[str]:
     """Put ``run`` where the checkpoint at ``path`` is, and return what there is to say; [] if there is none.
 
-    A damaged newest file is said to be so, and the one before it is taken. Raises ``ConfigError`` for a checkpoint
+    A damaged newest file is a warning, and the one before it is taken. Raises ``ConfigError`` for a checkpoint
     of another run, naming what differs, and ``ModelError`` if no good one is left.
     """
-    notes = []
-    existing = [file for file in (path, previous(path)) if file.exists()]
-    for file in existing:
+    faults: list[str] = []
+    for file in (path, previous(path)):
+        if not os.path.lexists(file):
+            continue
         try:
             _restore(run, data, file)
+        except ConfigError as error:
+            if not faults:
+                raise
+            faults.append(str(error))
         except ModelError as error:
-            notes.append(str(error))
-            continue
-        return [*notes, f"resumed from {file}: epoch {run.epoch + 1}, step {run.steps}"]
-    if existing:
+            faults.append(str(error))
+        else:
+            for fault in faults:
+                warnings.warn(f"{fault} The one before it is taken.", stacklevel=2)
+            return [f"resumed from {file}: epoch {run.epoch + 1}, step {run.steps}"]
+    if faults:
         raise ModelError(
-            "no good checkpoint is left", where=path, found="; ".join(notes), remedy="Start without --resume."
+            "no good checkpoint is left", where=path, found="; ".join(faults), remedy="Start without --resume."
         )
     return []
 
 
+def _read(where: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The text and the tensors of a checkpoint whose digest is right."""
+    content = read_bytes(where)
+    metadata = parse_header(content, where).get("__metadata__", {})
+    text = read_json(metadata, "run", where, KIND)
+    return text, load_sealed(content, metadata["run"], metadata.get("sha256"), where)
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        return bool(_read(file.absolute()))
+    except ModelError:
+        return False
+
+
 def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
     where = file.absolute()
-    content = read_bytes(where)
-    header = parse_header(content, where)
-    metadata = header.pop("__metadata__", {})
-    text = read_json(metadata, "run", where, KIND)
-    tensors = load_sealed(content, metadata["run"], metadata.get("sha256"), where)
+    text, tensors = _read(where)
     ours = json.loads(json.dumps(identity(run, data)))
     theirs = text.get("identity")
     if not isinstance(theirs, dict):
@@ -104,10 +134,14 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
     found = {name: (tensor.shape, str(tensor.dtype)) for name, tensor in tensors.items()}
     if found != shapes:
         raise damaged(where, f"tensors {found}", shapes)
+    for name, tensor in tensors.items():
+        if name not in ("losses", "predictions") and not np.isfinite(tensor).all():
+            raise damaged(where, f"{name} is not finite")
     try:
-        position = {name: _number(text["position"][name]) for name in (*POSITION, "optimizer_steps")}
-        history = [EpochRecord(**record) for record in text["history"]]
-    except (KeyError, TypeError, ValueError) as error:
+        position, history = _position(text["position"], run), _history(text["history"])
+        if len(history) != position["epoch"]:
+            raise ValueError(f"{len(history)} records")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(where, f"no readable position ({error!r})") from error
     backend = run.net.backend
     with backend.active():
@@ -119,10 +153,39 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
     run.history[:] = history
 
 
-def _number(value: Any) -> Any:
-    """A number of a position; None stands for infinity, which JSON has not."""
-    if value is None:
-        return math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return value
+def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
+    """A position that ``run`` can be at; None stands for infinity, which JSON has not."""
+    position = {name: values[name] for name in (*POSITION, "optimizer_steps")}
+    for name in ("epoch", "batch", "steps", "waited", "optimizer_steps"):
+        if type(position[name]) is not int or position[name] < 0:
+            raise ValueError(f"{name} {position[name]!r}")
+    for name in ("seconds", "first_loss", "best_loss"):
+        value = math.inf if position[name] is None and name != "seconds" else position[name]
+        if not _is_number(value) or math.isnan(value):
+            raise ValueError(f"{name} {value!r}")
+        position[name] = float(value)
+    epoch, batch, n = position["epoch"], position["batch"], len(run.bounds)
+    steps = {position["steps"], position["optimizer_steps"]}
+    if epoch > run.config.epochs or batch >= n or position["waited"] > epoch or steps != {epoch * n + batch}:
+        raise ValueError(f"{position}")
+    return position
+
+
+def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
+    history = []
+    for number, values in enumerate(records, start=1):
+        record = EpochRecord(**values)
+        for field in fields(record):
+            value, optional = values[field.name], "None" in str(field.type)
+            if not (_is_number(value) or (optional and value is None)) or (
+                field.type == "int" and type(value) is not int
+            ):
+                raise ValueError(f"{field.name} {value!r}")
+        if record.epoch != number:
+            raise ValueError(f"epoch {record.epoch} at {number}")
+        history.append(record)
+    return history
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

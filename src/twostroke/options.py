@@ -76,3 +76,15 @@ Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet
 Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]
 Index = Annotated[int | None, _option(RUN, "I", "Instead of an image: a sample of the test part of --data, from 0.")]
 IndexData = Annotated[Text, _option(RUN, "mnist|PATH", "Where --index looks. Default: mnist.", "--data")]
+BenchLayers = Annotated[
+    Text, _option(NETWORK, "784,128,10", "Widths, inputs to outputs. Default: 784,128,10.", "--layers")
+]
+BatchSizes = Annotated[
+    Text, _option(TRAINING, "1,16,128,...", "Samples per step. Default: 1,4,16,64,128,256,1024,4096.")
+]
+Devices = Annotated[
+    Text, _option(RUN, "auto|cpu,cuda:N", "What to measure. auto: the CPU and every GPU that works. Default: auto.")
+]
+Seconds = Annotated[float | None, _option(RUN, "S", "About how long, for each device, S > 0. Default: 10.")]
+BenchOut = Annotated[Text, _option(RUN, "DIR", "Where bench.json and bench.png go. Default: runs/bench.", "--out")]
+BenchJson = Annotated[bool, _option(RUN, None, "Print one JSON list of records and nothing else.", "--json")]

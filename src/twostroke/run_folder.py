@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-FILES = ("model.safetensors", "record.json", "checkpoint.safetensors")
+FILES = ("model.safetensors", "record.json", "checkpoint.safetensors", "checkpoint-previous.safetensors")
 
 
 def writable_folder(folder: Path, argument: str) -> Path:

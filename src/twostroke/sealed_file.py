@@ -66,6 +66,8 @@ def read_bytes(where: Path) -> bytes:
                 raise ModelError(
                     "the file is too large", where=where, found=size, expected=f"<= {MAX_FILE_BYTES} bytes"
                 )
+            _check_start(file.read(9), size, where)  # before all of a large file is read for nothing
+            file.seek(0)
             return file.read(size + 1)
     except DataError as error:
         raise ModelError(str(error)) from error
@@ -75,18 +77,7 @@ def read_bytes(where: Path) -> bytes:
 
 def parse_header(data: bytes, where: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, with every value's kind still unknown."""
-    for magic, kind in (
-        (b"PK", "a ZIP (.npz, .pt or .keras) file"),
-        (b"\x80", "a pickle"),
-        (b"\x89HDF", "an HDF5 file"),
-    ):
-        if data.startswith(magic) and data[8:9] != b"{":
-            raise ModelError(
-                "not a model file", where=where, found=kind, expected="a .safetensors file written by twostroke"
-            )
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(len(data) - 8, MAX_HEADER_BYTES):
-        raise damaged(where, f"{len(data)} bytes with a header said to have {size}")
+    size = _check_start(data[:9], len(data), where)
     try:
         header = json.loads(data[8 : 8 + size].decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
@@ -94,6 +85,23 @@ def parse_header(data: bytes, where: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise damaged(where, "its header is not a JSON object")
     return header
+
+
+def _check_start(start: bytes, n_bytes: int, where: Path) -> int:
+    """The length of the header of a file of ``n_bytes`` that begins with ``start``."""
+    for magic, kind in (
+        (b"PK", "a ZIP (.npz, .pt or .keras) file"),
+        (b"\x80", "a pickle"),
+        (b"\x89HDF", "an HDF5 file"),
+    ):
+        if start.startswith(magic) and start[8:9] != b"{":
+            raise ModelError(
+                "not a model file", where=where, found=kind, expected="a .safetensors file written by twostroke"
+            )
+    size = int.from_bytes(start[:8], "little")
+    if n_bytes < 8 or size > min(n_bytes - 8, MAX_HEADER_BYTES):
+        raise damaged(where, f"{n_bytes} bytes with a header said to have {size}")
+    return size
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

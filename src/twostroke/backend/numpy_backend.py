@@ -35,7 +35,7 @@ class NumpyBackend(Backend):
         self.auto = threads == "auto"
         self._most = available_cores() if threads == "auto" else int(threads)
         self._seconds: dict[int, float] = {}
-        self._governors: list[ThreadGovernor] = []
+        self._governors: dict[Any, ThreadGovernor] = {}
 
     @property
     def xp(self) -> Any:
@@ -85,20 +85,33 @@ class NumpyBackend(Backend):
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: list[Callable[[], Any]] = []
+        governor: ThreadGovernor | None = None
+
+        def replay() -> None:
+            for call in tape:
+                call()
 
         def run() -> None:
+            nonlocal governor
             if not tape:
                 tape.extend(self._capture(step))
+                governor = self._governor(tape)
+            elif governor is None:
+                replay()
             else:
-                for call in tape:
-                    call()
+                governor.run(replay)
 
+        return run
+
+    def _governor(self, tape: list[Callable[[], Any]]) -> ThreadGovernor | None:
+        """The governor of all steps that do the same work as this one; None where threads are fixed."""
         if not self.auto or self._most == 1:
-            return run
-        counts = sorted({1, max(1, self._most // 2), self._most})
-        governor = ThreadGovernor(counts, self._set_threads, self._seconds)
-        self._governors.append(governor)
-        return partial(governor.run, run)
+            return None
+        work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
+        if work not in self._governors:
+            counts = sorted({1, max(1, self._most // 2), self._most})
+            self._governors[work] = ThreadGovernor(counts, self._set_threads, self._seconds)
+        return self._governors[work]
 
     def _set_threads(self, count: int) -> None:
         for library in self._pool.lib_controllers:
@@ -119,7 +132,7 @@ class NumpyBackend(Backend):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        for governor in self._governors:
+        for governor in self._governors.values():
             governor.resume()
         # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
         with self._pool.limit(limits=self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):

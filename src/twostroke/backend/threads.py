@@ -6,14 +6,17 @@ in a spin, and one that lost its core stops all of them, ten times slower than a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-WINDOW_S: Final = 4e-3  # a trial lasts this long, and at least MIN_STEPS
+WINDOW_S: Final = 4e-3  # a window lasts this long, and at least MIN_STEPS
 MIN_STEPS: Final = 3
+LOST: Final = 3.0  # a count this much slower than another has lost its trial before its window ends
+SLOWER: Final = 1.5  # a window this much slower than the choice's last trial calls for a new trial
 FIRST_HOLD_S, LONGEST_HOLD_S = 0.05, 1.6  # how long a choice is kept; doubles while it is confirmed
-SLOWER: Final = 1.5  # a window this much slower than the choice's last trial calls for a new trial at once
+TRIAL_SHARE: Final = 0.05  # of all time, at most, may be lost to trials of counts that did not win
 
 
 class ThreadGovernor:
@@ -27,12 +30,13 @@ class ThreadGovernor:
         self._counts = counts
         self._set_threads = set_threads
         self._seconds = seconds
-        self._hold_s = FIRST_HOLD_S
         self._choice = counts[-1]
-        self._step_s = 0.0  # of the choice, at its last trial
-        self._held_s = 0.0
-        self._trials: dict[int, float] = {}
-        self._begin(counts[-1])
+        self._choice_s = 0.0  # seconds per step of the choice, at its last trial
+        self._hold_s, self._held_s = FIRST_HOLD_S, 0.0
+        self._total_s = self._lost_s = 0.0
+        self._trials: dict[int, tuple[float, int]] = {}  # count -> seconds per step, steps
+        self._trying = True
+        self._begin(self._choice)
 
     def _begin(self, count: int) -> None:
         self._count, self._spent, self._steps = count, 0.0, 0
@@ -47,31 +51,39 @@ class ThreadGovernor:
         step()
         spent = time.perf_counter() - started
         self._seconds[self._count] = self._seconds.get(self._count, 0.0) + spent
+        self._total_s += spent
         self._spent += spent
         self._steps += 1
-        if self._spent >= WINDOW_S and self._steps >= MIN_STEPS:
-            self._end_window(self._spent / self._steps)
+        if self._spent >= WINDOW_S and (self._steps >= MIN_STEPS or self._has_lost()):
+            self._end_window()
 
     def resume(self) -> None:
         """Apply the count again at the next step: something else may have changed it."""
         self._applied = False
 
-    def _end_window(self, step_s: float) -> None:
-        holding = not self._trials and self._step_s > 0.0
-        if holding:
+    def _has_lost(self) -> bool:
+        """Whether the count on trial is already far behind one that was tried before."""
+        best = min((step_s for step_s, _ in self._trials.values()), default=math.inf)
+        return self._spent > LOST * self._steps * best
+
+    def _end_window(self) -> None:
+        step_s = self._spent / self._steps
+        if not self._trying:
             self._held_s += self._spent
-            if self._held_s < self._hold_s and step_s < SLOWER * self._step_s:
+            due = self._held_s >= self._hold_s or step_s > SLOWER * self._choice_s
+            if not due or self._lost_s > TRIAL_SHARE * self._total_s:
                 self._spent, self._steps = 0.0, 0
                 return
-            if step_s >= SLOWER * self._step_s:
-                self._hold_s = FIRST_HOLD_S
-        self._trials[self._count] = step_s
+            self._trying = True  # this window is the choice's own trial
+        self._trials[self._count] = (step_s, self._steps)
         untried = [count for count in self._counts if count not in self._trials]
         if untried:
             self._begin(untried[-1])
             return
         best = min(self._trials, key=self._trials.__getitem__)
+        best_s = self._trials[best][0]
+        self._lost_s += sum((step_s - best_s) * steps for step_s, steps in self._trials.values())
         self._hold_s = min(2 * self._hold_s, LONGEST_HOLD_S) if best == self._choice else FIRST_HOLD_S
-        self._choice, self._step_s, self._held_s = best, self._trials[best], 0.0
-        self._trials = {}
+        self._choice, self._choice_s, self._held_s = best, best_s, 0.0
+        self._trials, self._trying = {}, False
         self._begin(best)
