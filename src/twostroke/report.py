@@ -27,6 +27,8 @@ def _loss(value: float) -> str:
 def device_line(backend: Backend) -> str:
     """Which device, with how many threads, and why."""
     threads = f", {backend.threads} thread{_s(backend.threads)}" if backend.threads else ""
+    if backend.auto:
+        threads = f", as many of {backend.threads} threads as pay"
     return f"device: {backend.device}{threads}: {backend.reason}"
 
 
@@ -74,10 +76,11 @@ def epoch_line(record: EpochRecord) -> str:
 
 def result_line(record: Mapping[str, Any]) -> str:
     """The outcome of ``run_record``."""
+    threads = f", {record['threads']} thread{_s(record['threads'])}" if record["threads"] else ""
     return (
         f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])} after {record['epochs']}"
         f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
-        f" {record['samples_per_second']:,.0f} samples/s on {record['device']}"
+        f" {record['samples_per_second']:,.0f} samples/s on {record['device']}{threads}"
     )
 
 

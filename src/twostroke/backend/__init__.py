@@ -47,6 +47,7 @@ class Backend(ABC):
     name: str  # "numpy" or "cupy"
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
+    auto = False  # whether the number of BLAS threads is found out while training runs
 
     @property
     def threads(self) -> int | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
+import gc
+import re
+import traceback
+from contextlib import AbstractContextManager, ExitStack, suppress
+from types import TracebackType
+from typing import Any, Final
 
 import cupy
 import numpy as np
@@ -13,6 +17,12 @@ from . import Array, Backend, Kernel
 from .blas import column_major
 
 DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3  # cublasMath_t; CuPy does not export the second
+# After these a process gets the same error from every CUDA call until it ends (CUDA's runtime and driver number
+# them alike): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
+# invalid address space, invalid program counter, launch failure.
+STICKY: Final = frozenset({700, 702, 710, 714, 715, 716, 717, 718, 719})
+CUDA_OUT_OF_MEMORY, CUBLAS_ALLOC_FAILED = 2, 3  # cudaError_t and CUresult; cublasStatus_t
+SMALLER: Final = "Use a smaller batch (half of it, say) or network, or --device cpu."
 
 
 class CupyBackend(Backend):
@@ -35,17 +45,14 @@ class CupyBackend(Backend):
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
         try:
-            with self.active():
+            with cupy.cuda.Device(self._index):
                 return cupy.asarray(np.ascontiguousarray(array, dtype=dtype))
-        except cupy.cuda.memory.OutOfMemoryError as error:
+        except Exception as error:
             needed = array.size * np.dtype(dtype or array.dtype).itemsize
-            raise DeviceError(
-                "out of GPU memory",
-                where=self.device,
-                found=f"{_free_bytes():,} bytes free",
-                expected=f"{needed:,} for an array of shape {array.shape}",
-                remedy="Use a smaller batch or network, or --device cpu.",
-            ) from error
+            fault = device_fault(error, self.device, f"{needed:,} for an array of shape {array.shape}")
+            if fault is None:
+                raise
+            raise fault from error
 
     def to_host(self, array: Array) -> np.ndarray:
         host: np.ndarray = cupy.asnumpy(array)
@@ -85,17 +92,10 @@ class CupyBackend(Backend):
         cupy.take(source, indices, axis=0, out=out)
 
     def _bind(self, kernel: Kernel) -> Kernel:
-        def fused(*arrays: Any) -> None:
-            kernel(cupy, *arrays)
-
-        # A named function: CuPy's tracer cannot name a kernel after a lambda and falls back silently.
-        fused.__name__ = getattr(kernel, "__name__", "kernel")
-        bound: Kernel = cupy.fuse(kernel_name=fused.__name__)(fused)
-        return bound
+        return _Fused(kernel)
 
     def active(self) -> AbstractContextManager[object]:
-        device: AbstractContextManager[object] = cupy.cuda.Device(self._index)
-        return device
+        return _Active(self._index, self.device)
 
     def synchronize(self) -> None:
         with self.active():
@@ -117,8 +117,93 @@ class CupyBackend(Backend):
         }
 
 
+class _Fused:
+    """A kernel as one launch. Its numbers go in as the arrays' type: with a Python float CuPy 13 computes in double."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        def fused(*arrays: Any) -> None:
+            kernel(cupy, *arrays)
+
+        # A named function: CuPy's tracer cannot name a kernel after a lambda and falls back silently.
+        fused.__name__ = getattr(kernel, "__name__", "kernel")
+        self._fused = cupy.fuse(kernel_name=fused.__name__)(fused)
+
+    def __call__(self, *arguments: Any) -> None:
+        if float in map(type, arguments):
+            number = arguments[0].dtype.type
+            arguments = tuple(number(value) if type(value) is float else value for value in arguments)
+        self._fused(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fused, name)  # what CuPy knows of it: tests ask
+
+
+class _Active:
+    """The device made current; what it cannot do, said as a ``DeviceError``, with the memory given back first."""
+
+    def __init__(self, index: int, name: str) -> None:
+        self._index, self._name = index, name
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        self._entered.enter_context(cupy.cuda.Device(self._index))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # A DeviceError is an inner block's: more frames have ended since, so there is more to give back.
+            fault = error if isinstance(error, DeviceError) else device_fault(error, self._name)
+            if fault is not None:
+                release_memory(trace)
+        finally:
+            self._entered.close()
+        if fault is not None and fault is not error:
+            raise fault from error
+
+
+def device_fault(error: BaseException | None, device: str, needed: str | None = None) -> DeviceError | None:
+    """What CuPy raised as a ``DeviceError``: out of memory, or a fault that ends the process's use of the GPU."""
+    # By name: the classes live in four modules, and a GPU's status means nothing in any other exception.
+    kind, status = type(error).__name__, getattr(error, "status", None)
+    of_cuda = kind in ("CUDARuntimeError", "CUDADriverError")
+    full = (of_cuda and status == CUDA_OUT_OF_MEMORY) or (kind == "CUBLASError" and status == CUBLAS_ALLOC_FAILED)
+    first_line = (str(error).splitlines() or [""])[0]
+    if full or isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+        asked = re.search(r"allocating ([\d,]+) bytes", first_line)
+        needed = needed or (f"{asked[1]} more" if asked else "room for the work to be done")
+        return DeviceError(
+            "out of GPU memory", where=device, found=f"{_free_bytes():,} bytes free", expected=needed, remedy=SMALLER
+        )
+    if of_cuda and status in STICKY:
+        return DeviceError(
+            "the GPU no longer works in this process",
+            where=device,
+            found=first_line,
+            remedy="End the process and start again; files that were saved before are whole.",
+        )
+    return None
+
+
+def release_memory(trace: TracebackType | None) -> None:
+    """Give back to the GPU what only the frames of a failed call still hold, so that smaller work finds room."""
+    # A traceback keeps its frames and these their arrays. Frames that still run are left alone.
+    traceback.clear_frames(trace)
+    gc.collect()
+    with suppress(Exception):  # after a sticky fault this fails too
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
 def _free_bytes() -> int:
-    free: int = cupy.cuda.runtime.memGetInfo()[0]
+    """What may still be allocated: the GPU's free memory, or less where CuPy's pool has a limit."""
+    try:
+        free: int = cupy.cuda.runtime.memGetInfo()[0]
+    except Exception:  # the GPU answers nothing any more
+        return 0
+    with suppress(Exception):
+        pool = cupy.get_default_memory_pool()
+        if pool.get_limit():
+            free = min(free, max(0, pool.get_limit() - pool.used_bytes()))
     return free
 
 

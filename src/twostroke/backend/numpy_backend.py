@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 
 from . import Array, Backend, Kernel, Scalars
 from .blas import Blas, column_major, scipy_blas
+from .tape import Recorder, Tape
 from .threads import ThreadGovernor
 
 
@@ -32,8 +33,9 @@ class NumpyBackend(Backend):
         self.reason = reason
         self._pool = scipy_blas().pool
         self._modules = _Modules(scipy_blas())
-        self.auto = threads == "auto"
         self._most = available_cores() if threads == "auto" else int(threads)
+        self.auto = threads == "auto" and self._most > 1
+        self._constants: dict[Any, np.ndarray] = {}
         self._seconds: dict[int, float] = {}
         self._governors: dict[Any, ThreadGovernor] = {}
 
@@ -56,7 +58,7 @@ class NumpyBackend(Backend):
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         single = out.dtype == np.float32
         first, trans_first, second, trans_second, c = column_major(a, b, out)
-        if out.shape[0] == 1 and out.shape[1] > 1 and b.shape[0] > 1 and out.flags.c_contiguous:
+        if out.shape[0] == 1 and out.shape[1] > 1 and out.flags.c_contiguous:
             # One row: a matrix-vector product is several times faster than a GEMM of one row.
             blas = self._modules.blas
             gemv = blas.sgemv if single else blas.dgemv
@@ -84,7 +86,7 @@ class NumpyBackend(Backend):
         return _Cells(count, dtype)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        tape: list[Callable[[], Any]] = []
+        tape: Tape = []
         governor: ThreadGovernor | None = None
 
         def replay() -> None:
@@ -103,9 +105,9 @@ class NumpyBackend(Backend):
 
         return run
 
-    def _governor(self, tape: list[Callable[[], Any]]) -> ThreadGovernor | None:
+    def _governor(self, tape: Tape) -> ThreadGovernor | None:
         """The governor of all steps that do the same work as this one; None where threads are fixed."""
-        if not self.auto or self._most == 1:
+        if not self.auto:
             return None
         work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
         if work not in self._governors:
@@ -117,13 +119,13 @@ class NumpyBackend(Backend):
         for library in self._pool.lib_controllers:
             library.set_num_threads(count)
 
-    def _capture(self, step: Callable[[], None]) -> list[Callable[[], Any]]:
+    def _capture(self, step: Callable[[], None]) -> Tape:
         """Run ``step`` and note its calls into NumPy and BLAS, with their arguments: small steps spend half
         their time between those calls."""
-        tape: list[Callable[[], Any]] = []
+        tape: Tape = []
         held = vars(self._modules).copy()
-        self._modules.xp = _Recorder(np, tape)
-        self._modules.blas = cast("Blas", _Recorder(held["blas"], tape))
+        self._modules.xp = Recorder(np, tape, self._constants)
+        self._modules.blas = cast("Blas", Recorder(held["blas"], tape, self._constants))
         try:
             step()
         finally:
@@ -170,31 +172,6 @@ class _Cells(Scalars):
 
     def set(self, *values: float) -> None:
         self._array[:] = values
-
-
-# What NumPy's own wrappers end in, where an axis is given.
-_SHORTCUTS: Final[dict[str, Callable[..., Any]]] = {"max": np.maximum.reduce, "sum": np.add.reduce}
-
-
-class _Recorder:
-    """A module whose functions also put themselves, with their arguments, on a tape."""
-
-    def __init__(self, module: Any, tape: list[Callable[[], Any]]) -> None:
-        self._module, self._tape = module, tape
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        whole = getattr(self._module, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            function = _SHORTCUTS.get(name, whole) if "axis" in kwargs else whole
-            self._tape.append(partial(function, *args, **kwargs))
-            return function(*args, **kwargs)
-
-        return call
-
-    def maximum(self, x: Array, y: float, out: Array) -> None:
-        # Vectorised for two arrays, several times slower for an array and a number.
-        self.__getattr__("maximum")(x, np.full_like(x, y), out=out)
 
 
 def available_cores() -> int:

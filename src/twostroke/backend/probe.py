@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -119,13 +123,55 @@ def _broken(wheel: str, error: Exception) -> Probe:
         return Probe(
             False,
             f"{wheel} lacks CUDA libraries ({_first_line(error)})",
-            f"Install them with: pip install '{name}[ctk]'.",
+            f"Install them with: pip install '{name}[ctk]' (CuPy 14; older ones need a CUDA toolkit).",
         )
     return Probe(
         False,
         f"the GPU failed the probe ({type(error).__name__}: {_first_line(error)})",
         "Try: twostroke doctor --debug.",
     )
+
+
+# What a step calls, and the name of each library's file.
+LIBRARIES = {"driver": "libcuda", "runtime": "libcudart", "cublas": "libcublas", "nvrtc": "libnvrtc"}
+ORIGINS = (("site-packages/nvidia/", "the CUDA wheels"), ("/cupy/", "the CuPy wheel"), ("/cuda", "a CUDA toolkit"))
+TF32_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUPY_TF32")
+
+
+def cuda_installation(index: int = 0, maps: str = "/proc/self/maps") -> dict[str, Any]:
+    """After a probe that passed: the CUDA libraries in this process and where from, memory, what changes TF32.
+
+    What cannot be found out is left out; nothing is raised.
+    """
+    facts: dict[str, Any] = {"libraries": _loaded_libraries(maps)}
+    facts["tf32_environment"] = {name: os.environ[name] for name in TF32_VARIABLES if name in os.environ}
+    with suppress(Exception):
+        import cupy
+
+        ask: dict[str, Callable[[], Any]] = {
+            "nvrtc_version": lambda: ".".join(map(str, cupy.cuda.nvrtc.getVersion())),
+            "pool_bytes": lambda: cupy.get_default_memory_pool().total_bytes(),
+            "pool_limit_bytes": lambda: cupy.get_default_memory_pool().get_limit() or None,
+        }
+        with cupy.cuda.Device(index):
+            for name, question in ask.items():
+                with suppress(Exception):
+                    facts[name] = question()
+            facts["memory_free_bytes"], facts["memory_total_bytes"] = cupy.cuda.runtime.memGetInfo()
+    return facts
+
+
+def _loaded_libraries(maps: str) -> dict[str, dict[str, str]]:
+    """By name: the file that is mapped into this process, and whose it is."""
+    found: dict[str, dict[str, str]] = {}
+    with suppress(OSError), open(maps, encoding="utf-8", errors="replace") as lines:
+        paths = sorted({line.split(maxsplit=5)[5].strip() for line in lines if line.count("/") and ".so" in line})
+        for name, stem in LIBRARIES.items():
+            for path in paths:
+                if re.fullmatch(rf"{stem}(-[0-9a-f]+)?\.so[.\d]*", path.rpartition("/")[2]):
+                    origin = next((whose for part, whose in ORIGINS if part in path), "the system")
+                    found[name] = {"path": path, "from": origin}
+    return found
 
 
 def _version(number: int) -> str:
