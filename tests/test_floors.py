@@ -21,10 +21,11 @@ FLOORS = (
     ("kernels", "dataset"),
     ("workspace", "mlp", "optimizers", "batches", "metrics"),
     ("communicator", "training", "model_file", "checkpoint"),
-    ("classic", "presets", "settings", "run_folder", "record", "verification", "benchmark", "report", "digit_image", "sklearn", "onnx_export"),
+    ("classic", "presets", "settings", "run_folder", "record", "verification", "crossover", "benchmark", "chart",
+     "report", "digit_image", "sklearn", "onnx_export"),
     ("options", "doctor", "terminal", "cli", "__main__"),
-)
-BACKEND_ORDER = ("__init__", "blas", "threads", "numpy_backend", "cupy_backend", "probe")
+)  # fmt: skip
+BACKEND_ORDER = ("__init__", "blas", "threads", "tape", "numpy_backend", "cupy_backend", "probe")
 COMPUTE = ("kernels", "workspace", "mlp", "optimizers", "batches", "metrics")
 DEVICE_LIBRARIES = {"cupy", "cupyx", "cupy_backends", "scipy", "threadpoolctl"}
 HEAVY = (

@@ -65,11 +65,11 @@ class BenchConfig:
     @classmethod
     def parse(
         cls,
-        layers: str | None,
-        batch_sizes: str | None,
-        devices: str | None,
-        threads: str | None,
-        seconds: float | None,
+        layers: str | None = None,
+        batch_sizes: str | None = None,
+        devices: str | None = None,
+        threads: str | None = None,
+        seconds: float | None = None,
     ) -> BenchConfig:
         """The configuration that a command line means; None takes the default."""
         return cls(
@@ -141,7 +141,7 @@ class Timed:
         self.backend, self.work = backend, work
         self.calls = 1
         self.seconds: list[float] = []
-        self._least = block_seconds / 4
+        self._least = min(block_seconds, LEAST_BLOCK_S)
         self._run()  # compiles, records
         while (spent := self._run()) < block_seconds:
             self.calls = math.ceil(self.calls * min(16.0, max(1.2, 1.1 * block_seconds / spent)))

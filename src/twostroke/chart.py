@@ -32,7 +32,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     for device, fit in result["fits"].items():
         if fit:
             lines.append(
-                f"fit {device}: t(B) = {1e6 * fit['t0']:,.1f} us + B / ({fit['R']:,.0f} samples/s),"
+                f"fit {device}: t(B) = {1e6 * fit['t0']:,.1f} us + B / ({fit['rate']:,.0f} samples/s),"
                 f" residual {fit['residual']:.0%} (root mean square over {fit['points']} batch sizes)"
             )
     return lines

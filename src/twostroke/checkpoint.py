@@ -30,7 +30,9 @@ POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss",
 
 def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
     """What must be the same for a run to be continued: network, configuration, data. (Devices may differ.)"""
-    return {**network_settings(run.net), **asdict(run.config), "data": f"{data.name} {_digest(data)}"}
+    network = network_settings(run.net)
+    network["weights_seed"] = network.pop("seed")  # the configuration has one of its own, for the order of samples
+    return {**network, **asdict(run.config), "data": f"{data.name} {_digest(data)}"}
 
 
 _digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
@@ -141,7 +143,7 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
         position, history = _position(text["position"], run), _history(text["history"])
         if len(history) != position["epoch"]:
             raise ValueError(f"{len(history)} records")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(where, f"no readable position ({error!r})") from error
     backend = run.net.backend
     with backend.active():
@@ -154,7 +156,7 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
 
 
 def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
-    """A position that ``run`` can be at; None stands for infinity, which JSON has not."""
+    """A position that ``run`` can be at; None stands for infinity."""
     position = {name: values[name] for name in (*POSITION, "optimizer_steps")}
     for name in ("epoch", "batch", "steps", "waited", "optimizer_steps"):
         if type(position[name]) is not int or position[name] < 0:
@@ -188,4 +190,4 @@ def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)

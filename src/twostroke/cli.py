@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, bench, doctor.
+"""The command line: train, evaluate, predict, bench, verify, doctor.
 
 stdout carries results, stderr notes and errors; every failure is one line and an exit code (see ``errors``).
 """
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from . import benchmark, chart, doctor, options, record, report
+from . import benchmark, chart, doctor, options, record, report, verification
 from .atomic_file import write_atomically
 from .backend import Backend, select_backend
 from .checkpoint import restore, save_checkpoint
@@ -301,6 +301,20 @@ def _bench(
     tell(f"written: {', '.join(str(folder / name) for name in files)}")
     if json:
         say(record.to_json(result["records"]))
+
+
+@app.command("verify")
+def _verify(
+    check: options.Verification,
+    device: options.Device = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Prove it on this machine: the gradients, that devices agree, that a resumed run is exact."""
+    found = verification.verify(check, _select(device, "1"))
+    for line in [record.to_json(found.record())] if json else [report.device_line(found.backend), *found.lines()]:
+        say(line)
+    found.require()
 
 
 @app.command("doctor")

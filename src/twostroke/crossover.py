@@ -16,18 +16,19 @@ HUBER: Final = 1.345  # residuals of so many standard deviations count in full
 
 
 class Fit(NamedTuple):
-    """t(B) = t0 + B / R: seconds of a step of B samples. ``residual`` is the root mean square of t(B) / t - 1."""
+    """t(B) = t0 + B / rate: seconds of a step of B samples. ``residual`` is the root mean square of t(B) / t - 1."""
 
     t0: float
-    R: float  # infinite where the step does not grow with the batch
+    rate: float  # samples per second; infinite where the step does not grow with the batch
     residual: float
     points: int
 
 
 def fit_line(batch_sizes: Sequence[int], seconds: Sequence[float]) -> Fit | None:
-    """The best t0 >= 0 and 1 / R >= 0 in the relative sense, deviating points counted less (Huber). None for one point.
+    """The best t0 >= 0 and 1 / rate >= 0, by least squares of relative residuals. None for one point.
 
-    Relative, so that a microsecond at batch 1 weighs as much as a millisecond at batch 4096.
+    Relative, so that a microsecond at batch 1 weighs as much as a millisecond at batch 4096; points that deviate
+    much more than the others count less (Huber 1964).
     """
     B, t = np.asarray(batch_sizes, np.float64), np.asarray(seconds, np.float64)
     if len(B) < 2:
@@ -94,10 +95,10 @@ def find_crossover(
 
 
 def _fits_cross(base: Fit | None, other: Fit | None) -> float | None:
-    """B* = (t0' - t0) / (1/R - 1/R'); 0 if the other is ahead from the start, None if it never overtakes."""
+    """B* = (t0' - t0) / (1/rate - 1/rate'); 0 if the other is ahead from the start, None if it never overtakes."""
     if base is None or other is None:
         return None
-    lag, gain = other.t0 - base.t0, 1 / base.R - 1 / other.R
+    lag, gain = other.t0 - base.t0, 1 / base.rate - 1 / other.rate
     if gain <= 0:
         return 0.0 if lag <= 0 and gain == 0 else None
     return max(0.0, lag / gain)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from .backend import Backend, host_backend, select_backend
-from .backend.probe import cupy_wheels, probe_cuda
+from .backend.probe import cuda_installation, cupy_wheels, probe_cuda
 from .dataset import load_dataset
 from .errors import DataError
 from .record import versions
@@ -30,7 +30,7 @@ def examine() -> dict[str, Any]:
         "cpu": host_backend().describe(),
         "cupy_wheels": cupy_wheels(),
         "nvidia_smi": nvidia_smi(),
-        "gpu": backend.describe() if probe.usable else None,
+        "gpu": backend.describe() | cuda_installation() if probe.usable else None,
         "gpu_usable": probe.usable,
         "device": backend.device,
         "reason": backend.reason,
@@ -52,6 +52,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"CuPy: {', '.join(facts['cupy_wheels']) or 'not installed'}",
         f"NVIDIA driver: {facts['nvidia_smi']}",
         f"GPU: {_gpu(gpu) if gpu else 'none that can be used'}",
+        *(_gpu_details(gpu) if gpu else []),
         f"chosen device: {facts['device']}: {facts['reason']}",
         *([f"to use a GPU: {facts['remedy']}"] if facts["remedy"] else []),
         f"bundled MNIST: {facts['mnist']}",
@@ -65,9 +66,24 @@ def _gpu(gpu: dict[str, Any]) -> str:
         f"{number // 1000}.{number % 1000 // 10}" for number in (gpu["driver_cuda"], gpu["runtime_cuda"])
     )
     return (
-        f"{gpu['gpu']}, compute capability {gpu['compute_capability']}, {gpu['memory_bytes'] / 2**30:.0f} GiB,"
-        f" driver for CUDA {driver}, runtime CUDA {runtime}, TF32 {'on' if gpu['tf32'] else 'off'}"
+        f"{gpu['gpu']}, compute capability {gpu['compute_capability']},"
+        f" driver for CUDA {driver}, runtime CUDA {runtime}"
     )
+
+
+def _gpu_details(gpu: dict[str, Any]) -> list[str]:
+    """Memory, TF32 and libraries, as far as they could be found out."""
+    free, total = gpu.get("memory_free_bytes"), gpu["memory_bytes"]
+    limit = gpu.get("pool_limit_bytes")
+    found = [f"{total / 2**30:.1f} GiB", *([f"{free / 2**30:.1f} GiB free"] if free is not None else [])]
+    found += [f"CuPy may use {limit / 2**30:.2f} GiB"] if limit else []
+    override = "".join(f" ({name}={value} is set)" for name, value in gpu.get("tf32_environment", {}).items())
+    libraries = [f"{name} {library['path']} ({library['from']})" for name, library in gpu.get("libraries", {}).items()]
+    return [
+        f"GPU memory: {', '.join(found)}",
+        f"TF32: {'on' if gpu['tf32'] else 'off, --tf32 switches it on'}{override}",
+        *(f"CUDA library: {library}" for library in libraries),
+    ]
 
 
 def nvidia_smi() -> str:

@@ -23,6 +23,13 @@ def _argument(metavar: str, text: str) -> Any:
 Text: TypeAlias = str | None
 Data = Annotated[Text, _argument("mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.")]
 Model = Annotated[Path, _argument("MODEL", "A model.safetensors written by: twostroke train.")]
+Verification = Annotated[
+    str,
+    _argument(
+        "grad|parity|resume",
+        "grad: back-propagation against differences. parity: the device against one CPU thread. resume: byte for byte.",
+    ),
+]
 Images = Annotated[
     list[Path] | None,
     _argument("IMAGE", "PNG or JPEG files of one digit each: any size, colour or grey, dark on light or the reverse."),

@@ -101,6 +101,8 @@ def _check_start(start: bytes, n_bytes: int, where: Path) -> int:
     size = int.from_bytes(start[:8], "little")
     if n_bytes < 8 or size > min(n_bytes - 8, MAX_HEADER_BYTES):
         raise damaged(where, f"{n_bytes} bytes with a header said to have {size}")
+    if start[8:9] != b"{":
+        raise damaged(where, "its header is not a JSON object")
     return size
 
 

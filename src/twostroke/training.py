@@ -151,12 +151,12 @@ class Evaluation:
     """A labelled set on the device, ready to be evaluated again and again."""
 
     def __init__(self, net: MLP, images: Any, labels: Any) -> None:
-        backend = net.backend
+        backend, rows = net.backend, min(EVALUATION_ROWS, len(images))
         self.net = net
-        self._images, self._labels = upload(backend, images, labels, net)
-        rows = min(EVALUATION_ROWS, len(images))
-        self._workspace = Workspace(backend, net.layers, net.dtype, rows, training=False)
-        self._running = Running(backend, len(images), net.dtype)
+        with backend.active():
+            self._images, self._labels = upload(backend, images, labels, net)
+            self._workspace = Workspace(backend, net.layers, net.dtype, rows, training=False)
+            self._running = Running(backend, len(images), net.dtype)
 
     def run(self) -> Result:
         """Mean loss and accuracy of the network as it is now."""
