@@ -1,7 +1,8 @@
 # The README's commands under short names. PYTHON is the interpreter of the environment to use.
 PYTHON ?= .venv/bin/python
+UV ?= .venv/bin/uv
 
-.PHONY: setup train test lint
+.PHONY: setup train test lint wheel lock images
 
 setup:
 	python3 -m venv .venv
@@ -17,3 +18,20 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+wheel:
+	$(PYTHON) -m build --wheel
+
+# The images' locks, renewed: the newest versions that pyproject.toml admits, for every Python from 3.11 on.
+LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "A lock with hashes, made by: make lock"
+
+lock:
+	$(LOCK) docker/requirements-build.in -o docker/requirements-build.txt
+	$(LOCK) pyproject.toml -o docker/requirements-cpu.txt
+	$(LOCK) pyproject.toml --extra cuda12 -o docker/requirements-cuda.txt
+	$(LOCK) pyproject.toml --extra test -o docker/requirements-test.txt
+
+images:
+	docker/check.sh --level=3

@@ -12,9 +12,11 @@ ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.cuda")
 LOCKS = ("requirements-build.txt", "requirements-cpu.txt", "requirements-cuda.txt", "requirements-test.txt")
-HOST = re.compile(r"https?://|\b(?:\d{1,3}\.){3}\d{1,3}\b(?!\s*\\)|--(?:extra-)?index-url|--find-links|--trusted-host")
+HOST = re.compile(r"https?://|(?<![=.\d])(?:\d{1,3}\.){3}\d{1,3}\b|--(?:extra-)?index-url|--find-links|--trusted-host")
 
-pytestmark = pytest.mark.skipif(not DOCKER.is_dir(), reason="this copy of the project has no docker/")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".dockerignore").exists(), reason="this copy of the project builds no images"
+)
 
 Instruction = tuple[str, str]
 
@@ -48,7 +50,8 @@ def last(stage: list[Instruction], name: str) -> str:
 
 @pytest.fixture(params=DOCKERFILES)
 def dockerfile(request: pytest.FixtureRequest) -> str:
-    return (DOCKER / request.param).read_text(encoding="utf-8")
+    name: str = request.param
+    return (DOCKER / name).read_text(encoding="utf-8")
 
 
 def test_stages_are_read() -> None:
@@ -87,8 +90,10 @@ def test_dependencies_come_before_any_source(dockerfile: str) -> None:
 
 
 def test_everything_installed_is_locked_or_local(dockerfile: str) -> None:
-    commands = [rest for name, rest in instructions(dockerfile) if name == "RUN" and "pip" in rest.split("pip_conf")[-1]]
-    installs = [part for rest in commands for part in re.findall(r"pip (?:install|wheel)[^&]*", rest)]
+    commands = [
+        rest for name, rest in instructions(dockerfile) if name == "RUN" and "pip" in rest.split("pip_conf")[-1]
+    ]
+    installs = [part for rest in commands for part in re.findall(r"pip (?:--python \S+ )?(?:install|wheel)[^&]*", rest)]
     assert len(installs) == 5
     for install in installs:
         assert "--require-hashes" in install or {"--no-index", "--no-deps"} <= set(shlex.split(install)), install
@@ -164,10 +169,10 @@ def test_only_what_is_named_is_sent_to_a_build() -> None:
         source
         for name in DOCKERFILES
         for kind, rest in instructions((DOCKER / name).read_text(encoding="utf-8"))
-        if kind == "COPY"
+        if kind == "COPY" and not rest.startswith("--from=")
         for source in rest.split()[:-1]
     }
-    assert {name if "/" not in name else "docker/requirements-*.txt" for name in copied} == sent
+    assert {name.split("/")[0] for name in copied} == sent
 
 
 def test_the_check_has_all_levels_and_no_silent_pass() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -36,6 +37,32 @@ def _fortran(x: Array) -> tuple[Array, int]:
     raise ValueError(f"gemm: an array of shape {x.shape} with strides {x.strides} is not contiguous")
 
 
+class BlasPool:
+    """The number of threads of every BLAS in the process.
+
+    OpenBLAS takes the number from the main thread only: work in other threads runs with the one that is set.
+    """
+
+    def __init__(self, controller: Any) -> None:
+        self._libraries = controller.lib_controllers
+
+    def set_threads(self, count: int) -> None:
+        """Set the number now."""
+        for library in self._libraries:
+            library.set_num_threads(count)
+
+    @contextmanager
+    def limited(self, count: int) -> Iterator[None]:
+        """``count`` threads inside the block."""
+        before = [library.get_num_threads() for library in self._libraries]
+        self.set_threads(count)
+        try:
+            yield
+        finally:
+            for library, number in zip(self._libraries, before, strict=True):
+                library.set_num_threads(number)
+
+
 class Blas(NamedTuple):
     """SciPy's BLAS functions and what is known of the library behind them."""
 
@@ -43,7 +70,7 @@ class Blas(NamedTuple):
     dgemm: Callable[..., Any]
     sgemv: Callable[..., Any]
     dgemv: Callable[..., Any]
-    pool: Any  # threadpoolctl controller of every BLAS in the process
+    pool: BlasPool
     description: str
 
 
@@ -52,9 +79,9 @@ def scipy_blas() -> Blas:
     """SciPy's BLAS. Imported here and not at the top because it takes longer than all the rest of the package."""
     from scipy.linalg import blas
 
-    pool = threadpoolctl.ThreadpoolController().select(user_api="blas")
-    infos = pool.info()
+    controller = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    infos = controller.info()
     ours = next((info for info in infos if "scipy.libs" in info["filepath"]), infos[0] if infos else {})
     words = (ours.get(key) for key in ("internal_api", "version", "architecture", "threading_layer"))
     description = " ".join(str(word) for word in words if word) or "unknown"
-    return Blas(blas.sgemm, blas.dgemm, blas.sgemv, blas.dgemv, pool, description)
+    return Blas(blas.sgemm, blas.dgemm, blas.sgemv, blas.dgemv, BlasPool(controller), description)

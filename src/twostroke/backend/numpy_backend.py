@@ -112,12 +112,8 @@ class NumpyBackend(Backend):
         work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
         if work not in self._governors:
             counts = sorted({1, max(1, self._most // 2), self._most})
-            self._governors[work] = ThreadGovernor(counts, self._set_threads, self._seconds)
+            self._governors[work] = ThreadGovernor(counts, self._pool.set_threads, self._seconds)
         return self._governors[work]
-
-    def _set_threads(self, count: int) -> None:
-        for library in self._pool.lib_controllers:
-            library.set_num_threads(count)
 
     def _capture(self, step: Callable[[], None]) -> Tape:
         """Run ``step`` and note its calls into NumPy and BLAS, with their arguments: small steps spend half
@@ -137,7 +133,7 @@ class NumpyBackend(Backend):
         for governor in self._governors.values():
             governor.resume()
         # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
-        with self._pool.limit(limits=self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with self._pool.limited(self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             yield
 
     def synchronize(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DeviceError
 
 NO_DEVICE, INSUFFICIENT_DRIVER = 100, 35  # cudaError_t
-INSTALL = "Install it with: pip install 'twostroke[cuda12]' (CUDA 12) or 'twostroke[cuda13]' (CUDA 13)."
+INSTALL = "Install it with: pip install 'cupy-cuda12x[ctk]' (CUDA 12) or 'cupy-cuda13x[ctk]' (CUDA 13)."
 
 
 @dataclass(frozen=True)
