@@ -86,7 +86,7 @@ def test_a_working_gpu(runtime: Any) -> None:
 def test_cupy_is_absent(wheels: Plant) -> None:
     wheels()
     assert cupy_wheels() == []
-    assert_refused(probe_cuda(), "CuPy is not installed", "pip install 'twostroke[cuda12]' (CUDA 12)")
+    assert_refused(probe_cuda(), "CuPy is not installed", "pip install 'cupy-cuda12x[ctk]' (CUDA 12)")
 
 
 def test_two_wheels(wheels: Plant) -> None:
