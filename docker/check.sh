@@ -162,7 +162,7 @@ assert os.getuid() == os.getgid() == 10001, (os.getuid(), os.getgid())
 assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, status["CapEff"]
 assert status["NoNewPrivs"].strip() == "1"
 assert [name for _, name in socket.if_nameindex()] == ["lo"], socket.if_nameindex()
-for folder in ("/", "/work", "/opt/venv", "/home/twostroke"):
+for folder in ("/", "/project", "/opt/venv", "/home/twostroke"):
     try:
         open(os.path.join(folder, "probe"), "w")
     except OSError:
@@ -176,7 +176,7 @@ import os, pathlib
 left = [p for p in ("/etc/pip.conf", "/etc/pip", "/wheels", "/source", "/opt/build") if os.path.exists(p)]
 left += [str(p) for p in pathlib.Path("/run/secrets").glob("*")] if os.path.isdir("/run/secrets") else []
 left += [name for name in os.environ if name.startswith(("PIP_INDEX", "PIP_CERT", "PIP_EXTRA", "SSL_", "UV_")) or "proxy" in name.lower()]
-left += [str(p) for root in ("/root", "/home", "/work") for p in pathlib.Path(root).rglob("*") if p.name in (".netrc", ".pypirc", "pip.conf")] if os.getuid() == 0 else []
+left += [str(p) for root in ("/root", "/home", "/project") for p in pathlib.Path(root).rglob("*") if p.name in (".netrc", ".pypirc", "pip.conf")] if os.getuid() == 0 else []
 assert not left, left
 print("clean")
 '
