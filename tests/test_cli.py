@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import twostroke
-from twostroke import cli
 from twostroke.cli import main
+from twostroke.commands import train as train_command
 from twostroke.mlp import MLP
 from twostroke.model_file import describe_model, load_model, save_model
 from twostroke.settings import KEYS, resolve
@@ -209,7 +209,7 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize("words", BAD_OPTIONS)
 def test_a_bad_option_is_refused_before_data_is_read(words: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "load_dataset", lambda source: pytest.fail("data was read"))
+    monkeypatch.setattr(train_command, "load_dataset", lambda source: pytest.fail("data was read"))
     refused(run("train", *words.split(" ")), 2, *BAD_OPTIONS[words])
 
 
@@ -237,7 +237,7 @@ def test_out_of_memory_is_exit_3(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
     def explode(source: str) -> None:
         raise MemoryError("Unable to allocate 8.00 TiB")
 
-    monkeypatch.setattr(cli, "load_dataset", explode)
+    monkeypatch.setattr(train_command, "load_dataset", explode)
     refused(run("train", "--device", "cpu"), 3, "out of memory", "8.00 TiB", "--batch-size")
 
 
@@ -245,7 +245,7 @@ def test_out_of_memory_is_exit_3(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_bad_output_folder_is_found_before_training(
     blocker: str, run: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "TrainingRun", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr(train_command, "TrainingRun", lambda *_, **__: pytest.fail("training began"))
     if blocker:
         (tmp_path / "out" / blocker).mkdir(parents=True)
     else:
@@ -265,7 +265,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_more(run: Any, monkeypa
     def explode(source: str) -> None:
         raise ZeroDivisionError("a bug\nof ours")
 
-    monkeypatch.setattr(cli, "load_dataset", explode)
+    monkeypatch.setattr(train_command, "load_dataset", explode)
     result = run("train", "--device", "cpu")
     refused(result, 1, "unexpected ZeroDivisionError: a bug of ours", "--debug")
     code, _, err = run("train", "--device", "cpu", "--debug")
@@ -532,7 +532,7 @@ def test_a_signal_waits_for_the_save(run: Any, tiny: str, tmp_path: Path, monkey
         signal.raise_signal(signal.SIGTERM)
         return save_model(*arguments)
 
-    monkeypatch.setattr(cli, "save_model", interrupted)
+    monkeypatch.setattr(train_command, "save_model", interrupted)
     code, _, err = run("train", tiny, "--device", "cpu", "--epochs", 1, "--out", tmp_path, "-q")
     assert (code, err) == (143, "stopped by SIGTERM\n")
     assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "record.json"]

@@ -23,7 +23,7 @@ FLOORS = (
     ("communicator", "training", "model_file", "checkpoint"),
     ("classic", "presets", "settings", "run_folder", "record", "verification", "crossover", "benchmark", "chart",
      "report", "digit_image", "sklearn", "onnx_export"),
-    ("options", "doctor", "terminal", "cli", "__main__"),
+    ("options", "doctor", "terminal", "commands", "cli", "__main__"),
 )  # fmt: skip
 BACKEND_ORDER = ("__init__", "blas", "threads", "tape", "numpy_backend", "cupy_backend", "probe")
 COMPUTE = ("kernels", "workspace", "mlp", "optimizers", "batches", "metrics")
@@ -54,7 +54,7 @@ def imports(source: str, package: str = "twostroke") -> Iterator[tuple[str, int]
 
 
 def package_of(name: str) -> str:
-    return "twostroke.backend" if name.startswith("backend/") else "twostroke"
+    return f"twostroke.{name.partition('/')[0]}" if "/" in name else "twostroke"
 
 
 def own_imports(name: str, source: str) -> Iterator[tuple[str, int]]:
@@ -67,7 +67,7 @@ def own_imports(name: str, source: str) -> Iterator[tuple[str, int]]:
 
 def upward_imports(name: str, source: str) -> list[str]:
     """What a file imports from its own or a higher floor."""
-    here = "backend" if name.startswith("backend/") else name
+    here = name.partition("/")[0]
     return [
         f"{name}:{line} imports {other}"
         for other, line in own_imports(name, source)
@@ -149,7 +149,7 @@ def lines_of_code(source: str) -> int:
 def test_every_file_has_its_place() -> None:
     files = {name for name in SOURCES if "/" not in name} - {"__init__"}
     assert files <= RANK.keys(), "a new file: give it a place in FLOORS"
-    assert {name.partition("/")[0] for name in SOURCES if "/" in name} == {"backend"}
+    assert {name.partition("/")[0] for name in SOURCES if "/" in name} == {"backend", "commands"}
     assert {name.partition("/")[2] for name in SOURCES if name.startswith("backend/")} <= set(BACKEND_ORDER)
 
 
@@ -196,6 +196,7 @@ FAULTS: list[tuple[Callable[[str, str], list[str]], str, str]] = [
     (upward_imports, "workspace", "from .mlp import MLP"),
     (upward_imports, "backend/probe", "from ..kernels import relu_forward"),
     (upward_imports, "errors", "from .version import __version__"),
+    (upward_imports, "commands/train", "from ..cli import main"),
     (upward_imports, "mlp", "from .unheard_of import x"),
     (foreign_imports, "kernels", "import numpy as np"),
     (foreign_imports, "mlp", "def f():\n    from numpy import linalg"),

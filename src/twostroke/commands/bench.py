@@ -1,0 +1,53 @@
+"""``twostroke bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import benchmark, chart, options, record
+from ..atomic_file import write_atomically
+from ..crossover import summarise
+from ..errors import ConfigError
+from ..run_folder import writable_folder
+from ..settings import named
+from ..terminal import complain, hush, say
+
+
+def bench(
+    layers: options.BenchLayers = None,
+    batch_sizes: options.BatchSizes = None,
+    devices: options.Devices = None,
+    seconds: options.Seconds = None,
+    threads: options.Threads = None,
+    out: options.BenchOut = None,
+    json: options.BenchJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure training speed over batch sizes on every device, and from where a GPU pays."""
+    tell, to_tell = hush if json else say, complain if json else say
+    try:
+        config = benchmark.BenchConfig.parse(layers, batch_sizes, devices, threads, seconds)
+        found, missing = benchmark.find_devices(config)
+    except ConfigError as error:
+        flags = {name: f"--{name.replace('_', '-')}" for name in ("layers", "batch_sizes", "devices", "threads")}
+        raise named(error, {**flags, "seconds": "--seconds", "device": "--devices"}) from error
+    folder = writable_folder(Path(out or "runs/bench"), "--out")
+    for device, reason in missing.items():
+        to_tell(f"not measured: {device}: {reason}")
+    tell(f"measuring {', '.join(found)}: about {config.seconds * len(found):.0f} s")
+    result = summarise(benchmark.measure(config, found), missing)
+    for line in [*chart.table(result), result["verdict"]]:
+        tell(line)
+    files = {"bench.json": f"{record.to_json(result)}\n".encode()}
+    try:
+        files["bench.png"] = chart.png(result)
+    except ImportError as error:
+        complain(f"note: no picture: {error}. Install matplotlib with: pip install matplotlib")
+    for name, content in files.items():
+        try:
+            write_atomically(folder / name, content)
+        except OSError as error:
+            raise ConfigError("cannot write", where=f"--out {folder / name}", found=error.strerror) from error
+    tell(f"written: {', '.join(str(folder / name) for name in files)}")
+    if json:
+        say(record.to_json(result["records"]))

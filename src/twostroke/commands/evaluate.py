@@ -1,0 +1,34 @@
+"""``twostroke evaluate``."""
+
+from __future__ import annotations
+
+from .. import options, record, report, training
+from ..dataset import load_dataset
+from ..model_file import load_model
+from ..terminal import hush, say
+from . import check_fit, select
+
+
+def evaluate(
+    model: options.Model,
+    data: options.Data = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a model on the test part of a data set: loss, accuracy, errors by class."""
+    tell = hush if json else say
+    backend = select(device, threads)
+    net, source = load_model(model, backend=backend), load_dataset(data or "mnist")
+    check_fit(net, source, model)
+    for line in (report.device_line(backend), report.data_line(source), report.network_line(net)):
+        tell(line)
+    test = training.evaluate(net, source.test_images, source.test_labels)
+    classes = record.class_counts(source.test_labels, net.predict(source.test_images), net.layers[-1])
+    for line in report.class_table(classes):
+        tell(line)
+    result = record.evaluation_record(net, source, test, classes, model)
+    errors = f"{result['errors']:,} errors in {result['samples']:,}"
+    last = f"test accuracy {test.accuracy:.2%} ({errors}), test loss {test.loss:.4f}"
+    say(record.to_json(result) if json else last)

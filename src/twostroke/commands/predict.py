@@ -1,0 +1,65 @@
+"""``twostroke predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import options, record, report
+from ..dataset import load_dataset
+from ..digit_image import FIELD, prepare_digit
+from ..errors import ConfigError, ModelError
+from ..mlp import MLP
+from ..model_file import load_model
+from ..terminal import encodes, hush, say
+from . import check_fit
+
+
+def predict(
+    model: options.Model,
+    images: options.Images = None,
+    index: options.Index = None,
+    data: options.IndexData = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell what digit a picture shows, and how sure the network is."""
+    if bool(images) == (index is not None):
+        what = "both images and --index" if images else "neither an image nor --index"
+        raise ConfigError("bad arguments", found=what, expected="one of them", remedy="See: twostroke predict --help.")
+    if data is not None and index is None:
+        raise ConfigError("--data without --index", where="--data", found=repr(data), remedy="Add --index I.")
+    net = load_model(model)
+    shape: tuple[int, ...] = (FIELD, FIELD)
+    samples: list[tuple[str, Any, int | None]] = []
+    if index is None:
+        _check_takes_images(net, model)
+        samples += [(str(path), prepare_digit(path), None) for path in images or []]
+    else:
+        source = load_dataset(data or "mnist")
+        check_fit(net, source, model)
+        if not 0 <= index < len(source.test_images):
+            last = len(source.test_images) - 1
+            raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
+        name, shape = f"{source.name} test sample {index}", source.image_shape
+        samples.append((name, source.test_images[index : index + 1], int(source.test_labels[index])))
+    plain = not encodes(report.BLOCKS)
+    predictions = []
+    for title, pixels, label in samples:
+        outputs = net.predict_proba(pixels)[0]
+        predictions.append(record.prediction_record(title, outputs, label))
+        for line in report.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
+            (hush if json else say)(line)
+    if json:
+        say(record.to_json({"model": str(model), "output": net.output, "predictions": predictions}))
+
+
+def _check_takes_images(net: MLP, model: Path) -> None:
+    if net.layers[0] != FIELD * FIELD:
+        raise ModelError(
+            "the model takes no pictures of 28 x 28",
+            where=model,
+            found=f"{net.layers[0]} inputs",
+            expected=f"{FIELD * FIELD}",
+            remedy="Use --index I --data PATH.",
+        )

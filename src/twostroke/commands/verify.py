@@ -1,0 +1,20 @@
+"""``twostroke verify``."""
+
+from __future__ import annotations
+
+from .. import options, record, report, verification
+from ..terminal import say
+from . import select
+
+
+def verify(
+    check: options.Verification,
+    device: options.Device = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Prove it on this machine: the gradients, that devices agree, that a resumed run is exact."""
+    found = verification.verify(check, select(device, "1"))
+    for line in [record.to_json(found.record())] if json else [report.device_line(found.backend), *found.lines()]:
+        say(line)
+    found.require()
