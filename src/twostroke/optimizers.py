@@ -76,7 +76,7 @@ class SGD(Optimizer):
         self.scalars.set(-lr, 1.0 - lr * self.l2)
 
     def prepare(self) -> Accumulation:
-        return Accumulation(self.scalars[0], self.scalars[1], 1.0)
+        return Accumulation(self.scalars[0], self.scalars[1] if self.l2 else 1.0, 1.0)
 
 
 class Momentum(Optimizer):

@@ -10,14 +10,17 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 
 from . import Array, Backend, Kernel, Scalars
-from .blas import Blas, column_major, scipy_blas
+from .blas import Blas, ThreadCount, column_major, scipy_blas
+from .native import library
+from .products import Products
+from .program import Program, Unplayable
 from .tape import Recorder, Tape
 from .threads import ThreadGovernor
 
@@ -31,8 +34,12 @@ class NumpyBackend(Backend):
     def __init__(self, threads: int | str = "auto", reason: str = "cpu was asked for") -> None:
         super().__init__()
         self.reason = reason
+        native = library().native
+        self._products = Products(native and native.product)
         self._pool = scipy_blas().pool
-        self._modules = _Modules(scipy_blas())
+        if native is not None:
+            self._pool = self._pool.and_also(ThreadCount(native.threads, native.set_threads))
+        self._modules = _Modules(scipy_blas(), self._products)
         self._most = available_cores() if threads == "auto" else int(threads)
         self.auto = threads == "auto" and self._most > 1
         self._constants: dict[Any, np.ndarray] = {}
@@ -56,18 +63,24 @@ class NumpyBackend(Backend):
         return np.asarray(array)
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
+        modules = self._modules
         single = out.dtype == np.float32
         first, trans_first, second, trans_second, c = column_major(a, b, out)
-        if out.shape[0] == 1 and out.shape[1] > 1 and out.flags.c_contiguous:
+        if self._products.knows(out):
+            modules.products.product(alpha, a, b, beta, out)
+        elif out.shape[0] == 1 and out.shape[1] > 1 and out.flags.c_contiguous:
             # One row: a matrix-vector product is several times faster than a GEMM of one row.
-            blas = self._modules.blas
-            gemv = blas.sgemv if single else blas.dgemv
+            gemv = modules.blas.sgemv if single else modules.blas.dgemv
             matrix, trans = (b, 1) if b.flags.f_contiguous else (b.T, 0)
             # alpha, a, x, beta, y, offx, incx, offy, incy, trans, overwrite_y
             gemv(alpha, matrix, a.reshape(-1), beta, out.reshape(-1), 0, 1, 0, 1, trans, 1)
+        elif a.shape[1] == 1 and isinstance(beta, float) and beta == 1.0:
+            # What a batch of one sample adds to the weights.
+            ger = modules.blas.sger if single else modules.blas.dger
+            # alpha, x, y, incx, incy, a, overwrite_x, overwrite_y, overwrite_a
+            ger(alpha, first.reshape(-1), second.reshape(-1), 1, 1, c, 1, 1, 1)
         else:
-            blas = self._modules.blas
-            gemm = blas.sgemm if single else blas.dgemm
+            gemm = modules.blas.sgemm if single else modules.blas.dgemm
             # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c
             gemm(alpha, first, second, beta, c, trans_first, trans_second, 1)
 
@@ -88,16 +101,13 @@ class NumpyBackend(Backend):
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: Tape = []
         governor: ThreadGovernor | None = None
-
-        def replay() -> None:
-            for call in tape:
-                call()
+        replay: Callable[[], None] = step
 
         def run() -> None:
-            nonlocal governor
+            nonlocal governor, replay
             if not tape:
                 tape.extend(self._capture(step))
-                governor = self._governor(tape)
+                governor, replay = self._governor(tape), playback(tape)
             elif governor is None:
                 replay()
             else:
@@ -122,6 +132,7 @@ class NumpyBackend(Backend):
         held = vars(self._modules).copy()
         self._modules.xp = Recorder(np, tape, self._constants)
         self._modules.blas = cast("Blas", Recorder(held["blas"], tape, self._constants))
+        self._modules.products = cast("Products", Recorder(held["products"], tape, self._constants))
         try:
             step()
         finally:
@@ -151,12 +162,27 @@ class NumpyBackend(Backend):
         }
 
 
+def playback(tape: Tape) -> Callable[[], None]:
+    """What runs a tape the quickest here: the compiled player, or Python."""
+    native, _ = library()
+    if native is not None:
+        with suppress(Unplayable):
+            return Program(tape, native.play).run
+
+    def replay() -> None:
+        for call in tape:
+            call()
+
+    return replay
+
+
 class _Modules(threading.local):
     """What a backend calls into, for each thread: one may be capturing a step while another computes."""
 
-    def __init__(self, blas: Blas) -> None:
+    def __init__(self, blas: Blas, products: Products) -> None:
         self.xp: Any = np
         self.blas = blas
+        self.products = products
 
 
 class _Cells(Scalars):
