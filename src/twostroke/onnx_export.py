@@ -3,8 +3,8 @@
     input (batch, D) -> [Cast, Div by 255: pixels only] -> Gemm, activation, ... -> probabilities (batch, K)
                                                                                  -> ArgMax -> label (batch,)
 
-The file needs operator set 17 and IR version 8 (ONNX 1.12 and onnxruntime 1.12, 2022). The package ``onnx`` is the
-extra ``onnx``, imported when it is used.
+The file needs operator set 17 and IR version 8 (ONNX 1.12, 2022). The package ``onnx`` is the extra ``onnx``, imported
+when it is used.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .version import __version__
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
-# Protocol buffers end at 2 GiB; the graph around the tensors takes a few kilobytes, and the origin what it takes.
-MOST_BYTES: Final = 2**31 - 2**20
+# Protocol buffers end at 2 GiB. The graph takes kilobytes, and the origin 1 MiB at most: a model file holds no more.
+MOST_BYTES: Final = 2**31 - 2**22
 INPUTS: Final = ("pixels", "scaled")
 OPERATORS: Final = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "identity": None, "softmax": "Softmax"}
 
