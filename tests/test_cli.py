@@ -349,7 +349,11 @@ def test_a_dry_run_writes_nothing(run: Any, tiny: str, tmp_path: Path, monkeypat
     assert found["parameters"] == 784 * 192 + 192 + 192 * 3 + 3
     assert found["replaced"] == [str(tmp_path / "record.json")]
     assert found["settings"]["layers"] == [784, 192, 3]
+    assert json.loads(run(*words, "--out", tmp_path, "--log-format", "json")[1]) == found
     assert run(*words, "--out", tmp_path, "-q")[1].count("\n") == 1
+    out = run(*words, "--out", tmp_path, "--resume", "--checkpoint-every", 5)[1]
+    assert f"no checkpoint in {tmp_path}: starting from the beginning" in out
+    assert f", {tmp_path / 'checkpoint.safetensors'}" in out
     assert os.listdir(tmp_path) == ["record.json"]
 
 

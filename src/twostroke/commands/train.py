@@ -74,9 +74,9 @@ def train(
     log = _log_format(log_format, json)
     try:
         if show_config:
-            _show_config(settings, json=json)
+            _show_config(settings, json=log != "text")
         elif dry_run:
-            _rehearse(settings, resume=resume, json=json, quiet=quiet or json)
+            _rehearse(settings, every=checkpoint_every, resume=resume, log=log, quiet=quiet)
         else:
             _run_training(settings, ctx.obj, every=checkpoint_every, resume=resume, log=log, quiet=quiet)
     except ConfigError as error:
@@ -100,20 +100,20 @@ def _show_config(settings: Settings, *, json: bool) -> None:
         say(line)
 
 
-def _rehearse(settings: Settings, *, resume: bool, json: bool, quiet: bool) -> None:
+def _rehearse(settings: Settings, *, every: int | None, resume: bool, log: str, quiet: bool) -> None:
     """All that a run does before its first step, but for making its folder; then say what would follow."""
-    tell = hush if quiet else say
+    tell = hush if quiet or log != "text" else say
     data, net, backend = _prepare(settings, tell)
     folder = would_be_writable(settings.folder(data), settings.names["out"])
     with locked(folder, settings.names["out"]) if folder.exists() else nullcontext():
         run = TrainingRun(net, data, settings.config, backend)
         if resume:
-            for line in restore(run, data, folder / CHECKPOINT):
-                tell(line)
-        files = [folder / name for name in ("model.safetensors", "record.json")]
+            _restore(run, data, folder, tell)
+        names = ["model.safetensors", "record.json", *([CHECKPOINT] if every else [])]
+        files = [folder / name for name in names]
         plan = record.plan_record(run, data, settings.effective(data, net), files)
     lines = report.plan_lines(plan)
-    for line in [record.to_json(plan)] if json else lines[-1:] if quiet else lines:
+    for line in [record.to_json(plan)] if log != "text" else lines[-1:] if quiet else lines:
         say(line)
 
 
@@ -137,9 +137,7 @@ def _run_training(
     with locked(folder, settings.names["out"]):
         run = TrainingRun(net, data, settings.config, backend)
         if resume:
-            found = restore(run, data, folder / CHECKPOINT)
-            for line in found or [f"no checkpoint in {folder}: starting from the beginning"]:
-                tell(line)
+            _restore(run, data, folder, tell)
         with _epochs_told(settings.config.epochs, log, quiet) as tell_epoch:
             for epoch in run.history:
                 tell_epoch(epoch)
@@ -147,6 +145,12 @@ def _run_training(
         # Not the last record's: with --patience the best parameters were brought back.
         test = evaluate(net, data.test_images, data.test_labels)
         _finish(settings, run, data, test, folder, log=log, tell=tell)
+
+
+def _restore(run: TrainingRun, data: Dataset, folder: Path, tell: Say) -> None:
+    found = restore(run, data, folder / CHECKPOINT)
+    for line in found or [f"no checkpoint in {folder}: starting from the beginning"]:
+        tell(line)
 
 
 @contextmanager
