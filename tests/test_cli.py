@@ -21,8 +21,10 @@ from twostroke.cli import main
 from twostroke.commands import train as train_command
 from twostroke.mlp import MLP
 from twostroke.model_file import describe_model, load_model, save_model
+from twostroke.run_folder import locked
 from twostroke.settings import KEYS, resolve
 from twostroke.terminal import Stopped, uninterrupted
+from twostroke.training import TrainingRun
 
 COMMAND = [sys.executable, "-m", "twostroke"]
 # Absolute, because some run in another folder.
@@ -194,6 +196,7 @@ BAD_OPTIONS = {
     "--dtype float16": ["--dtype", "float16", "float32"],
     "--optimizer lion": ["--optimizer", "lion", "adam"],
     "--schedule never": ["--schedule", "never", "cosine"],
+    "--warmup 1": ["--warmup", "1.0", "< 1"],
     "--momentum 1": ["--momentum", "1.0", "< 1"],
     "--l2 -1": ["--l2", "-1.0", ">= 0"],
     "--seed -1": ["--seed", "-1", ">= 0"],
@@ -287,6 +290,106 @@ def test_any_output_path_works(name: str, run: Any, tiny: str, tmp_path: Path) -
 
 def test_a_path_too_long_is_a_clear_error(run: Any, tiny: str, tmp_path: Path) -> None:
     refused(run("train", tiny, "--device", "cpu", "--out", tmp_path / ("x" * 300)), 2, "--out", "too long", "--out DIR")
+
+
+def test_a_missing_extra_is_one_line(run: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = run("export", model, tmp_path / "model.onnx")
+    refused(result, 2, "needs the package onnx", "pip install 'twostroke[onnx]'")
+    assert os.listdir(tmp_path) == []
+
+
+# --- the record as it grows ------------------------------------------------------------------------------
+
+
+def test_a_log_of_json_lines(run: Any, tiny: str, tmp_path: Path) -> None:
+    words = ["train", tiny, "--device", "cpu", "--epochs", 3, "--batch-size", 16, "--out", tmp_path]
+    code, out, err = run(*words, "--log-format", "json")
+    assert (code, err) == (0, "")
+    *epochs, result = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert [(one["event"], one["epoch"]) for one in epochs] == [("epoch", 1), ("epoch", 2), ("epoch", 3)]
+    assert result.pop("event") == "result"
+    assert result == json.loads((tmp_path / "record.json").read_text())
+    assert result["history"] == [{key: value for key, value in one.items() if key != "event"} for one in epochs]
+    assert json.loads(run(*words, "--log-format", "json", "-q")[1])["event"] == "result"
+    assert run(*words, "--log-format", "text")[1].startswith("device: cpu")
+    refused(run(*words, "--log-format", "xml"), 2, "--log-format", "'xml'", "text or json")
+    refused(run(*words, "--log-format", "json", "--json"), 2, "--json and --log-format json", "train --help")
+
+
+def test_json_lines_appear_while_the_run_goes_on(tiny: str, tmp_path: Path) -> None:
+    words = ["train", tiny, "--device", "cpu", "--epochs", "1000000", "--log-format", "json", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
+    ) as child:
+        assert child.stdout
+        assert json.loads(child.stdout.readline())["epoch"] == 1
+        child.terminate()
+        assert child.communicate()[1].startswith("stopped by SIGTERM after step ")
+
+
+# --- before a run ----------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing(run: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingRun, "advance", lambda *_: pytest.fail("training began"))
+    words = ["train", tiny, "--device", "cpu", "--epochs", 3, "--batch-size", 100, "--val-size", 0.25, "--dry-run"]
+    code, out, err = run(*words, "--out", tmp_path / "new" / "folder")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split(":")[0] for line in lines[:4]] == ["device", "data", "network", "settings"]
+    assert lines[4] == "steps: 2 an epoch, 6 in all, on 180 samples"
+    assert lines[5].startswith("memory: ")
+    assert str(tmp_path / "new" / "folder" / "model.safetensors") in lines[6]
+    assert lines[-1] == "dry run: nothing was trained, nothing was written"
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "record.json").write_text("old")
+    found = json.loads(run(*words, "--out", tmp_path, "--json")[1], parse_constant=pytest.fail)
+    assert (found["steps_per_epoch"], found["steps"], found["training_samples"]) == (2, 6, 180)
+    assert found["parameters"] == 784 * 192 + 192 + 192 * 3 + 3
+    assert found["replaced"] == [str(tmp_path / "record.json")]
+    assert found["settings"]["layers"] == [784, 192, 3]
+    assert json.loads(run(*words, "--out", tmp_path, "--log-format", "json")[1]) == found
+    assert run(*words, "--out", tmp_path, "-q")[1].count("\n") == 1
+    out = run(*words, "--out", tmp_path, "--resume", "--checkpoint-every", 5)[1]
+    assert f"no checkpoint in {tmp_path}: starting from the beginning" in out
+    assert f", {tmp_path / 'checkpoint.safetensors'}" in out
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_dry_run_finds_what_a_run_would(run: Any, tiny: str, tmp_path: Path) -> None:
+    words = ["train", tiny, "--device", "cpu", "--dry-run"]
+    (tmp_path / "file").write_text("")
+    refused(run(*words, "--out", tmp_path / "file" / "x"), 2, f"--out {tmp_path}/file/x", "is not a folder")
+    (tmp_path / "out" / "model.safetensors").mkdir(parents=True)
+    refused(run(*words, "--out", tmp_path / "out"), 2, "a folder in the place of model.safetensors")
+    refused(run(*words, "--out", tmp_path / ("x" * 300)), 2, "--out", "too long", "--out DIR")
+    refused(run(*words, "--val-size", 240), 2, "--val-size", "240", "1..239")
+    refused(run(*words, "--layers", "784,5,4"), 2, "--layers", "3 outputs")
+    refused(run("train", "/no/such/set", "--device", "cpu", "--dry-run"), 4, "/no/such/set")
+    with locked(tmp_path, "--out"):
+        refused(run(*words, "--out", tmp_path), 2, "another run writes here")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_dry_run_sees_a_folder_that_is_closed(run: Any, tiny: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    refused(run("train", tiny, "--device", "cpu", "--dry-run", "--out", tmp_path / "x"), 2, "permission denied")
+    tmp_path.chmod(0o700)
+
+
+def test_a_dry_run_of_a_resumed_run_says_where_it_stands(
+    run: Any, tiny: str, tmp_path: Path, training: subprocess.Popen[str]
+) -> None:
+    training.terminate()
+    training.communicate()
+    words = ["train", tiny, "--device", "cpu", "--epochs", "1000000", "--out", tmp_path, "--resume", "--dry-run"]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code, out, _ = run(*words)
+    assert code == 0
+    assert " of them done, on 240 samples" in out
+    assert json.loads(run(*words, "--json")[1])["done_steps"] > 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # --- settings --------------------------------------------------------------------------------------------
@@ -453,6 +556,60 @@ def test_importing_the_package_does_not_import_the_command_line_s_libraries() ->
     program = "import sys, twostroke; print({'typer', 'rich', 'PIL', 'cupy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+# --- completion ------------------------------------------------------------------------------------------
+
+COMPLETIONS = {
+    "ev": {"evaluate"},
+    "train --opti": {"--optimizer"},
+    "train --optimizer a": {"adam", "adamw"},
+    "train --preset ": {"fast", "nielsen", "seed"},
+    "train --device c": {"cpu", "cuda"},
+    "train mn": {"mnist"},
+    "verify ": {"grad", "parity", "resume"},
+}
+COMPLETE = """
+source ~/.bashrc
+COMP_WORDS=(twostroke "$@") COMP_CWORD=$#
+"$(complete -p twostroke | sed 's/.* -F \\([^ ]*\\) .*/\\1/')" twostroke
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a new user's bash who asked for completion, with ``twostroke`` on the path."""
+    home = tmp_path_factory.mktemp("home")
+    program = home / "bin" / "twostroke"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m twostroke "$@"\n')
+    program.chmod(0o755)
+    environment = ENVIRONMENT | {"HOME": str(home), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    # The shell is found among the parents: `true` keeps bash from becoming the program itself.
+    words = ["bash", "-c", "twostroke --version; twostroke --install-completion && true"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bash completion installed in " in done.stdout
+    return environment
+
+
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_bash_completes(line: str, home: dict[str, str]) -> None:
+    words = ["bash", "-c", COMPLETE, "bash", *line.split(" ")]
+    done = subprocess.run(words, env=home, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.split()) == COMPLETIONS[line]
+
+
+def test_nothing_is_installed_unasked(tmp_path: Path) -> None:
+    for words in ([], ["--version"], ["--show-completion"]):
+        line = f"{' '.join([*COMMAND, *words])} && true"
+        environment = ENVIRONMENT | {"HOME": str(tmp_path)}
+        done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout
+        assert os.listdir(tmp_path) == []
 
 
 # --- pipes and signals -----------------------------------------------------------------------------------

@@ -88,7 +88,8 @@ def commands(page: Path) -> list[list[str]]:
             words = shlex.split(line, comments=True)
             programs = [i for i, word in enumerate(words) if word == "twostroke" or word.endswith("/twostroke")]
             if programs:
-                found.append(words[programs[0] + 1 :])
+                end = words.index(">") if ">" in words else len(words)
+                found.append(words[programs[0] + 1 : end])
     return found
 
 

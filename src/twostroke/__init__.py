@@ -23,6 +23,7 @@ from .errors import (
 )
 from .mlp import MLP
 from .model_file import load_model, save_model
+from .onnx_export import export_onnx
 from .training import EpochRecord, TrainConfig, evaluate, train
 from .version import __version__
 
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "array_module",
     "evaluate",
+    "export_onnx",
     "load_dataset",
     "load_model",
     "save_model",

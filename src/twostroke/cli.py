@@ -16,6 +16,7 @@ import typer
 from .commands.bench import bench
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
+from .commands.export import export
 from .commands.predict import predict
 from .commands.train import train
 from .commands.verify import verify
@@ -25,8 +26,8 @@ from .version import __version__
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-for command in (train, evaluate, predict, bench, verify, doctor):
+app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+for command in (train, evaluate, predict, export, bench, verify, doctor):
     app.command()(command)
 
 
@@ -56,7 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: complain(f"note: {message}")
             code = app(words, prog_name="twostroke", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
-    except (ClosedPipe, SystemExit):  # SystemExit: rich and click, when their own writing meets a closed pipe
+    except (ClosedPipe, SystemExit) as end:
+        # Typer ends like this when it has completed a word, rich and click when nobody reads what they write.
+        if isinstance(end, SystemExit) and not end.code:
+            return 0
         discard_stdout()
         return ClosedPipe.exit_code
     except (Exception, Stopped, KeyboardInterrupt) as error:

@@ -138,8 +138,9 @@ def load_dataset(source: str | os.PathLike[str] = "mnist", *, n_classes: int | N
 def check_images(images: object, where: str, n_features: int | None = None) -> NDArray[Any]:
     """``images`` as a C-contiguous, aligned, native (N, D) array of uint8, float32 or float64; N and D > 0.
 
-    Accepts (N, D), (N, H, W) and (N, H, W) with one channel. The input is never changed; the result shares
-    its memory where it can. Raises DataError: NaN, infinity, beyond float32, any other dtype, shape or D.
+    Accepts (N, D), (N, H, W) and (N, H, W) with one channel, of NumPy or of whatever NumPy can read through
+    ``__array__`` or ``__dlpack__``, such as a PyTorch tensor on the CPU. The input is never changed; the result
+    shares its memory where it can. Raises DataError: NaN, infinity, beyond float32, any other dtype, shape or D.
     """
     flat, _ = _images(images, where)
     if n_features not in (None, flat.shape[1]):
@@ -214,8 +215,10 @@ def _as_array(value: object, where: str, accepted: str) -> NDArray[Any]:
     try:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError("its mask would be lost")
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
         return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; arrays of a device
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists; arrays of a device
         found = f"{type(value).__module__}.{type(value).__qualname__} ({error})"
         raise _bad("not a NumPy array", where, found, accepted, "Convert it to a NumPy array.") from error
 

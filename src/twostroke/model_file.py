@@ -32,12 +32,9 @@ def network_settings(net: MLP) -> dict[str, Any]:
 def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
     """Write ``net`` to ``path`` (atomically, durably) and return the path. Raises ``ModelError``."""
     path = Path(path)
-    tensors = _tensors(net)
+    tensors = host_tensors(net, path)
     origin = {"twostroke": __version__, "numpy": np.__version__, "python": platform.python_version()}
     origin |= {"device": net.backend.device, "reason": net.backend.reason, **(provenance or {})}
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise ModelError("weights are not finite", where=name, remedy=f"Nothing was written to {path}.")
     texts = {
         "settings": json.dumps(network_settings(net), sort_keys=True),
         "origin": json.dumps(origin, sort_keys=True, default=str),
@@ -72,12 +69,16 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {key: read_json(metadata, key, where, KIND) for key in ("settings", "origin")}
 
 
-def _tensors(net: MLP) -> dict[str, np.ndarray]:
+def host_tensors(net: MLP, path: Path) -> dict[str, np.ndarray]:
+    """W1 (fan_in, fan_out), b1 (fan_out,), W2, ... on the host, bound for ``path``; finite, or ``ModelError``."""
     # Contiguous copies: safetensors 0.8.0 writes the wrong bytes of a view without a word.
     tensors = {}
     for number, layer in enumerate(net.views, start=1):
         tensors[f"W{number}"] = np.array(net.backend.to_host(layer.W), order="C")
         tensors[f"b{number}"] = np.array(net.backend.to_host(layer.b), order="C").ravel()
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ModelError("weights are not finite", where=name, remedy=f"Nothing was written to {path}.")
     return tensors
 
 

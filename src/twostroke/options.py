@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -13,16 +14,30 @@ NETWORK, TRAINING, RUN = "The network", "How it is trained", "The run"
 
 
 def _option(panel: str, metavar: str | None, text: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, show_default=False, rich_help_panel=panel, help=text)
+    words = _words(metavar)
+    return typer.Option(
+        *names, metavar=metavar, show_default=False, rich_help_panel=panel, help=text, autocompletion=words
+    )
 
 
 def _argument(metavar: str, text: str) -> Any:
-    return typer.Argument(metavar=metavar, show_default=False, help=text)
+    return typer.Argument(metavar=metavar, show_default=False, help=text, autocompletion=_words(metavar))
 
+
+def _words(metavar: str | None) -> Callable[[str], list[str]] | None:
+    """What a shell may complete: the metavar's small words. Where there is none, it completes names of files."""
+    words = [word for word in (metavar or "").split("|") if word.islower()]
+    return (lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None
+
+
+_INPUTS = "pixels: uint8 0..255, scaled inside. scaled: numbers as they are. Default: as the training data was."
 
 Text: TypeAlias = str | None
 Data = Annotated[Text, _argument("mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.")]
 Model = Annotated[Path, _argument("MODEL", "A model.safetensors written by: twostroke train.")]
+Target = Annotated[Path, _argument("TARGET", "The file to write: NAME.onnx.")]
+Inputs = Annotated[Text, _option(RUN, "pixels|scaled", _INPUTS)]
+Classes = Annotated[Text, _option(RUN, "NAME,NAME,...", "What the label is called, for each output. Default: 0,1,...")]
 Verification = Annotated[
     str,
     _argument(
@@ -45,6 +60,10 @@ _CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, t
 
 Preset = Annotated[Text, _option(TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.")]
 Config = Annotated[Path | None, _option(TRAINING, "FILE.toml", _CONFIG)]
+ShowConfig = Annotated[
+    bool,
+    _option(TRAINING, None, "Print all of the run's settings as a --config file, and do nothing.", "--show-config"),
+]
 Layers = Annotated[
     Text, _option(NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.")
 ]
@@ -60,6 +79,9 @@ Momentum = Annotated[
 ]
 L2 = Annotated[float | None, _option(TRAINING, "NUMBER", "Adds NUMBER/2 * sum of W^2 to the loss, >= 0. Default: 0.")]
 Schedule = Annotated[Text, _option(TRAINING, "constant|one-cycle|step|cosine", "The learning rate over the run.")]
+Warmup = Annotated[
+    float | None, _option(TRAINING, "FRACTION", "Of one-cycle: the share of steps with a rising rate. Default: 0.2.")
+]
 BatchSize = Annotated[Text, _option(TRAINING, "N|full", "Samples per step, N >= 1; full: one step an epoch.")]
 Epochs = Annotated[int | None, _option(TRAINING, "N", "Passes over the training data, N >= 1.")]
 ValSize = Annotated[
@@ -78,6 +100,10 @@ CheckpointEvery = Annotated[
 Resume = Annotated[
     bool, _option(RUN, None, "Go on from the checkpoint in DIR, if there is one, bit for bit.", "--resume")
 ]
+DryRun = Annotated[
+    bool, _option(RUN, None, "Check everything, say what would be done, train and write nothing.", "--dry-run")
+]
+LogFormat = Annotated[Text, _option(RUN, "text|json", "json: one object a line, for each epoch and the result.")]
 Json = Annotated[bool, _option(RUN, None, "Print one JSON object and nothing else.", "--json")]
 Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet", "-q")]
 Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .backend import Backend
 from .dataset import Dataset
 from .metrics import Result
-from .mlp import MLP
-from .training import EpochRecord, TrainConfig
+from .mlp import MLP, parameter_count
+from .training import EpochRecord, TrainConfig, TrainingRun
 from .version import __version__
 
 
@@ -72,6 +73,59 @@ def run_record(
     }
 
 
+def plan_record(run: TrainingRun, data: Dataset, settings: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+    """What a run, made but not begun, would do: the dictionary of ``train --dry-run --json``."""
+    steps = len(run.bounds)
+    return {
+        **{name: getattr(run.net.backend, name) for name in ("device", "reason", "threads")},
+        "training_samples": run.bounds[-1][1],
+        "parameters": parameter_count(run.net.layers),
+        "steps_per_epoch": steps,
+        "steps": steps * run.config.epochs,
+        "done_steps": run.steps,
+        "memory_bytes": array_bytes(run),
+        "data_bytes": array_bytes(data),
+        "files": [str(path) for path in files],
+        "replaced": [str(path) for path in files if path.exists()],
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+
+
+def array_bytes(owner: object) -> int:
+    """The bytes of all arrays that an object of ours holds; what several views share counts once."""
+    seen: set[int] = set()
+    total, waiting = 0, [owner]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, Backend):
+            continue
+        seen.add(id(value))
+        if hasattr(value, "nbytes"):
+            base = getattr(value, "base", None)
+            if hasattr(base, "nbytes"):
+                waiting.append(base)
+            else:
+                total += value.nbytes
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif type(value).__module__.partition(".")[0] == __package__:
+            waiting += getattr(value, "__dict__", {}).values()
+    return total
+
+
+def epoch_json(record: EpochRecord) -> str:
+    """An epoch as a line of ``train --log-format json``."""
+    return to_json({"event": "epoch", **asdict(record)})
+
+
+def result_json(record: Mapping[str, Any]) -> str:
+    """``run_record`` as the last line of ``train --log-format json``."""
+    return to_json({"event": "result", **record})
+
+
 def evaluation_record(net: MLP, data: Dataset, test: Result, classes: Sequence[Any], model: Path) -> dict[str, Any]:
     """An evaluation as the dictionary that ``--json`` prints; ``classes`` from ``class_counts``."""
     counts = {"errors": sum(row["errors"] for row in classes), "samples": len(data.test_labels)}
@@ -86,6 +140,7 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
         **{name: getattr(net.backend, name) for name in ("device", "reason", "threads")},
         "model": str(model),
         "data": data.name,
+        "input": str(data.train_images.dtype),
         "layers": list(net.layers),
         "versions": versions(),
     }

@@ -62,6 +62,21 @@ def settings_line(config: TrainConfig, preset: str) -> str:
     return f"settings: {', '.join(parts)}"
 
 
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """``plan_record`` beyond what the run itself says first."""
+    done = f", {plan['done_steps']:,} of them done" if plan["done_steps"] else ""
+    per_epoch, steps = plan["steps_per_epoch"], plan["steps"]
+    lines = [
+        f"steps: {per_epoch:,} an epoch, {steps:,} in all{done}, on {plan['training_samples']:,} samples",
+        f"memory: {plan['memory_bytes'] / 1e6:,.1f} MB of arrays on {plan['device']};"
+        f" the data as read: {plan['data_bytes'] / 1e6:,.1f} MB",
+        f"files: {', '.join(plan['files'])}",
+    ]
+    if plan["replaced"]:
+        lines.append(f"replaced: {', '.join(plan['replaced'])}")
+    return [*lines, "dry run: nothing was trained, nothing was written"]
+
+
 def epoch_line(record: EpochRecord) -> str:
     """One epoch, in columns."""
     number = f"{record.epoch:>{len(str(record.epochs))}}/{record.epochs}"
@@ -82,6 +97,20 @@ def result_line(record: Mapping[str, Any]) -> str:
         f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
         f" {record['samples_per_second']:,.0f} samples/s on {record['device']}{threads}"
     )
+
+
+def onnx_lines(record: Mapping[str, Any]) -> list[str]:
+    """The outcome of ``export_onnx``: the names, types and shapes that a program needs, and where the file is."""
+
+    def described(values: Mapping[str, Any]) -> str:
+        parts = [f"{name} {value['dtype']} ({', '.join(map(str, value['shape']))})" for name, value in values.items()]
+        return ", ".join(part.replace("(batch)", "(batch,)") for part in parts)
+
+    return [
+        f"inputs: {described(record['inputs'])}, {record['input']}",
+        f"outputs: {described(record['outputs'])}",
+        f"written: {record['onnx']}, {record['bytes']:,} bytes, ONNX operator set {record['opset']}",
+    ]
 
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,20 +16,42 @@ FILES = ("model.safetensors", "record.json", "checkpoint.safetensors", "checkpoi
 
 def writable_folder(folder: Path, argument: str) -> Path:
     """The folder, made and tried, before an hour of training depends on it. Raises ``ConfigError``."""
-    problem = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        if any((folder / name).is_dir() for name in FILES):
-            problem = f"a folder in the place of {' or '.join(FILES)}"
+        problem = _blocked(folder)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         problem = getattr(error, "strerror", None) or str(error)
     if problem:
-        where = f"{argument} {folder}"
-        remedy = "Choose another with --out DIR."
-        raise ConfigError("cannot write to the output folder", where=where, found=problem, remedy=remedy)
+        raise _unwritable(folder, argument, problem)
     return folder
+
+
+def would_be_writable(folder: Path, argument: str) -> Path:
+    """The folder, if it could be made and written to as far as its nearest existing parent tells; makes nothing."""
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        problem = _blocked(folder)
+        if not nearest.is_dir():
+            problem = f"{nearest} is not a folder"
+        elif not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+            problem = f"{nearest}: permission denied"
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise _unwritable(folder, argument, problem)
+    return folder
+
+
+def _blocked(folder: Path) -> str | None:
+    blocked = any((folder / name).is_dir() for name in FILES)
+    return f"a folder in the place of {' or '.join(FILES)}" if blocked else None
+
+
+def _unwritable(folder: Path, argument: str, problem: str) -> ConfigError:
+    where, remedy = f"{argument} {folder}", "Choose another with --out DIR."
+    return ConfigError("cannot write to the output folder", where=where, found=problem, remedy=remedy)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from .dataset import Dataset
 from .errors import ConfigError, TwoStrokeError
 from .mlp import MLP
+from .model_file import network_settings
 from .presets import PRESETS
 from .training import TrainConfig
 
@@ -19,7 +20,7 @@ KEYS: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("data", "preset", "device", "out"), (str,)),
     **dict.fromkeys(("activation", "loss", "output", "init", "dtype", "optimizer", "schedule"), (str,)),
     **dict.fromkeys(("epochs", "seed", "patience"), (int,)),
-    **dict.fromkeys(("lr", "momentum", "l2"), (float, int)),
+    **dict.fromkeys(("lr", "momentum", "l2", "warmup"), (float, int)),
     "layers": (str, list),
     "batch_size": (str, int),
     "threads": (str, int),
@@ -65,6 +66,35 @@ class Settings:
                 remedy=f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_classes)))}.",
             )
         return MLP(layers, **self.network)
+
+    def folder(self, data: Dataset) -> Path:
+        """Where the run writes."""
+        return Path(self.out or Path("runs") / (data.name.strip(".") or "data"))
+
+    def effective(self, data: Dataset, net: MLP) -> dict[str, Any]:
+        """Every setting of ``KEYS``, defaults included, with the value that it has for this data and network."""
+        values = asdict(self.config) | network_settings(net)
+        values |= {key: getattr(self, key) for key in ("data", "preset", "device", "threads", "tf32")}
+        values |= {"lr": self.config.learning_rate, "layers": list(net.layers), "out": str(self.folder(data))}
+        return {key: values[key] for key in KEYS}
+
+
+def to_toml(values: Mapping[str, Any]) -> list[str]:
+    """Settings as the lines of a file that ``read_config`` takes. Raises ``ConfigError`` for what TOML cannot hold."""
+    return [f"{key} = {_toml(key, value)}" for key, value in values.items()]
+
+
+def _toml(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return repr(value).lower() if isinstance(value, bool) else repr(value)
+    if any("\ud800" <= c <= "\udfff" for c in value):  # bytes of a path that are no text
+        remedy = "Rename it."
+        raise ConfigError(
+            "TOML cannot hold this text", where=key, found=ascii(value), expected="Unicode", remedy=remedy
+        )
+    # In ASCII, so that no terminal or encoding on the way can change it.
+    plain = (c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08X}" for c in value)
+    return f'"{"".join(plain)}"'
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
