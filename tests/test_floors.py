@@ -25,7 +25,9 @@ FLOORS = (
      "report", "digit_image", "sklearn", "onnx_export"),
     ("options", "doctor", "terminal", "commands", "cli", "__main__"),
 )  # fmt: skip
-BACKEND_ORDER = ("__init__", "blas", "threads", "tape", "numpy_backend", "cupy_backend", "probe")
+BACKEND_ORDER = (
+    "__init__", "blas", "native", "products", "threads", "tape", "program", "numpy_backend", "cupy_backend", "probe",
+)  # fmt: skip
 COMPUTE = ("kernels", "workspace", "mlp", "optimizers", "batches", "metrics")
 DEVICE_LIBRARIES = {"cupy", "cupyx", "cupy_backends", "scipy", "threadpoolctl"}
 HEAVY = (

@@ -158,8 +158,15 @@ class NumpyBackend(Backend):
             "threads": self.threads,
             "threads_auto": self.auto,
             "blas": scipy_blas().description,
+            "steps": how_steps_run(),
             "numpy": np.__version__,
         }
+
+
+def how_steps_run() -> str:
+    """Whether recorded steps are played by the compiled library, or why not."""
+    native, reason = library()
+    return f"replayed from Python: {reason}" if native is None else f"played, {reason}"
 
 
 def playback(tape: Tape) -> Callable[[], None]:

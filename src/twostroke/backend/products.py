@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Products:
-    """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c for 2-D arrays of any strides, where it ``knows`` them."""
+    """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c, 2-D arrays of any strides, where it ``knows`` c."""
 
     def __init__(self, multiply: Callable[[int], None] | None) -> None:
         self._multiply = multiply

@@ -82,7 +82,7 @@ class Program:
         raise Unplayable(f"{getattr(function, '__name__', function)} is not a call that the player knows")
 
     def _ufunc(self, ufunc: np.ufunc, args: tuple[Any, ...], out: Array) -> Operation:
-        """Numbers take the type of the result, as in NumPy. Bytes are made floats on the way in, truths on the way out."""
+        """Numbers take the result's type, as in NumPy. Bytes are made floats on the way in, truths on the way out."""
         kind = out.dtype.char
         arrays = [x if isinstance(x, np.ndarray) else self._constant(x, kind) for x in args]
         kinds, result = [x.dtype.char for x in arrays], kind
@@ -207,7 +207,7 @@ def _plane(x: Array) -> Array:
 
 
 def _two_loops(views: list[Array]) -> tuple[int, int, list[tuple[int, int]]]:
-    """(outer length, inner length, [(outer, inner) strides]): the result's smaller stride inside; one loop if it can."""
+    """(outer, inner length, [(outer, inner) strides]): the result's smaller stride inside, one loop if it can."""
     rows, columns = views[-1].shape
     down, across = views[-1].strides
     if rows > 1 and (columns == 1 or down < across):

@@ -1,0 +1,108 @@
+"""Our own matrix products against NumPy in float64: every layout, sizes around the edges of tiles, any threads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twostroke.backend.native import Native, library
+from twostroke.backend.products import Products, product_words
+
+ROWS = (1, 2, 4, 11, 12, 13, 24, 49, 300)
+COLUMNS = (1, 8, 10, 16, 17, 30, 33, 64, 100, 129, 600)
+DEPTHS = (1, 2, 30, 129, 1300)
+SCALES = ((1.0, 0.0), (-0.3, 1.0), (0.5, 0.9))
+LIMIT = 5e-6  # relative L2, of |A| |B|
+
+
+@pytest.fixture
+def native() -> Iterator[Native]:
+    found = library()
+    if found.native is None or found.native.product is None:
+        pytest.skip(f"no products of our own: {found.reason}")
+    before = found.native.threads()
+    yield found.native
+    found.native.set_threads(before)
+
+
+def matrix(rng: np.random.Generator, rows: int, columns: int, transposed: bool) -> Any:
+    flat = rng.standard_normal(rows * columns, dtype=np.float32)
+    return flat.reshape(columns, rows).T if transposed else flat.reshape(rows, columns)
+
+
+LAYOUTS = list(itertools.product((False, True), repeat=3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: "".join("ct"[i] for i in x))
+def test_products_of_every_shape(native: Native, layout: tuple[bool, bool, bool]) -> None:
+    """C <- alpha A B + beta C, nothing beside C touched, and the same bits with one thread and with two."""
+    products, rng = Products(native.product), np.random.default_rng(0)
+    for rows, columns, depth in itertools.product(ROWS, COLUMNS, DEPTHS):
+        a, b = matrix(rng, rows, depth, layout[0]), matrix(rng, depth, columns, layout[1])
+        c = matrix(rng, rows, columns, False)
+        alpha, beta = SCALES[(rows + columns + depth) % 3]
+        results = []
+        for threads in (1, 2):
+            native.set_threads(threads)
+            frame = matrix(rng, rows + 2, columns + 2, layout[2])
+            frame[:] = np.nan
+            inside = frame[1:-1, 1:-1]
+            if beta:
+                inside[:] = c  # with beta 0 the NaN must not come through
+            products.product(alpha, a, b, beta, inside)
+            assert np.isnan(frame).sum() == frame.size - inside.size, (rows, columns, depth)
+            results.append(inside.copy())
+        assert results[0].tobytes() == results[1].tobytes(), (rows, columns, depth)
+        wide = [x.astype(np.float64) for x in (a, b, c)]
+        expected = alpha * (wide[0] @ wide[1]) + beta * wide[2]
+        scale = np.linalg.norm(abs(wide[0]) @ abs(wide[1]) + beta * abs(wide[2]))
+        assert np.linalg.norm(results[0] - expected) <= LIMIT * scale, (rows, columns, depth)
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(native: Native) -> None:
+    products, rng = Products(native.product), np.random.default_rng(1)
+    a, b = matrix(rng, 100, 784, False), matrix(rng, 784, 130, False)
+    whole, part = np.empty((100, 130), np.float32), np.empty((30, 130), np.float32)
+    products.product(1.0, a, b, 0.0, whole)
+    products.product(1.0, a[13:43], b, 0.0, part)
+    assert part.tobytes() == whole[13:43].tobytes()
+
+
+def test_nan_and_infinity_come_through(native: Native) -> None:
+    products = Products(native.product)
+    for rows in (1, 30):
+        a, b = np.ones((rows, 40), np.float32), np.ones((40, 35), np.float32)
+        a[0, 3], b[5, 7] = np.inf, np.nan
+        c = np.empty((rows, 35), np.float32)
+        products.product(1.0, a, b, 0.0, c)
+        assert np.isnan(c[:, 7]).all()
+        assert np.isposinf(np.delete(c[0], 7)).all()
+        assert (np.delete(c[1:], 7, axis=1) == 40).all()
+
+
+def test_many_threads_and_many_products(native: Native) -> None:
+    """Ten thousand small shared products with more threads than cores: each one whole before the next begins."""
+    rng = np.random.default_rng(2)
+    a, b = matrix(rng, 48, 100, False), matrix(rng, 100, 64, False)
+    c, numbers = np.zeros((48, 64), np.float32), np.array([1, 0], np.float32)
+    words = np.array(product_words(a, b, c, numbers.ctypes.data, numbers.ctypes.data + 4), np.int64)
+    assert native.product is not None
+    native.set_threads(1)
+    native.product(words.ctypes.data)
+    expected = c.copy()
+    native.set_threads(5)
+    assert native.threads() == 5
+    for _ in range(10_000):
+        c[:] = np.nan
+        native.product(words.ctypes.data)
+        if c.tobytes() != expected.tobytes():
+            pytest.fail("a product was not whole")
+
+
+def test_float64_and_absent_libraries_are_left_to_blas() -> None:
+    assert not Products(None).knows(np.zeros((2, 2), np.float32))
+    assert not Products(lambda address: None).knows(np.zeros((2, 2)))
