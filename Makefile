@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 UV ?= .venv/bin/uv
 
-.PHONY: setup train test lint wheel lock images
+.PHONY: setup train test lint docs figures wheel lock images
 
 setup:
 	python3 -m venv .venv
@@ -18,6 +18,13 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+# The API reference, into build/docs; the tutorial's pictures, into docs/images. Both need: pip install -e ".[docs]"
+docs:
+	$(PYTHON) docs/reference.py
+
+figures:
+	$(PYTHON) docs/figures.py
 
 wheel:
 	$(PYTHON) -m build --wheel

@@ -22,13 +22,13 @@ from typing import Any, Final
 
 import numpy as np
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import page
-
+import documentation
 from twostroke.chart import COLOURS, GREY, GRID, INK
 
+ROOT: Final = Path(__file__).resolve().parents[1]
 BLUE, RED = COLOURS[0], COLOURS[1]
 Page = Mapping[str, Any]
 
@@ -187,7 +187,7 @@ def draw_figures(names: Sequence[str], out: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as empty, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(empty)
         try:
-            variables = page.run(ROOT / "docs" / "tutorial.md")
+            variables = documentation.run(ROOT / "docs" / "tutorial.md")
         finally:
             os.chdir(here)
     out.mkdir(parents=True, exist_ok=True)

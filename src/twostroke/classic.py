@@ -42,9 +42,12 @@ def sigmoid_prime(z: Array) -> Array:
 class Network:
     """A network of sigmoid layers with quadratic cost: ``Network([784, 30, 10])``.
 
-    Weights and biases start standard normal; ``seed`` makes them, and the order of samples, repeatable (None: new
-    at each call). ``backend`` is where it computes; ``weights`` and ``biases`` are host arrays in any case, and on
-    the CPU they are views: writing into them changes the network.
+    ``sizes`` are the widths from input to output, ``dtype`` is "float64" or "float32". Weights and biases start
+    standard normal; ``seed`` makes them, and the order of samples, repeatable (None: new at each call). ``backend`` is
+    where it computes; ``weights`` and ``biases`` are host arrays in any case, and on the CPU they are views: writing
+    into them changes the network.
+
+    Raises ``ConfigError`` for what makes no network, its methods ``DataError`` for samples that do not fit.
     """
 
     def __init__(

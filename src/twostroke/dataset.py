@@ -44,7 +44,11 @@ _ROWS = "(n, features), (n, height, width), or the latter with one channel"
 class Dataset:
     """A training and a test part; arrays that :func:`check_images` and :func:`check_labels` passed.
 
-    Build one from arrays with :meth:`from_arrays`; the constructor itself checks nothing.
+    ``train_images`` and ``test_images`` are (N, D) uint8 pixels, or float32 or float64 already scaled; ``train_labels``
+    and ``test_labels`` (N,) are 0..``n_classes`` - 1. ``image_shape`` is that of one sample before it became a row, and
+    ``name`` what reports call the set.
+
+    Build one from arrays with ``from_arrays``, which raises ``DataError``; the constructor itself checks nothing.
     """
 
     train_images: NDArray[Any]  # (N, D) uint8 raw pixels, or float32 / float64 already scaled
@@ -120,7 +124,7 @@ class Dataset:
 
 
 def load_dataset(source: str | os.PathLike[str] = "mnist", *, n_classes: int | None = None) -> Dataset:
-    """The bundled ``"mnist"``, a folder of IDX files with the usual names, or an .npz file.
+    """The data set ``source``: the bundled ``"mnist"``, a folder of IDX files with the usual names, or an .npz file.
 
     An .npz holds x_train, y_train, x_test, y_test (as in Keras) or train_images, train_labels, test_images,
     test_labels. Give ``n_classes`` where the training labels do not show it. Raises DataError.

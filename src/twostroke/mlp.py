@@ -55,6 +55,8 @@ class MLP:
     default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he", "glorot",
     "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``.
 
+    ``dtype`` is "float32" or "float64", and ``backend`` where the network lives, by default the CPU.
+
     Raises ``ConfigError`` for anything else.
     """
 
@@ -121,7 +123,10 @@ class MLP:
         return self
 
     def predict_proba(self, X: Any) -> Any:
-        """The output layer's activations, (N, K) on the host, for X (N, D): uint8 pixels or scaled floats."""
+        """The output layer's activations, (N, K) on the host, for X (N, D): uint8 pixels or scaled floats.
+
+        Raises ``DataError`` for anything else.
+        """
         images = check_images(X, "X", self.layers[0])
         backend, capacity = self.backend, min(PREDICT_ROWS, len(images))
         with backend.active():

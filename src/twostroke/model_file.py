@@ -30,7 +30,11 @@ def network_settings(net: MLP) -> dict[str, Any]:
 
 
 def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
-    """Write ``net`` to ``path`` (atomically, durably) and return the path. Raises ``ModelError``."""
+    """Write ``net`` to ``path`` (atomically, durably) and return the path.
+
+    ``provenance`` is kept beside it as its origin, for people. Raises ``ModelError``: weights that are not finite, or a
+    path that cannot be written.
+    """
     path = Path(path)
     tensors = host_tensors(net, path)
     origin = {"twostroke": __version__, "numpy": np.__version__, "python": platform.python_version()}

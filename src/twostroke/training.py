@@ -28,6 +28,9 @@ DIVERGED: Final = 1000.0  # times the first batch's loss: no training comes back
 class TrainConfig:
     """How to train. Raises ``ConfigError`` for a value out of range.
 
+    ``epochs`` are passes over the training data; ``seed`` fixes the order of samples. ``optimizer`` is "sgd",
+    "momentum", "nesterov", "adam" or "adamw", and ``momentum`` the mu of the second and third. ``schedule`` is
+    "constant", "one-cycle" (with ``warmup``, the part of the run in which the rate rises), "step" or "cosine".
     ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest
     learning rate; None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``val_size`` (a
     number of samples, or a fraction) is held out of the training set; with ``patience`` > 0 training stops when
@@ -83,13 +86,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did. Losses are means per sample, accuracies 0..1; training's are those of each batch just
-    before its update. ``train_seconds`` covers the steps, synchronised, without evaluation."""
+    """What one epoch did.
 
-    epoch: int  # from 1
+    ``epoch`` counts from 1 to ``epochs``, ``steps`` since the beginning of the run; ``learning_rate`` is that of
+    the last step. Losses are means per sample, accuracies 0..1: ``train_loss`` and ``train_accuracy`` are those of
+    each batch just before its update; ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy`` those
+    after the epoch, or None where there is no such part. ``train_seconds`` covers the steps, synchronised, without
+    evaluation, and ``samples_per_second`` is of these.
+    """
+
+    epoch: int
     epochs: int
-    steps: int  # since the beginning of the run
-    learning_rate: float  # of the last step
+    steps: int
+    learning_rate: float
     train_loss: float
     train_accuracy: float
     val_loss: float | None
@@ -174,7 +183,7 @@ class Evaluation:
 
 
 def evaluate(net: MLP, images: Any, labels: Any) -> Result:
-    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,)."""
+    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,). Raises ``DataError``."""
     images = check_images(images, "images", net.layers[0])
     labels = check_labels(labels, "labels", net.layers[-1], len(images))
     return Evaluation(net, images, labels).run()
@@ -298,10 +307,11 @@ class TrainingRun:
 def train(
     net: MLP, data: Dataset, config: TrainConfig | None = None, *, backend: Backend | None = None
 ) -> Iterator[EpochRecord]:
-    """Train ``net`` in place on ``backend`` (by default where it is), yielding a record after every epoch.
+    """Train ``net`` in place on ``data``, as ``config`` says, yielding a record after every epoch.
 
-    Arguments are checked when the generator is made, before its first ``next``. Raises ``ConfigError``,
-    ``DataError``, ``DivergenceError`` (the parameters are then those of the failed epoch).
+    The network is moved to ``backend`` first; by default it stays where it is. Arguments are checked when the
+    generator is made, before its first ``next``. Raises ``ConfigError``, ``DataError``, ``DivergenceError`` (the
+    parameters are then those of the failed epoch).
     """
     return _records(TrainingRun(net, data, config or TrainConfig(), backend))
 
