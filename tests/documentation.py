@@ -8,6 +8,7 @@ Python blocks run in order in one namespace. A ``text`` block right after one is
 A comment on the line above a block changes that:
 
     <!-- not run: REASON -->             it needs a GPU, minutes, or another program; its commands are still parsed
+    <!-- needs: module module -->        it needs optional packages: without them the test skips the page
     <!-- source: package.name -->        it is the source of that object, and a test compares the two
 """
 

@@ -1,6 +1,6 @@
 """What the documentation shows works: code runs and prints what it says, commands exist, links lead somewhere.
 
-How a page is run, and the two comments that change it, are told in ``documentation.py``.
+How a page is run, and the comments that change it, are told in ``documentation.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("**/*.md
 # Shown before they are there. Each leaves this list when it comes: a test sees to that.
 PENDING = {
     *("export", "report", "draw", "--report", "--distributed"),
-    *(f"docs/{page}.md" for page in ("report", "predict-and-draw", "move-a-model", "sklearn", "distributed")),
+    *(
+        f"docs/{page}.md"
+        for page in ("automate-a-run", "report", "predict-and-draw", "move-a-model", "sklearn", "distributed")
+    ),
 }
 
 
@@ -77,6 +80,9 @@ RUNNING = [
 @pytest.mark.parametrize("page", RUNNING, ids=name)
 def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     """From top to bottom, in an empty folder, warnings as errors: no error, and what is printed is what it says."""
+    for block in blocks(page):
+        for module in block.note.removeprefix("needs:").split() if block.note.startswith("needs:") else ():
+            pytest.importorskip(module, reason=f"{name(page)} needs {module}")
     run = python(str(ROOT / "tests" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert not run.stderr
@@ -109,7 +115,7 @@ def test_a_quoted_source_is_the_source(page: Path, block: documentation.Block) -
 
 def test_every_comment_above_a_block_is_understood() -> None:
     notes = {block.note for page in PAGES for block in blocks(page)} - {""}
-    assert all(re.fullmatch(r"not run: .{5,}|source: [\w.]+", note) for note in notes), notes
+    assert all(re.fullmatch(r"not run: .{5,}|needs: [\w ]+|source: [\w.]+", note) for note in notes), notes
 
 
 FAULTS = {
