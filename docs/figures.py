@@ -4,7 +4,7 @@
     python docs/figures.py bowl matrix      these
     python docs/figures.py --out FOLDER
 
-Needs matplotlib: pip install -e ".[bench]"
+Needs matplotlib: pip install -e ".[docs]"
 """
 
 from __future__ import annotations
@@ -209,6 +209,6 @@ if __name__ == "__main__":
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        parser.error('matplotlib is needed: pip install -e ".[bench]"')
+        parser.error('matplotlib is needed: pip install -e ".[docs]"')
     for file in draw_figures(asked.names or list(FIGURES), asked.out):
         print(file)
