@@ -28,6 +28,7 @@ MODULES: Final = (
     "twostroke.optimizers",
     "twostroke.training",
     "twostroke.model_file",
+    "twostroke.onnx_export",
     "twostroke.checkpoint",
     "twostroke.classic",
     "twostroke.presets",
