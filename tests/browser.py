@@ -28,7 +28,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )
-STARTS = ("data:", "about:", "chrome:", "blob:")  # what no request leaves the page for
+INSIDE = ("data:", "about:", "blob:")  # what nobody outside the page hears of
 
 
 def _lacking(reason: str) -> NoReturn:
@@ -75,16 +75,15 @@ class Browser:
         self.console += [f"{entry['level']} {entry['message']}" for entry in self.driver.get_log("browser")]
         for entry in self.driver.get_log("performance"):
             event = json.loads(entry["message"])["message"]
-            if event["method"] == "Network.requestWillBeSent":
-                self.requests.append(event["params"]["request"]["url"])
-            elif event["method"] == "Network.webSocketCreated":
-                self.requests.append(event["params"]["url"])
+            if event["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+                url = event["params"].get("url") or event["params"]["request"]["url"]
+                self.requests += [] if url.startswith(INSIDE) else [url]
 
     def require_clean(self, *origins: str) -> None:
-        """Nothing was logged, and every request began with one of ``origins`` (or stayed inside the page)."""
+        """Nothing was logged, and every request began with one of ``origins``."""
         self.collect()
         assert not self.console
-        assert not [url for url in self.requests if not url.startswith((*origins, *STARTS))]
+        assert not [url for url in self.requests if not url.startswith(origins)]
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The value that the page's own JavaScript ``return``s; the arguments are ``arguments``."""
