@@ -82,8 +82,8 @@ class Browser:
     def require_clean(self, *origins: str) -> None:
         """Nothing was logged, and every request began with one of ``origins``."""
         self.collect()
-        assert not self.console
-        assert not [url for url in self.requests if not url.startswith(origins)]
+        foreign = [url for url in self.requests if not url.startswith(origins)]
+        assert not self.console + foreign, "\n".join(self.console + foreign)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The value that the page's own JavaScript ``return``s; the arguments are ``arguments``."""
