@@ -15,6 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from browser import browser  # noqa: F401 (a fixture for all tests)
 from strict_device import StrictBackend
 from twostroke.backend import Backend, select_backend
 from twostroke.backend.probe import probe_cuda

@@ -22,7 +22,7 @@ FLOORS = (
     ("workspace", "mlp", "optimizers", "batches", "metrics"),
     ("communicator", "training", "model_file", "checkpoint"),
     ("classic", "presets", "settings", "run_folder", "record", "verification", "crossover", "benchmark", "chart",
-     "report", "digit_image", "sklearn", "onnx_export"),
+     "report", "past_run", "findings", "pictures", "page", "digit_image", "sklearn", "onnx_export"),
     ("options", "doctor", "terminal", "commands", "cli", "__main__"),
 )  # fmt: skip
 BACKEND_ORDER = (
@@ -32,7 +32,7 @@ COMPUTE = ("kernels", "workspace", "mlp", "optimizers", "batches", "metrics")
 DEVICE_LIBRARIES = {"cupy", "cupyx", "cupy_backends", "scipy", "threadpoolctl"}
 HEAVY = (
     "cupy", "matplotlib", "sklearn", "mpi4py", "onnx", "typer", "rich", "scipy", "PIL", "threadpoolctl", "pandas",
-    "torch", "jax", "pytest", "multiprocessing", "unittest",
+    "torch", "jax", "pytest", "multiprocessing", "unittest", "jinja2",
 )  # fmt: skip
 LONGEST_FILE, LARGEST_ENGINE = 400, 3000
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -18,6 +18,7 @@ from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.predict import predict
+from .commands.report import report
 from .commands.train import train
 from .commands.verify import verify
 from .errors import DeviceError, TwoStrokeError
@@ -27,7 +28,7 @@ from .version import __version__
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-for command in (train, evaluate, predict, export, bench, verify, doctor):
+for command in (train, evaluate, predict, report, export, bench, verify, doctor):
     app.command()(command)
 
 

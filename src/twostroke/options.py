@@ -104,6 +104,13 @@ DryRun = Annotated[
     bool, _option(RUN, None, "Check everything, say what would be done, train and write nothing.", "--dry-run")
 ]
 LogFormat = Annotated[Text, _option(RUN, "text|json", "json: one object a line, for each epoch and the result.")]
+Report = Annotated[
+    bool, _option(RUN, None, "Write DIR/report.html too: the run as one web page. Needs the extra plot.", "--report")
+]
+RunFolder = Annotated[Path, _argument("RUN", "The folder that a run wrote to: model.safetensors and record.json.")]
+ReportData = Annotated[Text, _option(RUN, "mnist|PATH", "Other data to test on. Default: what the run used.", "--data")]
+ReportOut = Annotated[Path | None, _option(RUN, "DIR", "Where report.html and pictures go. Default: RUN.", "--out")]
+Png = Annotated[bool, _option(RUN, None, "Write the pictures as PNG files too.", "--png")]
 Json = Annotated[bool, _option(RUN, None, "Print one JSON object and nothing else.", "--json")]
 Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet", "-q")]
 Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]

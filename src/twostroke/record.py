@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from .backend import Backend
 from .dataset import Dataset
+from .idx import absolute
 from .metrics import Result
 from .mlp import MLP, parameter_count
 from .training import EpochRecord, TrainConfig, TrainingRun
@@ -56,13 +58,19 @@ def run_record(
     history: Sequence[EpochRecord],
     test: Result,
     model: Path,
+    source: str | None = None,
 ) -> dict[str, Any]:
-    """A training run as the dictionary that ``--json`` prints and record.json keeps."""
+    """A training run as the dictionary that ``--json`` prints and record.json keeps.
+
+    ``source`` is the data as it was named to ``load_dataset``; the record keeps "mnist", or the absolute path.
+    """
     seconds = sum(record.train_seconds for record in history)
     samples = sum(record.samples_per_second * record.train_seconds for record in history)
     settings = asdict(config) | {"learning_rate": config.learning_rate, "epochs": len(history)}
     return {
         **_outcome(net, data, test, model),
+        "source": source if source in (None, "mnist") else absolute(source),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "train_seconds": seconds,
         "samples_per_second": samples / seconds,
         "preset": preset,
@@ -146,11 +154,16 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
     }
 
 
+def confusion(labels: Any, predictions: Any, n_classes: int) -> Any:
+    """How many samples of each class (row) were taken for each class (column): (K, K) int64."""
+    counts = np.bincount(labels.astype(np.int64) * n_classes + predictions, minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes)
+
+
 def class_counts(labels: Any, predictions: Any, n_classes: int) -> list[dict[str, Any]]:
     """For each class: its samples, the errors among them, and what it is most often taken for."""
-    confusion = np.bincount(labels.astype(np.int64) * n_classes + predictions, minlength=n_classes**2)
     rows = []
-    for label, counts in enumerate(confusion.reshape(n_classes, n_classes)):
+    for label, counts in enumerate(confusion(labels, predictions, n_classes)):
         wrong = counts.copy()
         wrong[label] = 0
         errors = int(wrong.sum())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-FILES = ("model.safetensors", "record.json", "checkpoint.safetensors", "checkpoint-previous.safetensors")
+FILES = ("model.safetensors", "record.json", "checkpoint.safetensors", "checkpoint-previous.safetensors", "report.html")
 
 
 def writable_folder(folder: Path, argument: str) -> Path:

@@ -9,13 +9,14 @@ from typing import Any, Final
 
 import typer
 
-from .. import options, record, report
+from .. import options, pictures, record, report
 from ..atomic_file import write_atomically
 from ..backend import Backend, select_backend
 from ..checkpoint import restore, save_checkpoint
 from ..dataset import Dataset, load_dataset
 from ..digit_image import FIELD
 from ..errors import ConfigError, ModelError
+from ..findings import examine
 from ..metrics import Result
 from ..mlp import MLP
 from ..model_file import save_model
@@ -23,6 +24,7 @@ from ..run_folder import locked, would_be_writable, writable_folder
 from ..settings import KEYS, Settings, named, resolve, to_toml
 from ..terminal import Say, Stopped, hush, in_shell, live_epochs, say, stoppable_after_work, uninterrupted
 from ..training import EpochRecord, TrainingRun, evaluate
+from .report import write_page
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 SHOWN: Final = "# All settings of a run. In a FILE.toml: twostroke train --config FILE.toml"
@@ -57,6 +59,7 @@ def train(
     out: options.Out = None,
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = False,
+    report: options.Report = False,
     dry_run: options.DryRun = False,
     log_format: options.LogFormat = None,
     json: options.Json = False,
@@ -72,13 +75,15 @@ def train(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ConfigError("bad interval", where="--checkpoint-every", found=checkpoint_every, expected="N >= 1 steps")
     log = _log_format(log_format, json)
+    if report:
+        pictures.require("--report")
     try:
         if show_config:
             _show_config(settings, json=log != "text")
         elif dry_run:
-            _rehearse(settings, every=checkpoint_every, resume=resume, log=log, quiet=quiet)
+            _rehearse(settings, every=checkpoint_every, resume=resume, page=report, log=log, quiet=quiet)
         else:
-            _run_training(settings, ctx.obj, every=checkpoint_every, resume=resume, log=log, quiet=quiet)
+            _run_training(settings, ctx.obj, every=checkpoint_every, resume=resume, page=report, log=log, quiet=quiet)
     except ConfigError as error:
         raise named(error, settings.names) from error
 
@@ -100,7 +105,7 @@ def _show_config(settings: Settings, *, json: bool) -> None:
         say(line)
 
 
-def _rehearse(settings: Settings, *, every: int | None, resume: bool, log: str, quiet: bool) -> None:
+def _rehearse(settings: Settings, *, every: int | None, resume: bool, page: bool, log: str, quiet: bool) -> None:
     """All that a run does before its first step, but for making its folder; then say what would follow."""
     tell = hush if quiet or log != "text" else say
     data, net, backend = _prepare(settings, tell)
@@ -109,7 +114,7 @@ def _rehearse(settings: Settings, *, every: int | None, resume: bool, log: str, 
         run = TrainingRun(net, data, settings.config, backend)
         if resume:
             _restore(run, data, folder, tell)
-        names = ["model.safetensors", "record.json", *([CHECKPOINT] if every else [])]
+        names = ["model.safetensors", "record.json"] + [CHECKPOINT] * bool(every) + ["report.html"] * page
         files = [folder / name for name in names]
         plan = record.plan_record(run, data, settings.effective(data, net), files)
     lines = report.plan_lines(plan)
@@ -129,7 +134,7 @@ def _prepare(settings: Settings, tell: Say) -> tuple[Dataset, MLP, Backend]:
 
 
 def _run_training(
-    settings: Settings, words: list[str], *, every: int | None, resume: bool, log: str, quiet: bool
+    settings: Settings, words: list[str], *, every: int | None, resume: bool, page: bool, log: str, quiet: bool
 ) -> None:
     tell = hush if quiet or log != "text" else say
     data, net, backend = _prepare(settings, tell)
@@ -144,7 +149,7 @@ def _run_training(
             _train_to_the_end(run, data, folder / CHECKPOINT, every, words, tell_epoch)
         # Not the last record's: with --patience the best parameters were brought back.
         test = evaluate(net, data.test_images, data.test_labels)
-        _finish(settings, run, data, test, folder, log=log, tell=tell)
+        _finish(settings, run, data, test, folder, page=page, log=log, tell=tell)
 
 
 def _restore(run: TrainingRun, data: Dataset, folder: Path, tell: Say) -> None:
@@ -196,15 +201,18 @@ def _train_to_the_end(
 
 
 def _finish(
-    settings: Settings, run: TrainingRun, data: Dataset, test: Result, folder: Path, *, log: str, tell: Say
+    settings: Settings, run: TrainingRun, data: Dataset, test: Result, folder: Path, *, page: bool, log: str, tell: Say
 ) -> None:
     """Save what was learnt and say where it is."""
     net = run.net
     model = folder / "model.safetensors"
-    result = record.run_record(net, data, settings.config, settings.preset, run.history, test, model)
+    config, preset = settings.config, settings.preset
+    result = record.run_record(net, data, config, preset, run.history, test, model, settings.data)
     with uninterrupted():
         _save(net, model, result)
     tell(f"model: {model}")
+    if page:
+        write_page(examine(result, net, data), folder, tell)
     source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"
     tell(f"next: twostroke evaluate {in_shell(model)}{source}")
     where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"

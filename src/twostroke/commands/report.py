@@ -1,0 +1,58 @@
+"""``twostroke report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import options, page, pictures
+from ..atomic_file import write_atomically
+from ..dataset import load_dataset
+from ..errors import ConfigError
+from ..findings import Findings, examine
+from ..model_file import load_model
+from ..past_run import read_record, repeat_words
+from ..run_folder import writable_folder
+from ..terminal import Say, in_shell, say
+from . import check_fit, select
+
+
+def report(
+    run: options.RunFolder,
+    data: options.ReportData = None,
+    png: options.Png = False,
+    out: options.ReportOut = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings."""
+    pictures.require("twostroke report")
+    found = read_record(run / "record.json")
+    net = load_model(run / "model.safetensors", backend=select(device, threads))
+    source = data or found.get("source")
+    if not isinstance(source, str):
+        raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")
+    samples = load_dataset(source)
+    check_fit(net, samples, run / "model.safetensors")
+    folder = writable_folder(out or run, "--out" if out else "RUN")
+    write_page(examine(found, net, samples), folder, say, png=png)
+
+
+def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False) -> None:
+    """Write report.html, and with ``png`` every picture as a file of its own, into ``folder``."""
+    command: list[str] = []
+    for word in repeat_words(findings.record):
+        # A flag and its value stay on one line.
+        if word.startswith("--") or not command:
+            command.append(in_shell(word))
+        else:
+            command[-1] += f" {in_shell(word)}"
+    content = {"report.html": page.html(findings, command).encode(errors="backslashreplace")}
+    if png:
+        content |= {name: pictures.png(figure) for name, figure in pictures.files(findings).items()}
+    for name, data in content.items():
+        try:
+            write_atomically(folder / name, data)
+        except OSError as error:
+            raise ConfigError("cannot write the report", where=folder / name, found=error.strerror) from error
+        tell(f"{'report' if name == 'report.html' else 'picture'}: {folder / name}")
