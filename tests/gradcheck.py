@@ -50,6 +50,7 @@ def reference_activation(name: str, Z: np.ndarray) -> np.ndarray:
         "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
         "tanh": np.tanh,
         "identity": lambda z: z,
+        "exp": np.exp,
     }
     return functions[name](Z)
 
@@ -71,6 +72,8 @@ def reference_loss(net: MLP, flat: np.ndarray, X: np.ndarray, T: np.ndarray) -> 
         per_sample = 0.5 * ((A - T) ** 2).sum(axis=1)
     elif net.output == "softmax":
         per_sample = -(T * np.log(A)).sum(axis=1)
+    elif net.loss == "poisson":
+        per_sample = (T * np.log(T / A) - T + A).sum(axis=1)
     else:
         per_sample = -(T * np.log(A) + (1 - T) * np.log(1 - A)).sum(axis=1)
     return float(per_sample.mean())

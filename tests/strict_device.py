@@ -25,10 +25,11 @@ from twostroke.backend.numpy_backend import NumpyBackend
 
 UFUNCS = (
     "add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "greater", "greater_equal",
-    "less", "less_equal", "equal", "not_equal", "exp", "log", "sqrt", "tanh", "logaddexp", "isfinite",
+    "less", "less_equal", "equal", "not_equal", "exp", "log", "sqrt", "tanh", "logaddexp", "isfinite", "right_shift",
+    "bitwise_xor",
 )  # fmt: skip
 # Of NumPy itself in CuPy too: the types.
-TYPES = ("dtype", "float32", "float64", "uint8", "int32", "int64", "bool_")
+TYPES = ("dtype", "float32", "float64", "uint8", "uint32", "int32", "int64", "bool_")
 
 
 class Traffic:

@@ -16,7 +16,7 @@ import pytest
 import threadpoolctl
 
 from strict_device import StrictBackend, plant_fake_cupy
-from test_kernels import ELEMENTWISE
+from test_kernels import ELEMENTWISE, make
 from test_optimizers import KERNELS
 from twostroke import ConfigError, DataError, DeviceError, array_module, kernels, select_backend, to_host
 from twostroke.backend import Backend, host_backend
@@ -252,7 +252,7 @@ def test_out_of_memory_names_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- CuPy's own tracer ----------------------------------------------------------------------------------------
 
 N, K = 6, 4
-SHAPES = {"M": (N, K), "P": (N, K), "r": (N, 1), "v": (N,), "b": (1, K), "p": (50,)}
+SHAPES = {"M": (N, K), "P": (N, K), "r": (N, 1), "v": (N,), "b": (1, K), "c": (1, 1), "p": (50,)}
 TRACED: dict[Any, str] = ELEMENTWISE | {kernel: "p" * count for kernel, (count, _) in KERNELS.items()}
 
 
@@ -279,7 +279,7 @@ def traced_arguments(kernel: Any, dtype: str) -> list[Any]:
             values *= rng.choice([-1, 1], values.shape) if letter == "M" else 1
             host.append(np.array(values, dtype, order="F"))
         else:
-            host.append(0.125)
+            host.append(make(letter, rng, N, K))
     return host + KERNELS.get(kernel, (0, []))[1]
 
 

@@ -48,6 +48,46 @@ def test_one_hot_by_hand(backend: Backend, up: Up, down: Down, dtype: str) -> No
     assert down(T).tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
+def test_copy_to_by_hand(backend: Backend, up: Up, down: Down) -> None:
+    out = up(np.full((2, 3), np.nan), order="F")
+    backend.elementwise(kernels.copy_to)(up([[1, 2, 3], [4, 5, 6]]), out)
+    assert down(out).tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def lowbias32(x: int) -> int:
+    """The published hash, on Python's integers."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x = (x ^ x >> shift) * factor % 2**32
+    return x
+
+
+@orders
+def test_dropout_mask_by_hand(backend: Backend, up: Up, down: Down, order: str) -> None:
+    """Each element from the definition; sums of key and unit wrap around at 2^32."""
+    keys, units = [1, 2**32 - 1, 123456789], [0, 7, 2**31]
+    hashes = [[lowbias32((key + unit) % 2**32) for unit in units] for key in keys]
+    threshold = sorted(sum(hashes, []))[4]
+    mask, *bits = (up(np.zeros((3, 3)), dtype, order) for dtype in ("float64", "uint32", "uint32"))
+    row, column = up([[key] for key in keys], "uint32"), up([units], "uint32")
+    backend.elementwise(kernels.dropout_mask)(row, column, mask, *bits, threshold, up([[4]]))
+    assert down(mask).tolist() == [[4.0 * (x >= threshold) for x in row] for row in hashes]
+
+
+def test_dropout_backward_by_hand(backend: Backend, up: Up, down: Down) -> None:
+    # keep = 1/2, mask 0 or 2: A = 6 was 3 before it was scaled, dA = 5 becomes 10; the other unit was left out
+    A, dA = up([[6, 0]]), up([[5, 7]])
+    backend.elementwise(kernels.dropout_backward)(up([[2, 0]]), up([[0.5]]), A, dA)
+    assert (down(A).tolist(), down(dA).tolist()) == ([[3, 0]], [[10, 0]])
+
+
+def test_poisson_by_hand(backend: Backend, up: Up, down: Down) -> None:
+    # A = exp(ln 2) = 2: T = 4: 4 ln(4/2) - 4 + 2; T = 0: 0 - 0 + 2. A = T = 1: 0
+    Z, losses, scratch = up([[log(2), 0.0], [log(2), 0.0]], order="F"), up([0, 0]), up(np.zeros((2, 2)), order="F")
+    kernels.poisson_forward(backend, Z, up([[4, 1], [0, 1]], order="F"), losses, scratch)
+    assert_close(down(losses), [4 * log(2) - 2, 2])
+    assert_close(down(Z), [[2, 1], [2, 1]])
+
+
 def test_affine_forward_by_hand(backend: Backend, up: Up, down: Down) -> None:
     # (1, 2) [[1, 2, 3], [4, 5, 6]] = (1 + 8, 2 + 10, 3 + 12); (0, -1) picks minus the second row
     Z = up(np.full((2, 3), np.nan))
@@ -401,7 +441,8 @@ def test_pixels_become_zero_to_one_exactly_at_both_ends(backend: Backend, up: Up
 # --- 4. parity: every kernel, both layouts, against NumPy --------------------------------------------------
 
 N, K, D = 33, 10, 21
-# One letter for each argument: M (N, K) of both signs, P (N, K) positive, r (N, 1), v (N,), b (1, K), s scalar.
+# One letter for each argument: M (N, K) of both signs, P (N, K) positive, r (N, 1), v (N,), b (1, K), c (1, 1),
+# s scalar; of uint32: k (N, 1), u (1, K), B (N, K), t a number.
 ELEMENTWISE: dict[Any, str] = {
     kernels.identity_forward: "M", kernels.identity_backward: "MM",
     kernels.relu_forward: "M", kernels.relu_backward: "MM",
@@ -409,11 +450,13 @@ ELEMENTWISE: dict[Any, str] = {
     kernels.tanh_forward: "M", kernels.tanh_backward: "PM",
     kernels.exp_shifted: "Mr", kernels.divide_rows: "Mr", kernels.times: "MMM", kernels.softmax_jacobian: "PrM",
     kernels.residual: "PPMs", kernels.half_square: "PPM", kernels.shift_and_pick: "MrPM", kernels.exponential: "M",
-    kernels.log_minus: "vv", kernels.softplus: "MM",
+    kernels.log_minus: "vv", kernels.softplus: "MM", kernels.copy_to: "MM", kernels.poisson_terms: "MPM",
+    kernels.dropout_mask: "kuMBBtc", kernels.dropout_backward: "PcMM",
 } | {activation.biased_forward: "Mb" for activation in ACTIVATIONS.values()}  # fmt: skip
 WHOLE: dict[Any, str] = {
     kernels.softmax_forward: "Mv", kernels.softmax_backward: "PMMv", kernels.quadratic_forward: "MPvM",
     kernels.softmax_cross_entropy_forward: "MPvMv", kernels.sigmoid_cross_entropy_forward: "MPvMv",
+    kernels.poisson_forward: "MPvM",
 }  # fmt: skip
 ELSEWHERE = {  # compared with NumPy by gemm's property test below and by the tests by hand above
     kernels.affine_forward, kernels.affine_backward_input, kernels.affine_backward_parameters,
@@ -428,10 +471,18 @@ def test_no_kernel_is_forgotten() -> None:
     assert public | biased == ELEMENTWISE.keys() | WHOLE.keys() | ELSEWHERE
 
 
-def make(letter: str, rng: np.random.Generator) -> Any:
-    positive = rng.uniform(0.1, 0.9, (N, K))
-    values = {"M": rng.standard_normal((N, K)), "P": positive, "r": positive[:, :1], "v": positive[:, 0]}
-    return values.get(letter, rng.standard_normal((1, K)) if letter == "b" else 0.125)
+def make(letter: str, rng: np.random.Generator, n: int = N, k: int = K) -> Any:
+    if letter in "kuB":
+        return rng.integers(0, 2**32, {"k": (n, 1), "u": (1, k), "B": (n, k)}[letter], "uint32")
+    positive = rng.uniform(0.1, 0.9, (n, k))
+    values = {"M": rng.standard_normal((n, k)), "P": positive, "r": positive[:, :1], "v": positive[:, 0]}
+    values |= {"b": positive[:1] - 0.5, "c": positive[:1, :1]}
+    return values.get(letter, 3 << 30 if letter == "t" else 0.125)
+
+
+def in_type(value: Any, dtype: str) -> Any:
+    """Arrays of floats in the type that is tested."""
+    return np.array(value, dtype, order="C") if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
 
 
 @pytest.mark.parametrize("kernel", [*ELEMENTWISE, *WHOLE], ids=lambda kernel: str(kernel.__name__))
@@ -442,8 +493,11 @@ def test_parity_with_numpy(
 ) -> None:
     letters = ELEMENTWISE.get(kernel) or WHOLE[kernel]
     host = [make(letter, rng) for letter in letters]
-    host = [np.array(value, dtype, order="C") if isinstance(value, np.ndarray) else value for value in host]
-    here = [up(value, dtype, order if value.shape == (N, K) else "C") if np.ndim(value) else value for value in host]
+    host = [in_type(value, dtype) for value in host]
+    here = [
+        up(value, str(value.dtype), order if value.shape == (N, K) else "C") if np.ndim(value) else value
+        for value in host
+    ]
     if kernel in ELEMENTWISE:
         kernel(np, *host)
         backend.elementwise(kernel)(*here)

@@ -13,6 +13,11 @@ def epoch_order(n: int, seed: int, epoch: int) -> Any:
     return generator(seed, "order", epoch).permutation(n)
 
 
+def dropout_keys(n: int, seed: int, epoch: int) -> Any:
+    """A random number per sample, (n,) uint32 on the host, from which its dropout masks of this epoch follow."""
+    return generator(seed, "dropout", epoch).integers(0, 2**32, n, "uint32")
+
+
 def batch_bounds(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of each batch; the last may be short."""
     for start in range(0, n, batch_size):

@@ -38,6 +38,11 @@ def one_hot(xp: Any, labels: Array, classes: Array, T: Array) -> None:
     xp.equal(labels, classes, out=T)
 
 
+def copy_to(xp: Any, rows: Array, out: Array) -> None:
+    """out <- rows, into the other layout."""
+    xp.multiply(rows, 1, out=out)
+
+
 # --- affine: Z = X W (+ b) ------------------------------------------------------------------------------
 
 
@@ -137,6 +142,37 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
 }
 
 
+# --- dropout: each hidden unit of each sample is left out with probability p, the others are scaled by 1 / (1 - p) ----
+
+
+def dropout_mask(
+    xp: Any, keys: Array, units: Array, mask: Array, bits: Array, shifted: Array, threshold: int, scale: Array
+) -> None:
+    """mask <- scale * [hash(keys + units) >= threshold]: scale = 1 / (1 - p), threshold = p 2^32.
+
+    keys (N, 1) one random number per sample, units (1, K) one per unit, bits and shifted (N, K) scratch: all uint32;
+    scale (1, 1). A function of the sample's key and the unit alone, so masks do not depend on batches or devices.
+    The hash is "lowbias32" of C. Wellons's hash-prospector: every bit of the sum changes half of the bits.
+    """
+    xp.add(keys, units, out=bits)
+    xp.right_shift(bits, 16, out=shifted)
+    xp.bitwise_xor(bits, shifted, out=bits)
+    xp.multiply(bits, 0x7FEB352D, out=bits)
+    xp.right_shift(bits, 15, out=shifted)
+    xp.bitwise_xor(bits, shifted, out=bits)
+    xp.multiply(bits, 0x846CA68B, out=bits)
+    xp.right_shift(bits, 16, out=shifted)
+    xp.bitwise_xor(bits, shifted, out=bits)
+    xp.greater_equal(bits, threshold, out=mask)
+    xp.multiply(mask, scale, out=mask)
+
+
+def dropout_backward(xp: Any, mask: Array, keep: Array, A: Array, dA: Array) -> None:
+    """dA <- dA * mask, and A <- A * keep: f' of the units that stayed is that of A before it was scaled. keep (1, 1)."""
+    xp.multiply(dA, mask, out=dA)
+    xp.multiply(A, keep, out=A)
+
+
 # --- softmax: rows ---------------------------------------------------------------------------------------
 
 
@@ -184,8 +220,8 @@ def softmax_backward(backend: Backend, A: Array, dA: Array, scratch: Array, rows
 def residual(xp: Any, A: Array, T: Array, out: Array, scale: float) -> None:
     """out <- (A - T) * scale with scale = 1/N: the seed's residual.
 
-    It is dA of the quadratic loss, and dZ of cross-entropy with its matching output (softmax with one class
-    per sample, sigmoid with independent outputs), where f' cancels.
+    It is dA of the quadratic loss, and dZ of a loss with its matching output, where f' cancels: cross-entropy with
+    softmax (one class per sample) or sigmoid (independent outputs), Poisson with exp.
     """
     xp.subtract(A, T, out=out)
     xp.multiply(out, scale, out=out)
@@ -259,3 +295,23 @@ def sigmoid_cross_entropy_forward(
     xp.sum(scratch, axis=1, out=losses)
     xp.subtract(losses, rows, out=losses)
     backend.elementwise(sigmoid_forward)(Z)
+
+
+def poisson_terms(xp: Any, Z: Array, T: Array, out: Array) -> None:
+    """out <- T (log T - Z - 1) + exp(Z), with 0 log 0 = 0, and Z <- exp(Z)."""
+    xp.maximum(T, 1e-30, out=out)
+    xp.log(out, out=out)
+    xp.subtract(out, Z, out=out)
+    xp.subtract(out, 1.0, out=out)
+    xp.multiply(out, T, out=out)
+    xp.exp(Z, out=Z)
+    xp.add(out, Z, out=out)
+
+
+def poisson_forward(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array) -> None:
+    """losses <- sum_k T log(T / A) - T + A, and Z <- A = exp(Z): half the Poisson deviance of counts T >= 0.
+
+    Z, T, scratch (N, K), losses (N,). Z and scratch are overwritten. Backward: ``residual``.
+    """
+    backend.elementwise(poisson_terms)(Z, T, scratch)
+    backend.xp.sum(scratch, axis=1, out=losses)

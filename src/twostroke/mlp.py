@@ -12,18 +12,19 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from . import kernels
-from .backend import Array, Backend, host_backend
+from .backend import Array, Backend, array_module, host_backend
 from .dataset import check_images
 from .errors import ConfigError, DataError
 from .initializers import DEFAULT_INITIALIZER, INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
-LOSSES: Final = ("cross-entropy", "quadratic")
+LOSSES: Final = ("cross-entropy", "quadratic", "poisson")
 DTYPES: Final = ("float32", "float64")
-# Cross-entropy is paired with the output whose derivative cancels; quadratic takes any.
+# Cross-entropy and Poisson are paired with the output whose derivative cancels; quadratic takes any.
 OUTPUTS: Final = {
     "cross-entropy": ("softmax", "sigmoid"),
     "quadratic": ("sigmoid", "tanh", "relu", "identity", "softmax"),
+    "poisson": ("exp",),
 }
 MAX_WIDTH: Final = 1 << 20
 PREDICT_ROWS: Final = 2048  # rows per pass of inference: large enough for the BLAS, small enough for the cache
@@ -50,10 +51,11 @@ class MLP:
     """A multilayer perceptron.
 
     ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
-    layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid)
-    or "quadratic" (output sigmoid, tanh, relu, identity or softmax); ``output`` is the output's activation, by
-    default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he", "glorot",
-    "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``.
+    layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid),
+    "quadratic" (output sigmoid, tanh, relu, identity or softmax) or "poisson" (counts; output exp); ``output`` is the
+    output's activation, by default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he", "glorot",
+    "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``, or
+    those of the flat host array ``parameters``.
 
     ``dtype`` is "float32" or "float64", and ``backend`` where the network lives, by default the CPU.
 
@@ -70,13 +72,13 @@ class MLP:
         *,
         output: str | None = None,
         init: str | None = None,
+        parameters: Any = None,
         backend: Backend | None = None,
     ) -> None:
         self.layers = _check_layers(layers)
         self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
         self.loss = _choice("loss", loss, LOSSES)
-        default_output = "softmax" if loss == "cross-entropy" else "sigmoid"
-        self.output = _choice("output", output or default_output, OUTPUTS[loss])
+        self.output = _choice("output", output or OUTPUTS[loss][0], OUTPUTS[loss])
         self.init = _choice("init", init or DEFAULT_INITIALIZER[activation], INITIALIZERS)
         self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = _check_seed(seed)
@@ -85,8 +87,8 @@ class MLP:
         elementwise_output = self.output if loss == "quadratic" and self.output != "softmax" else "identity"
         names = [activation] * (len(self.layers) - 2) + [elementwise_output]
         self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
-        host = initial_parameters(self.layers, self.init, seed)
-        self.parameters = self.backend.asarray(host, dtype)
+        host = initial_parameters(self.layers, self.init, seed) if parameters is None else parameters
+        self.parameters = self.backend.asarray(host, self.dtype)
 
     @property
     def parameters(self) -> Array:
@@ -128,18 +130,8 @@ class MLP:
         Raises ``DataError`` for anything else.
         """
         images = check_images(X, "X", self.layers[0])
-        backend, capacity = self.backend, min(PREDICT_ROWS, len(images))
-        with backend.active():
-            workspace = Workspace(backend, self.layers, self.dtype, capacity, training=False)
-            outputs = backend.xp.empty((len(images), self.layers[-1]), self.dtype)
-            for start in range(0, len(images), capacity):
-                part = images[start : start + capacity]
-                buffers = workspace.rows(len(part))
-                workspace.load_inputs(backend.asarray(part), buffers)
-                forward(self, buffers)
-                output_forward(self, buffers)
-                outputs[start : start + len(part)] = buffers.A[-1]
-            return backend.to_host(outputs)
+        with self.backend.active():
+            return self.backend.to_host(outputs(self, images))
 
     def predict(self, X: Any) -> Any:
         """The most probable class of each row of X, (N,) int64 on the host."""
@@ -153,11 +145,17 @@ class MLP:
 
 
 def forward(net: MLP, buffers: Buffers) -> None:
-    """A[0] -> A[1] ... A[-1] (n, K): the outputs, or the logits if the output is softmax or cross-entropy's."""
-    backend = net.backend
-    for layer, activation, A_in, A_out in zip(net.views, net.layer_activations, buffers.A, buffers.A[1:], strict=False):
+    """A[0] -> A[1] ... A[-1] (n, K): the outputs, or the logits if the output is softmax or its loss works on logits.
+
+    Where there are masks, hidden activations are multiplied by them: dropout.
+    """
+    backend, masks = net.backend, buffers.masks
+    for index, (layer, activation) in enumerate(zip(net.views, net.layer_activations, strict=True)):
+        A_in, A_out = buffers.A[index : index + 2]
         kernels.affine_forward(backend, A_in, layer.W, A_out)
         backend.elementwise(activation.biased_forward)(A_out, layer.b)
+        if index < len(masks):
+            backend.elementwise(kernels.times)(A_out, masks[index], A_out)
 
 
 def output_forward(net: MLP, buffers: Buffers) -> None:
@@ -166,10 +164,32 @@ def output_forward(net: MLP, buffers: Buffers) -> None:
         kernels.softmax_forward(net.backend, buffers.A[-1], buffers.rows)
     elif net.loss == "cross-entropy":
         net.backend.elementwise(kernels.sigmoid_forward)(buffers.A[-1])
+    elif net.loss == "poisson":
+        net.backend.elementwise(kernels.exponential)(buffers.A[-1])
+
+
+def outputs(net: MLP, X: Any) -> Array:
+    """The output layer's activations (N, K) on the device, for rows X (N, D) of the device, or of the host: these go up
+    part by part. ``X`` needs ``len`` and slices."""
+    backend, capacity = net.backend, min(PREDICT_ROWS, len(X))
+    workspace = Workspace(backend, net.layers, net.dtype, capacity, training=False)
+    found = backend.xp.empty((len(X), net.layers[-1]), net.dtype)
+    for start in range(0, len(X), capacity):
+        part = X[start : start + capacity]
+        buffers = workspace.rows(len(part))
+        here = array_module(part) is backend.xp
+        workspace.load_inputs(part if here else backend.asarray(part), buffers)
+        forward(net, buffers)
+        output_forward(net, buffers)
+        found[start : start + len(part)] = buffers.A[-1]
+    return found
 
 
 def loss_forward(net: MLP, buffers: Buffers) -> None:
-    """After ``forward``: losses (n,), one per row, against the targets T; A[-1] becomes the outputs."""
+    """After ``forward``: losses (n,), one per row, against the targets T; A[-1] becomes the outputs.
+
+    Where samples have weights, each loss is multiplied by its own.
+    """
     _, _, T, losses, scratch, rows, *_ = buffers
     A = buffers.A[-1]
     if net.loss == "quadratic":
@@ -177,8 +197,12 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
         kernels.quadratic_forward(net.backend, A, T, losses, scratch)
     elif net.output == "softmax":
         kernels.softmax_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+    elif net.output == "exp":
+        kernels.poisson_forward(net.backend, A, T, losses, scratch)
     else:
         kernels.sigmoid_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+    if len(buffers.weights):
+        net.backend.elementwise(kernels.times)(losses, buffers.weights, losses)
 
 
 def predict_classes(net: MLP, buffers: Buffers) -> None:
@@ -190,6 +214,8 @@ def loss_backward(net: MLP, buffers: Buffers) -> None:
     """dA[-1] <- dZ of the output layer (BP1), for the mean loss of the batch. A[-1] is overwritten."""
     backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
     backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0])
+    if len(buffers.weights):
+        backend.elementwise(kernels.times)(dZ, buffers.weights[:, None], dZ)
     if net.loss == "quadratic" and net.output == "softmax":
         kernels.softmax_backward(backend, A, dZ, buffers.scratch, buffers.rows)
     elif net.loss == "quadratic":
@@ -211,7 +237,17 @@ def backward(net: MLP, buffers: Buffers, targets: list[Layer], alpha: float, bet
             kernels.affine_backward_input(backend, dZ, net.views[index].W, buffers.dA[index - 1])
         kernels.affine_backward_parameters(backend, A, dZ, buffers.ones, target.W, target.b, alpha, beta, beta_b)
         if index > 0:
-            backend.elementwise(net.layer_activations[index - 1].backward)(A, buffers.dA[index - 1])
+            dA = buffers.dA[index - 1]
+            if buffers.masks:
+                backend.elementwise(kernels.dropout_backward)(buffers.masks[index - 1], buffers.keep, A, dA)
+            backend.elementwise(net.layer_activations[index - 1].backward)(A, dA)
+
+
+def add_squares(net: MLP, out: Array, beta: float) -> None:
+    """out (1, 1) <- the sum of all squared weights (biases are not decayed) + beta out."""
+    for layer in net.views:
+        net.backend.gemm(layer.W.reshape(1, -1), layer.W.reshape(-1, 1), out, 1.0, beta)
+        beta = 1.0
 
 
 def parameter_count(layers: Sequence[int]) -> int:

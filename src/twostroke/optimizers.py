@@ -44,9 +44,11 @@ class Optimizer:
         return self.net.backend.xp.zeros_like(self.net.parameters)
 
     def set_rate(self, lr: float) -> None:
-        """Begin a step with learning rate ``lr``. The one part of a step that is not recorded."""
-        self.steps += 1
-        self.scalars.set(-lr)
+        """Begin a step with learning rate ``lr``, and with ``l2`` as it is now. The one part that is not recorded.
+
+        ``l2`` may change from step to step, but not from or to 0.
+        """
+        raise NotImplementedError
 
     def prepare(self) -> Accumulation:
         """Called before ``backward``: readies the target and says how to accumulate into it."""
@@ -110,31 +112,41 @@ class Momentum(Optimizer):
         return {"velocity": self.target}
 
 
-class _Gradient(Optimizer):
-    """Base of those that need the gradient itself. L2 is what the buffer holds before g is added."""
+class Gradient(Optimizer):
+    """The gradient itself, for a minimiser elsewhere; base of those that need it. L2 is what the buffer holds before
+    g is added. The first of the scalars is l2."""
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(self.l2)
 
     def prepare(self) -> Accumulation:
         if self.l2:
             scale = self.net.backend.elementwise(scale_to)
             for layer, gradient in zip(self.net.views, self.target_views, strict=True):
-                scale(layer.W, gradient.W, self.l2)
+                scale(layer.W, gradient.W, self.scalars[0])
         return Accumulation(1.0, 1.0 if self.l2 else 0.0, 0.0)
 
 
-class Nesterov(_Gradient):
+class Nesterov(Gradient):
     """v <- mu v - lr g; p <- p + mu v - lr g (Sutskever et al. 2013, as scikit-learn writes it)."""
 
     name = "nesterov"
+    n_scalars = 2
 
     def __init__(self, net: MLP, l2: float = 0.0, momentum: float = 0.9) -> None:
         super().__init__(net, l2)
         self.momentum = momentum
         self.velocity = self._make_target()
 
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(self.l2, -lr)
+
     def update(self) -> None:
         net = self.net
         net.backend.elementwise(nesterov_update)(
-            net.parameters, self.target, self.velocity, self.scalars[0], self.momentum
+            net.parameters, self.target, self.velocity, self.scalars[1], self.momentum
         )
 
     @property
@@ -142,11 +154,11 @@ class Nesterov(_Gradient):
         return {"velocity": self.velocity}
 
 
-class Adam(_Gradient):
+class Adam(Gradient):
     """Kingma & Ba 2015, algorithm 1. L2 is part of the gradient; ``AdamW`` decays the weights instead."""
 
     name = "adam"
-    n_scalars = 3
+    n_scalars = 4
 
     def __init__(
         self, net: MLP, l2: float = 0.0, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
@@ -159,14 +171,14 @@ class Adam(_Gradient):
         self.steps += 1
         step_size = lr / (1.0 - self.beta1**self.steps)
         correction = 1.0 / math.sqrt(1.0 - self.beta2**self.steps)
-        self.scalars.set(step_size, correction, 1.0 - lr * self.l2)
+        self.scalars.set(self.l2, step_size, correction, 1.0 - lr * self.l2)
 
     def update(self) -> None:
         rest1 = 1.0 - self.beta1
         self.net.backend.elementwise(adam_update)(
             self.net.parameters, self.target, self.mean, self.square,
             self.beta1, rest1, self.beta2, (1.0 - self.beta2) / rest1**2,
-            self.scalars[0], self.scalars[1], self.epsilon,
+            self.scalars[1], self.scalars[2], self.epsilon,
         )  # fmt: skip
 
     @property
@@ -186,8 +198,18 @@ class AdamW(Adam):
         if self.l2:
             scale = self.net.backend.elementwise(scale_to)
             for layer in self.net.views:
-                scale(layer.W, layer.W, self.scalars[2])
+                scale(layer.W, layer.W, self.scalars[3])
         super().update()
+
+
+class AdamEpsilonHat(Adam):
+    """Adam in the order that Kingma & Ba 2015, section 2, give at the end, as scikit-learn has it: epsilon is added to
+    the root before that is corrected."""
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        step_size = lr * math.sqrt(1.0 - self.beta2**self.steps) / (1.0 - self.beta1**self.steps)
+        self.scalars.set(self.l2, step_size, 1.0, 1.0)
 
 
 OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {

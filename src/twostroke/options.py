@@ -68,7 +68,7 @@ Layers = Annotated[
     Text, _option(NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.")
 ]
 Activation = Annotated[Text, _option(NETWORK, "relu|sigmoid|tanh|identity", "The hidden layers' activation.")]
-Loss = Annotated[Text, _option(NETWORK, "cross-entropy|quadratic", "What is minimised, as a mean per sample.")]
+Loss = Annotated[Text, _option(NETWORK, "cross-entropy|quadratic|poisson", "What is minimised, as a mean per sample.")]
 Output = Annotated[Text, _option(NETWORK, "NAME", _OUTPUT)]
 Init = Annotated[Text, _option(NETWORK, "he|glorot|normal|scaled-normal", _INIT)]
 Dtype = Annotated[Text, _option(NETWORK, "float32|float64", "The precision of all arithmetic. Default: float32.")]
@@ -78,6 +78,12 @@ Momentum = Annotated[
     float | None, _option(TRAINING, "NUMBER", "For momentum and nesterov: 0 <= NUMBER < 1. Default: 0.9.")
 ]
 L2 = Annotated[float | None, _option(TRAINING, "NUMBER", "Adds NUMBER/2 * sum of W^2 to the loss, >= 0. Default: 0.")]
+Dropout = Annotated[
+    float | None,
+    _option(
+        TRAINING, "NUMBER", "Leaves hidden units out of each step with probability NUMBER, 0 <= NUMBER < 1. Default: 0."
+    ),
+]
 Schedule = Annotated[Text, _option(TRAINING, "constant|one-cycle|step|cosine", "The learning rate over the run.")]
 Warmup = Annotated[
     float | None, _option(TRAINING, "FRACTION", "Of one-cycle: the share of steps with a rising rate. Default: 0.2.")

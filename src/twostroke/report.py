@@ -56,7 +56,8 @@ def settings_line(config: TrainConfig, preset: str) -> str:
     if config.optimizer in ("momentum", "nesterov"):
         parts.append(f"momentum {config.momentum:g}")
     warmup = f" ({config.warmup:.0%} warm-up)" if config.schedule == "one-cycle" else ""
-    parts += [f"schedule {config.schedule}{warmup}", f"l2 {config.l2:g}", f"batch size {config.batch_size}"]
+    parts += [f"schedule {config.schedule}{warmup}", f"l2 {config.l2:g}"]
+    parts += [f"dropout {config.dropout:g}"] * bool(config.dropout) + [f"batch size {config.batch_size}"]
     parts += [f"{config.epochs} epoch{_s(config.epochs)}", f"validation {config.val_size:g}"]
     parts.append(f"patience {config.patience}" if config.patience else "no early stopping")
     return f"settings: {', '.join(parts)}"

@@ -20,7 +20,7 @@ KEYS: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("data", "preset", "device", "out"), (str,)),
     **dict.fromkeys(("activation", "loss", "output", "init", "dtype", "optimizer", "schedule"), (str,)),
     **dict.fromkeys(("epochs", "seed", "patience"), (int,)),
-    **dict.fromkeys(("lr", "momentum", "l2", "warmup"), (float, int)),
+    **dict.fromkeys(("lr", "momentum", "l2", "dropout", "warmup"), (float, int)),
     "layers": (str, list),
     "batch_size": (str, int),
     "threads": (str, int),

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from .backend import Array, Backend
-from .batches import batch_bounds, epoch_order
+from .batches import batch_bounds, dropout_keys, epoch_order
 from .dataset import Dataset, check_images, check_labels
 from .errors import ConfigError, DivergenceError
 from .metrics import Result, Running
@@ -34,7 +34,8 @@ class TrainConfig:
     ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest
     learning rate; None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``val_size`` (a
     number of samples, or a fraction) is held out of the training set; with ``patience`` > 0 training stops when
-    the validation loss has not fallen for that many epochs, and the best parameters are kept.
+    the validation loss has not fallen for that many epochs, and the best parameters are kept. ``dropout`` is the
+    probability that a hidden unit is left out of a step (Srivastava et al. 2014; the others are scaled by 1 / (1 - p)).
     ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
@@ -45,6 +46,7 @@ class TrainConfig:
     lr: float | None = None
     momentum: float = 0.9
     l2: float = 0.0
+    dropout: float = 0.0
     schedule: str = "one-cycle"
     warmup: float = 0.2
     val_size: float = 0
@@ -63,8 +65,9 @@ class TrainConfig:
                 _refuse(name, repr(value), " or ".join(known))
         if self.lr is not None and not (_is_finite(self.lr) and self.lr > 0):
             _refuse("lr", self.lr, "a finite number > 0")
-        if not (_is_finite(self.momentum) and 0 <= self.momentum < 1):
-            _refuse("momentum", self.momentum, "a number >= 0 and < 1")
+        for name in ("momentum", "dropout"):
+            if not (_is_finite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
+                _refuse(name, getattr(self, name), "a number >= 0 and < 1")
         if not (_is_finite(self.l2) and self.l2 >= 0):
             _refuse("l2", self.l2, "a finite number >= 0")
         if not (_is_finite(self.warmup) and 0 < self.warmup < 1):
@@ -112,21 +115,29 @@ class EpochRecord:
 class TrainingStep:
     """Gather a batch, forward, loss, backward, update: all in arrays allocated here, recorded once per batch size.
 
-    ``running`` notes the loss and the prediction of every sample; without it the step only learns.
+    ``images`` (N, D) and ``labels`` (N,), or target rows (N, K), are on the device; without ``images`` the caller puts
+    each batch into A[0]. ``running`` notes the loss and the prediction of every sample; without it the step only
+    learns. ``weights`` (N,) are relative to the mean of their batch. With ``dropout`` fill ``keys`` (N,) every epoch.
     """
 
     def __init__(
         self,
         net: MLP,
-        images: Array,
+        images: Array | None,
         labels: Array,
         optimizer: Optimizer,
         batch_size: int,
         running: Running | None = None,
+        *,
+        weights: Array | None = None,
+        dropout: float = 0.0,
     ) -> None:
-        self.net, self.images, self.labels = net, images, labels
+        self.net, self.images, self.labels, self.weights = net, images, labels, weights
         self.optimizer, self.running = optimizer, running
-        self.workspace = Workspace(net.backend, net.layers, net.dtype, batch_size)
+        self.workspace = Workspace(
+            net.backend, net.layers, net.dtype, batch_size, weighted=weights is not None, dropout=dropout
+        )
+        self.keys = net.backend.xp.zeros(len(labels), "uint32") if dropout else None
         self._recorded: dict[int, Callable[[], None]] = {}
 
     def run(self, order: Array, start: int, stop: int, lr: float) -> None:
@@ -142,8 +153,13 @@ class TrainingStep:
             self.running.update(start, buffers)
 
     def _gather_and_learn(self, buffers: Buffers) -> None:
-        self.workspace.gather_inputs(self.images, buffers)
+        if self.images is not None:
+            self.workspace.gather_inputs(self.images, buffers)
         self.workspace.gather_targets(self.labels, buffers)
+        if self.weights is not None:
+            self.workspace.gather_weights(self.weights, buffers)
+        if self.keys is not None:
+            self.workspace.draw_masks(self.keys, buffers)
         self.learn(buffers)
 
     def learn(self, buffers: Buffers) -> None:
@@ -231,7 +247,9 @@ class TrainingRun:
             device_images, self._labels = upload(net.backend, images, labels, net)
             self.running = Running(net.backend, n, net.dtype)
             self.optimizer = make_optimizer(net, config)
-            self._step = TrainingStep(net, device_images, self._labels, self.optimizer, batch_size, self.running)
+            self._step = TrainingStep(
+                net, device_images, self._labels, self.optimizer, batch_size, self.running, dropout=config.dropout
+            )
             self._evaluations = {name: Evaluation(net, *arrays) for name, arrays in evaluations.items()}
             self.best = net.parameters.copy() if config.patience else None
 
@@ -255,7 +273,10 @@ class TrainingRun:
         last = len(bounds) if most_steps is None else min(len(bounds), self.batch + most_steps)
         with backend.active():
             started = time.perf_counter()
-            order = backend.asarray(epoch_order(len(self._labels), config.seed, self.epoch))
+            n = len(self._labels)
+            order = backend.asarray(epoch_order(n, config.seed, self.epoch))
+            if self._step.keys is not None:
+                backend.xp.copyto(self._step.keys, backend.asarray(dropout_keys(n, config.seed, self.epoch)))
             while self.batch < last and not self.stopping:
                 # The rate in the middle of the step: the first step moves, the last one too.
                 lr = config.learning_rate * self._schedule((self.steps + 0.5) / total)

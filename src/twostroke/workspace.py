@@ -27,16 +27,31 @@ class Buffers(NamedTuple):
     labels: Array  # (n,)
     indices: Array  # (n,) int64, the samples of the batch
     predictions: Array  # (n,) int64, the most probable class
+    weights: Array  # (n,), the samples' weights relative to the batch's mean; (0,) where all count alike
+    target_rows: Array  # (n, K) in C order, the memory of scratch: targets that are rows, before they are T
+    keys: Array  # (n,) uint32, a random number per sample for dropout
+    masks: list[Array]  # dropout: (n, width) of each hidden layer, 0 or 1 / keep; [] without
+    bits: list[Array]  # two (n, width) uint32 for each of them, scratch
+    keep: Array  # (1, 1), the probability that a unit stays
 
 
 class Workspace:
     """The arrays for batches of up to ``capacity`` rows through layers of these ``widths``.
 
-    Without ``training`` only what inference needs is allocated.
+    Without ``training`` only what inference needs is allocated. ``weighted``: samples have weights of their own.
+    ``dropout`` is the probability that a hidden unit is left out of a pass.
     """
 
     def __init__(
-        self, backend: Backend, widths: Sequence[int], dtype: str, capacity: int, *, training: bool = True
+        self,
+        backend: Backend,
+        widths: Sequence[int],
+        dtype: str,
+        capacity: int,
+        *,
+        training: bool = True,
+        weighted: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         xp = backend.xp
         self.backend = backend
@@ -54,6 +69,20 @@ class Workspace:
         self._labels = xp.empty(capacity, label_dtype(n_out))
         self._indices, self._predictions = xp.empty(capacity, "int64"), xp.empty(capacity, "int64")
         self._classes = xp.arange(n_out, dtype=self._labels.dtype).reshape(1, n_out)
+        self._weights = xp.empty(capacity if weighted else 0, dtype)
+        hidden = self.widths[1:-1] if dropout else ()
+        self._keys = xp.empty(capacity if dropout else 0, "uint32")
+        self._masks = [xp.empty(capacity * width, dtype) for width in hidden]
+        self._bits = [xp.empty(capacity * max(hidden, default=0), "uint32") for _ in range(2)]
+        # A Weyl sequence: no two units of the network have the same number.
+        self._units = [
+            (xp.arange(sum(hidden[:layer]), sum(hidden[: layer + 1]), dtype="uint32") * 0x9E3779B9).reshape(1, -1)
+            for layer in range(len(hidden))
+        ]
+        self._keep, self._scale = xp.empty((1, 1), dtype), xp.empty((1, 1), dtype)
+        self._keep.fill(1.0 - dropout)
+        self._scale.fill(1.0 / (1.0 - dropout))
+        self._threshold = round(dropout * 2**32)
         # Of the arrays' type: a Python 255 would make uint8 / 255 compute in float64.
         self._white = xp.dtype(dtype).type(255)
         self._views: dict[int, Buffers] = {}
@@ -84,6 +113,12 @@ class Workspace:
             labels=self._labels[:n],
             indices=self._indices[:n],
             predictions=self._predictions[:n],
+            weights=self._weights[:n],
+            target_rows=by_row(self._scratch, self.widths[-1]),
+            keys=self._keys[:n],
+            masks=list(map(by_row, self._masks, self.widths[1:-1])),
+            bits=[by_row(bits, width) for width in self.widths[1 : len(self._masks) + 1] for bits in self._bits],
+            keep=self._keep,
         )
 
     def gather_inputs(self, source: Array, buffers: Buffers) -> None:
@@ -101,14 +136,30 @@ class Workspace:
         else:
             self.backend.xp.copyto(buffers.A[0], rows)
 
-    def gather_targets(self, labels: Array, buffers: Buffers) -> None:
-        """T <- one-hot rows of the labels ``indices`` of the device array ``labels``."""
-        self.backend.take_rows(labels, buffers.indices, buffers.labels)
-        self.load_targets(buffers.labels, buffers)
+    def gather_targets(self, source: Array, buffers: Buffers) -> None:
+        """T <- the targets ``indices`` of the device array ``source``: labels (N,), or rows (N, K) of our dtype."""
+        gathered = buffers.labels if source.ndim == 1 else buffers.target_rows
+        self.backend.take_rows(source, buffers.indices, gathered)
+        self.load_targets(gathered, buffers)
 
-    def load_targets(self, labels: Array, buffers: Buffers) -> None:
-        """T <- one-hot rows of labels (n,)."""
-        self.backend.elementwise(kernels.one_hot)(labels[:, None], self._classes, buffers.T)
+    def load_targets(self, targets: Array, buffers: Buffers) -> None:
+        """T <- one-hot rows of labels (n,), or rows (n, K) as they are."""
+        if targets.ndim == 1:
+            self.backend.elementwise(kernels.one_hot)(targets[:, None], self._classes, buffers.T)
+        else:
+            self.backend.elementwise(kernels.copy_to)(targets, buffers.T)
+
+    def gather_weights(self, weights: Array, buffers: Buffers) -> None:
+        """The weights ``indices`` of the device array ``weights`` (N,)."""
+        self.backend.take_rows(weights, buffers.indices, buffers.weights)
+
+    def draw_masks(self, keys: Array, buffers: Buffers) -> None:
+        """Masks for one pass, from the keys ``indices`` of the device array ``keys`` (N,) uint32."""
+        self.backend.take_rows(keys, buffers.indices, buffers.keys)
+        draw = self.backend.elementwise(kernels.dropout_mask)
+        for layer, (units, mask) in enumerate(zip(self._units, buffers.masks, strict=True)):
+            bits, shifted = buffers.bits[2 * layer : 2 * layer + 2]
+            draw(buffers.keys[:, None], units, mask, bits, shifted, self._threshold, self._scale)
 
 
 def label_dtype(n_classes: int) -> str:

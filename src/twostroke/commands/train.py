@@ -46,6 +46,7 @@ def train(
     lr: options.Lr = None,
     momentum: options.Momentum = None,
     l2: options.L2 = None,
+    dropout: options.Dropout = None,
     schedule: options.Schedule = None,
     warmup: options.Warmup = None,
     batch_size: options.BatchSize = None,
