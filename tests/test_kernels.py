@@ -66,7 +66,7 @@ def test_dropout_mask_by_hand(backend: Backend, up: Up, down: Down, order: str) 
     """Each element from the definition; sums of key and unit wrap around at 2^32."""
     keys, units = [1, 2**32 - 1, 123456789], [0, 7, 2**31]
     hashes = [[lowbias32((key + unit) % 2**32) for unit in units] for key in keys]
-    threshold = sorted(sum(hashes, []))[4]
+    threshold = sorted(x for row in hashes for x in row)[4]
     mask, *bits = (up(np.zeros((3, 3)), dtype, order) for dtype in ("float64", "uint32", "uint32"))
     row, column = up([[key] for key in keys], "uint32"), up([units], "uint32")
     backend.elementwise(kernels.dropout_mask)(row, column, mask, *bits, threshold, up([[4]]))

@@ -168,7 +168,7 @@ def dropout_mask(
 
 
 def dropout_backward(xp: Any, mask: Array, keep: Array, A: Array, dA: Array) -> None:
-    """dA <- dA * mask, and A <- A * keep: f' of the units that stayed is that of A before it was scaled. keep (1, 1)."""
+    """dA <- dA * mask, and A <- A * keep: f' of a unit that stayed is that of A before it was scaled. keep (1, 1)."""
     xp.multiply(dA, mask, out=dA)
     xp.multiply(A, keep, out=A)
 
