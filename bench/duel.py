@@ -319,12 +319,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(row.status in ("disagrees", "failed") for row in rows))
 
 
-def save(document: dict[str, Any], arguments: argparse.Namespace) -> None:
+def save(document: dict[str, Any], arguments: argparse.Namespace, name: str = "duel") -> None:
     """The whole document, raw pairs included, to the results and to --json."""
     files = [arguments.json] if arguments.json else []
     if not arguments.no_save:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        files.append(RESULTS / str(document["machine"]) / f"duel-{stamp}.json")
+        files.append(RESULTS / str(document["machine"]) / f"{name}-{stamp}.json")
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
