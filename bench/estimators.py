@@ -153,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = "; ".join(PROBLEMS)
     parser.add_argument("--problem", nargs="+", default=list(PROBLEMS), metavar="NAME", help=f"{names} (default: all)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="BLAS threads of both, and cores (default 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="BLAS threads of both, and cores (default 1)"
+    )
     parser.add_argument("--rounds", type=int, default=8, metavar="N", help="seeds, two timed pairs each (default 8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the document with all raw pairs here as well")
     parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")

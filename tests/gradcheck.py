@@ -85,10 +85,27 @@ def reference_loss(net: MLP, flat: np.ndarray, X: np.ndarray, T: np.ndarray) -> 
 class Engine:
     """The engine's own loss and gradient for one batch, as functions of parameters on the host."""
 
-    def __init__(self, net: MLP, X: np.ndarray, T: np.ndarray, capacity: int | None = None) -> None:
+    def __init__(
+        self,
+        net: MLP,
+        X: np.ndarray,
+        T: np.ndarray,
+        capacity: int | None = None,
+        *,
+        weights: np.ndarray | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         self.net, self.backend = net, net.backend
-        workspace = Workspace(self.backend, net.layers, net.dtype, capacity or len(X))
+        workspace = Workspace(
+            self.backend, net.layers, net.dtype, capacity or len(X), weighted=weights is not None, dropout=dropout
+        )
         self.buffers: Buffers = workspace.rows(len(X))
+        if weights is not None:
+            self.backend.xp.copyto(self.buffers.weights, self.backend.asarray(weights, net.dtype))
+        if dropout:
+            keys = np.random.default_rng(1).integers(0, 2**32, len(X), "uint32")
+            self.backend.xp.copyto(self.buffers.indices, self.backend.asarray(np.arange(len(X))))
+            workspace.draw_masks(self.backend.asarray(keys), self.buffers)
         self._X, self._T = self.backend.asarray(X, net.dtype), self.backend.asarray(T, net.dtype)
 
     def set_parameters(self, flat: np.ndarray) -> None:

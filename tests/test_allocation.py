@@ -37,7 +37,9 @@ def array_address(array: Any) -> int:
 class Run:
     """A training step that has run once for each batch size."""
 
-    def __init__(self, backend: Backend, optimizer: str, l2: float = 0.0, dtype: str = "float32") -> None:
+    def __init__(
+        self, backend: Backend, optimizer: str, l2: float = 0.0, dtype: str = "float32", *, everything: bool = False
+    ) -> None:
         rng = np.random.default_rng(0)
         X = rng.integers(0, 256, (SAMPLES, LAYERS[0])).astype("uint8")
         y = rng.integers(0, LAYERS[-1], SAMPLES).astype("uint8")
@@ -46,7 +48,16 @@ class Run:
         self.rule = make_optimizer(self.net, TrainConfig(optimizer=optimizer, l2=l2))
         self.running = Running(backend, SAMPLES, dtype)
         images, labels = upload(backend, X, y, self.net)
-        self.step = TrainingStep(self.net, images, labels, self.rule, CAPACITY, self.running)
+        self.step = TrainingStep(
+            self.net,
+            images,
+            backend.asarray(np.eye(LAYERS[-1], dtype=dtype)[y]) if everything else labels,
+            self.rule,
+            CAPACITY,
+            self.running,
+            weights=backend.asarray(rng.random(SAMPLES), dtype) if everything else None,
+            dropout=0.5 if everything else 0.0,
+        )
         self.order = backend.asarray(epoch_order(SAMPLES, 0, 0))
         for start, stop in BATCHES * 2:
             self.step.run(self.order, start, stop, 0.01)
@@ -109,6 +120,24 @@ def test_a_step_allocates_nothing_on_the_cpu(figure: Figure, optimizer: str, l2:
             assert peak < bound
             # So no array of the network's was made: the smallest of them that grows with n is larger.
             assert bound < n * LAYERS[1] * size
+
+
+@dtypes
+def test_weights_rows_and_dropout_allocate_nothing_either(dtype: str) -> None:
+    """On the CPU NumPy's own scratch (a comparison of uint32 has two buffers), on a device nothing; nothing moves."""
+    run = Run(select_backend("cpu", 1), "adam", 0.01, dtype, everything=True)
+    with run.backend.active():
+        for start, stop in BATCHES:
+            peak, growth = peak_and_growth(lambda a=start, b=stop: run.step.run(run.order, a, b, 0.01), 50)  # type: ignore[misc]
+            assert growth < 2000
+            bound = max(2 * UFUNC_BUFFER, (stop - start) * LAYERS[-1]) * np.dtype(dtype).itemsize + OBJECTS
+            assert peak < bound < (stop - start) * LAYERS[1] * 8
+    device = Run(StrictBackend(), "adam", 0.01, dtype, everything=True)
+    before, addresses = traffic.counts(), [array_address(array) for _, array in device.arrays()]
+    for start, stop in BATCHES * 3:
+        device.step.run(device.order, start, stop, 0.01)
+    assert traffic.counts() == before
+    assert [array_address(array) for _, array in device.arrays()] == addresses
 
 
 @pytest.mark.parametrize("n", [100, 1000, 4000])

@@ -279,6 +279,7 @@ def with_net(**network: Any) -> Callable[[], tuple[TrainingRun, ts.Dataset]]:
         (other(lr=0.1), ["lr None there and 0.1 here"]),
         (other(momentum=0.8), ["momentum 0.9 there and 0.8 here"]),
         (other(l2=0.5), ["l2 0.0 there and 0.5 here"]),
+        (other(dropout=0.5), ["dropout 0.0 there and 0.5 here"]),
         (other(schedule="cosine"), ["schedule one-cycle there and cosine here"]),
         (other(warmup=0.3), ["warmup 0.2 there and 0.3 here"]),
         (other(val_size=0.5, patience=2), ["val_size 0 there and 0.5 here", "patience 0 there and 2 here"]),

@@ -97,3 +97,23 @@ def test_a_gradient_of_a_batch_is_the_mean_over_its_samples(backend: Backend) ->
     together = Engine(net, X, T).gradient()
     single = [Engine(net, X[i : i + 1], T[i : i + 1], capacity=5).gradient() for i in range(5)]
     assert relative_error(together, np.mean(single, axis=0)) <= 1e-14
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("loss", "output"), [pair for pair in PAIRS if pair[1] != "relu"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS.keys() - {"relu"}))  # dropout moves the kinks of ReLU
+def test_with_weights_and_dropout(
+    backend: Backend, activation: str, loss: str, output: str, weighted: bool, dropout: float
+) -> None:
+    """Masks and weights held still, the loss is a function of the parameters like any other."""
+    net, X, T = make_batch(backend, HIDDEN[2], activation, loss, output, 5)
+    flat = np.array(backend.to_host(net.parameters))
+    weights = np.array([0.5, 2.0, 1.5, 0.0, 1.0]) if weighted else None
+    engine = Engine(net, X, T, capacity=7, weights=weights, dropout=dropout)
+    numeric = central_differences(engine.loss, flat)
+    engine.set_parameters(flat)
+    error, name = worst_error(engine.gradient(), numeric, net.layers)
+    assert error <= LIMIT, f"{name}: {error:.1e}"
+    plain = Engine(net, X, T).gradient()
+    assert (relative_error(plain, numeric) > 0.01) == bool(weighted or dropout), "no weight and no mask was applied"

@@ -12,6 +12,7 @@ from gradcheck import Engine, make_batch, relative_error, tensors, worst_error
 from test_kernels import LIMIT, Down, Up, dtypes
 from twostroke import MLP, ConfigError, TrainConfig, optimizers, select_backend
 from twostroke.backend import Backend
+from twostroke.mlp import backward, forward, loss_forward
 from twostroke.optimizers import OPTIMIZERS, SCHEDULES, Adam, make_schedule
 from twostroke.training import make_optimizer
 
@@ -73,18 +74,32 @@ def adam(p: np.ndarray, l2: float, decoupled: bool = False) -> Any:
         p = p - lr * m_hat / (np.sqrt(v_hat) + 1e-8) - (lr * decay if decoupled else 0)
 
 
+def adam_epsilon_hat(p: np.ndarray, l2: float) -> Any:
+    # Kingma & Ba 2015, end of section 2: alpha_t = alpha sqrt(1 - beta2^t) / (1 - beta1^t), epsilon beside sqrt(v_t)
+    m, v, t = np.zeros_like(p), np.zeros_like(p), 0
+    while True:
+        g, lr = yield p
+        t += 1
+        g = decayed(g, p, l2)
+        m = 0.9 * m + (1 - 0.9) * g
+        v = 0.999 * v + (1 - 0.999) * g**2
+        p = p - lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+
+
+KINDS = OPTIMIZERS | {"adam, epsilon hat": optimizers.AdamEpsilonHat}
 REFERENCE: dict[str, Callable[[np.ndarray, float], Any]] = {
     "sgd": sgd,
     "momentum": momentum,
     "nesterov": nesterov,
     "adam": adam,
     "adamw": lambda p, l2: adam(p, l2, decoupled=True),
+    "adam, epsilon hat": adam_epsilon_hat,
 }
 
 
 @dtypes
 @pytest.mark.parametrize("l2", [0.0, 0.1])
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", sorted(KINDS))
 def test_updates_equal_the_textbook(backend: Backend, name: str, l2: float, dtype: str) -> None:
     net, X, T = make_batch(backend, LAYERS, "tanh", "cross-entropy", "softmax", 5, dtype)
     engine = Engine(net, X, T)
@@ -92,7 +107,7 @@ def test_updates_equal_the_textbook(backend: Backend, name: str, l2: float, dtyp
     # The textbook's gradients come from a float64 network on the CPU, at the textbook's own parameters.
     shadow_net = MLP(LAYERS, "tanh", dtype="float64")
     shadow = Engine(shadow_net, X, T)
-    rule, textbook = OPTIMIZERS[name](net, l2), REFERENCE[name](start, l2)
+    rule, textbook = KINDS[name](net, l2), REFERENCE[name](start, l2)
     expected = next(textbook)
     for step in range(STEPS):
         lr = 0.1 / (1 + step)  # a rate that changes at each step, as with a schedule
@@ -175,6 +190,42 @@ def test_state_is_what_carries_over(backend: Backend) -> None:
         for buffer in rule.state.values():
             assert buffer.shape == net.parameters.shape
             assert np.abs(np.array(backend.to_host(buffer))).max() > 0
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_l2_may_change_from_step_to_step(backend: Backend, name: str) -> None:
+    """In a recorded step, too: from the second on the calls are replayed."""
+    results = []
+    for l2s in ((0.1, 0.1, 0.5), (0.1, 0.1, 0.1)):
+        net, X, T = make_batch(backend, LAYERS, "tanh", "cross-entropy", "softmax", 5)
+        engine, rule = Engine(net, X, T), KINDS[name](net, 0.1)
+
+        def step(engine: Engine = engine, net: MLP = net, rule: Any = rule) -> None:
+            backend.xp.copyto(engine.buffers.A[0], engine._X)
+            backend.xp.copyto(engine.buffers.T, engine._T)
+            forward(net, engine.buffers)
+            loss_forward(net, engine.buffers)
+            backward(net, engine.buffers, rule.target_views, *rule.prepare())
+            rule.update()
+
+        recorded = backend.record(step)
+        for rule.l2 in l2s:
+            before = np.array(backend.to_host(net.parameters))
+            rule.set_rate(0.05)
+            recorded()
+        results.append((np.array(backend.to_host(net.parameters)), before))
+    (changed, before), (unchanged, before_too) = results
+    assert np.array_equal(before, before_too)
+    assert relative_error(changed, unchanged) > 1e-5
+
+
+def test_the_gradient_alone(backend: Backend) -> None:
+    net, X, T = make_batch(backend, LAYERS, "tanh", "cross-entropy", "softmax", 5)
+    flat, plain = np.array(backend.to_host(net.parameters)), Engine(net, X, T).gradient()
+    rule = optimizers.Gradient(net, 0.3)
+    Engine(net, X, T).learn(rule, 0.1)
+    assert np.array_equal(np.array(backend.to_host(net.parameters)), flat)
+    assert relative_error(np.array(backend.to_host(rule.target)), decayed(plain, flat, 0.3)) < 1e-15
 
 
 def test_adam_counts_its_steps() -> None:

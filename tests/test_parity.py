@@ -18,7 +18,7 @@ from test_kernels import LIMIT, dtypes
 from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.backend.numpy_backend import NumpyBackend, available_cores
-from twostroke.batches import batch_bounds, epoch_order
+from twostroke.batches import batch_bounds, dropout_keys, epoch_order
 from twostroke.metrics import Running
 from twostroke.optimizers import OPTIMIZERS
 from twostroke.training import TrainingStep, make_optimizer, upload
@@ -32,6 +32,8 @@ NETWORKS = {
     "sigmoid": ("sigmoid", "quadratic", None, 0.0),
     "tanh": ("tanh", "cross-entropy", "sigmoid", 0.0),
     "quadratic softmax": ("tanh", "quadratic", "softmax", 0.01),
+    "dropout": ("sigmoid", "cross-entropy", None, 0.0),
+    "poisson": ("tanh", "poisson", None, 0.0),
 }
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
@@ -60,10 +62,12 @@ def run_steps(
     before = np.array(backend.to_host(net.parameters))
     rule = make_optimizer(net, TrainConfig(optimizer=optimizer, l2=l2))
     running = Running(backend, SAMPLES, dtype)
-    step = TrainingStep(net, *upload(backend, X, y, net), rule, BATCH, running)
+    step = TrainingStep(net, *upload(backend, X, y, net), rule, BATCH, running, dropout=0.3 * (network == "dropout"))
     with backend.active():
         for count, (epoch, start, stop) in enumerate(batches()):
             order = backend.asarray(epoch_order(SAMPLES, 0, epoch))
+            if step.keys is not None:
+                backend.xp.copyto(step.keys, backend.asarray(dropout_keys(SAMPLES, 0, epoch)))
             step.run(order, start, stop, 0.01 / (1 + count))
         backend.synchronize()
     after = np.array(backend.to_host(net.parameters))

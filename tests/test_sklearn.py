@@ -28,6 +28,7 @@ from strict_device import StrictBackend, traffic
 from test_floors import run_python
 from twostroke import DataError, DivergenceError, TwoStrokeError, estimator
 from twostroke.sklearn import MLPClassifier, MLPRegressor
+from twostroke.solvers import Epochs
 
 HERE: dict[str, Any] = {"device": "cpu", "threads": 1}
 quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -46,7 +47,7 @@ TWO_VALUES = (DIABETES[0], np.stack([DIABETES[1], -DIABETES[1]], axis=1) / 100)
 LABELS = datasets.make_multilabel_classification(n_samples=200, n_classes=4, random_state=0)
 
 
-@parametrize_with_checks([MLPClassifier(max_iter=100, **HERE), MLPRegressor(max_iter=100, **HERE)])
+@parametrize_with_checks([MLPClassifier(max_iter=100, **HERE), MLPRegressor(max_iter=100, **HERE)])  # type: ignore[untyped-decorator]
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     """All of them; none is expected to fail."""
     check(estimator)
@@ -169,7 +170,12 @@ def pickled(model: Any) -> Any:
 
 def test_pipeline_grid_search_cross_validation_clone_and_pickle() -> None:
     X, y = datasets.load_wine(return_X_y=True)
-    settings: dict[str, Any] = {"hidden_layer_sizes": (20,), "max_iter": 60, "learning_rate_init": 0.02, "random_state": 0}
+    settings: dict[str, Any] = {
+        "hidden_layer_sizes": (20,),
+        "max_iter": 60,
+        "learning_rate_init": 0.02,
+        "random_state": 0,
+    }
     pipe, theirs = (
         make_pipeline(StandardScaler(), model)
         for model in (MLPClassifier(**settings, **HERE), TheirClassifier(**settings))
@@ -495,14 +501,14 @@ def test_verbose_prints_as_scikit_learn_does(capsys: pytest.CaptureFixture[str])
 
 
 def test_an_interrupt_keeps_what_was_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = estimator.Epochs.run
+    run = Epochs.run
 
     def interrupted(self: Any, *arguments: Any) -> float:
         if self.epoch == 3:
             raise KeyboardInterrupt
         return run(self, *arguments)
 
-    monkeypatch.setattr(estimator.Epochs, "run", interrupted)
+    monkeypatch.setattr(Epochs, "run", interrupted)
     with pytest.warns(UserWarning, match="interrupted"):
         model = MLPClassifier(random_state=0, **HERE).fit(*DIGITS)
     monkeypatch.undo()

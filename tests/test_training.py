@@ -476,6 +476,7 @@ def test_weights_ruined_by_the_last_step_are_found() -> None:
         *(("lr", value, "a finite number > 0") for value in (math.nan, math.inf, -math.inf, 0, 0.0, -1)),
         *(("batch_size", value, "an integer >= 1, or full") for value in (0, -3, "half", 1.5, None)),
         *(("momentum", value, "a number >= 0 and < 1") for value in (1, 1.5, -0.1, math.nan)),
+        *(("dropout", value, "a number >= 0 and < 1") for value in (1, 1.5, -0.1, math.nan)),
         *(("l2", value, "a finite number >= 0") for value in (-1, math.nan, math.inf)),
         *(("warmup", value, "a fraction > 0 and < 1") for value in (0, 1, -0.5, 2, math.nan)),
         *(("seed", value, "an integer >= 0") for value in (-1, 0.5, "x", True)),
