@@ -28,7 +28,14 @@ IR_VERSION: Final = 8
 # Protocol buffers end at 2 GiB. The graph takes kilobytes, and the origin 1 MiB at most: a model file holds no more.
 MOST_BYTES: Final = 2**31 - 2**22
 INPUTS: Final = ("pixels", "scaled")
-OPERATORS: Final = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "identity": None, "softmax": "Softmax"}
+OPERATORS: Final = {
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "identity": None,
+    "softmax": "Softmax",
+    "exp": "Exp",
+}
 
 
 def import_onnx() -> Any:

@@ -31,12 +31,11 @@ class TrainConfig:
     ``epochs`` are passes over the training data; ``seed`` fixes the order of samples. ``optimizer`` is "sgd",
     "momentum", "nesterov", "adam" or "adamw", and ``momentum`` the mu of the second and third. ``schedule`` is
     "constant", "one-cycle" (with ``warmup``, the part of the run in which the rate rises), "step" or "cosine".
-    ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest
-    learning rate; None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``val_size`` (a
-    number of samples, or a fraction) is held out of the training set; with ``patience`` > 0 training stops when
-    the validation loss has not fallen for that many epochs, and the best parameters are kept. ``dropout`` is the
-    probability that a hidden unit is left out of a step (Srivastava et al. 2014; the others are scaled by 1 / (1 - p)).
-    ``evaluate_test`` adds the test set's loss and accuracy to every record.
+    ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest learning rate;
+    None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability that a
+    hidden unit is left out of a step. ``val_size`` (a number of samples, or a fraction) is held out of the training
+    set; with ``patience`` > 0 training stops when the validation loss has not fallen for that many epochs, and the best
+    parameters are kept. ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
     epochs: int = 4
@@ -115,9 +114,8 @@ class EpochRecord:
 class TrainingStep:
     """Gather a batch, forward, loss, backward, update: all in arrays allocated here, recorded once per batch size.
 
-    ``images`` (N, D) and ``labels`` (N,), or target rows (N, K), are on the device; without ``images`` the caller puts
-    each batch into A[0]. ``running`` notes the loss and the prediction of every sample; without it the step only
-    learns. ``weights`` (N,) are relative to the mean of their batch. With ``dropout`` fill ``keys`` (N,) every epoch.
+    ``labels`` (N,) may be target rows (N, K). Without ``images`` (N, D) the caller puts each batch into A[0], without
+    ``running`` no loss is noted. ``weights`` (N,) are relative to their batch's mean; ``dropout``: fill ``keys`` (N,).
     """
 
     def __init__(
@@ -247,9 +245,8 @@ class TrainingRun:
             device_images, self._labels = upload(net.backend, images, labels, net)
             self.running = Running(net.backend, n, net.dtype)
             self.optimizer = make_optimizer(net, config)
-            self._step = TrainingStep(
-                net, device_images, self._labels, self.optimizer, batch_size, self.running, dropout=config.dropout
-            )
+            given = device_images, self._labels, self.optimizer, batch_size, self.running
+            self._step = TrainingStep(net, *given, dropout=config.dropout)
             self._evaluations = {name: Evaluation(net, *arrays) for name, arrays in evaluations.items()}
             self.best = net.parameters.copy() if config.patience else None
 
@@ -273,10 +270,10 @@ class TrainingRun:
         last = len(bounds) if most_steps is None else min(len(bounds), self.batch + most_steps)
         with backend.active():
             started = time.perf_counter()
-            n = len(self._labels)
-            order = backend.asarray(epoch_order(n, config.seed, self.epoch))
+            order = backend.asarray(epoch_order(len(self._labels), config.seed, self.epoch))
             if self._step.keys is not None:
-                backend.xp.copyto(self._step.keys, backend.asarray(dropout_keys(n, config.seed, self.epoch)))
+                keys = dropout_keys(len(self._labels), config.seed, self.epoch)
+                backend.xp.copyto(self._step.keys, backend.asarray(keys))
             while self.batch < last and not self.stopping:
                 # The rate in the middle of the step: the first step moves, the last one too.
                 lr = config.learning_rate * self._schedule((self.steps + 0.5) / total)

@@ -84,7 +84,8 @@ class Program:
     def _ufunc(self, ufunc: np.ufunc, args: tuple[Any, ...], out: Array) -> Operation:
         """Numbers take the result's type, as in NumPy. Bytes are made floats on the way in, truths on the way out."""
         kind = out.dtype.char
-        arrays = [x if isinstance(x, np.ndarray) else self._constant(x, kind) for x in args]
+        bits = getattr(args[0], "dtype", None) == np.uint32  # dropout's hash: numbers are of its type
+        arrays = [x if isinstance(x, np.ndarray) else self._constant(x, "I" if bits else kind) for x in args]
         kinds, result = [x.dtype.char for x in arrays], kind
         widen_first = widen_result = 0
         if kind in WIDEN and kinds[0] == "B" and kinds[1:] == [kind]:
