@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from . import Array, Backend, Kernel, Scalars
+from . import Array, Backend, Cells, Kernel, Scalars
 from .blas import Blas, ThreadCount, column_major, scipy_blas
 from .native import library
 from .products import Products
@@ -96,7 +96,7 @@ class NumpyBackend(Backend):
         return partial(kernel, self.xp)
 
     def scalars(self, count: int, dtype: str) -> Scalars:
-        return _Cells(count, dtype)
+        return Cells(np, count, dtype)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: Tape = []
@@ -190,17 +190,6 @@ class _Modules(threading.local):
         self.xp: Any = np
         self.blas = blas
         self.products = products
-
-
-class _Cells(Scalars):
-    """Scalars as 0-d arrays of the network's dtype, so that the calls on a tape see each new value."""
-
-    def __init__(self, count: int, dtype: str) -> None:
-        self._array = np.zeros(count, dtype)
-        self._values = [self._array[i : i + 1].reshape(()) for i in range(count)]
-
-    def set(self, *values: float) -> None:
-        self._array[:] = values
 
 
 def available_cores() -> int:
