@@ -13,8 +13,10 @@ import pytest
 
 from fake_graphs import FakeGraphs, GraphCublas, plant_fake_graphs
 from twostroke import ConfigError, TrainConfig, replay
-from twostroke.backend import Backend, Steps
+from twostroke.backend import Backend, Steps, numpy_backend
+from twostroke.backend.native import library
 from twostroke.backend.numpy_backend import NumpyBackend
+from twostroke.backend.program import Unplayable
 from twostroke.dataset import Dataset
 from twostroke.mlp import MLP
 from twostroke.optimizers import OPTIMIZERS
@@ -135,9 +137,9 @@ def test_an_epoch_in_pieces_ends_in_the_same_bits(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_that_shall_stop_stops_between_two_launches(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
-    monkeypatch.setattr("twostroke.training.AT_ONCE", 5)
     backend = cupy_backend(monkeypatch, "epoch")
     run = TrainingRun(MLP(LAYERS), samples(), config(), backend)
+    monkeypatch.setattr(run._replay._epoch, "at_once", 5)
     waited = []
 
     def stop() -> None:
@@ -358,32 +360,91 @@ def test_the_real_cublas_has_these_functions() -> None:
 # --- the seam -------------------------------------------------------------------------------------------------
 
 
+class EpochInPython:
+    """``Epoch`` written down as its docstring says it."""
+
+    at_once = 7
+
+    def __init__(self, parts: Sequence[Steps]) -> None:
+        self.rows = [(part, row) for part in parts for row in range(part.count)]
+
+    def run(self, first: int, stop: int) -> None:
+        for part, row in self.rows[first:stop]:
+            for move in part.moves:
+                if move.before:
+                    np.copyto(move.fixed, move.rows[row])
+            part.step()
+            for move in part.moves:
+                if not move.before:
+                    np.copyto(move.rows[row], move.fixed)
+
+
 class EpochsInPython(NumpyBackend):
-    """The CPU with ``record_epoch`` written down as its docstring says it."""
+    """The CPU, the epoch in Python."""
 
-    def record_epoch(self, parts: Sequence[Steps]) -> Callable[[int, int], None]:
-        rows = [(part, row) for part in parts for row in range(part.count)]
+    def record_epoch(self, parts: Sequence[Steps]) -> EpochInPython:
+        return EpochInPython(parts)
 
-        def run(first: int, stop: int) -> None:
-            for part, row in rows[first:stop]:
-                for move in part.moves:
-                    if move.before:
-                        np.copyto(move.fixed, move.rows[row])
-                part.step()
-                for move in part.moves:
-                    if not move.before:
-                        np.copyto(move.rows[row], move.fixed)
 
-        return run
+class StepByStep(NumpyBackend):
+    """The CPU as it is without a compiled library."""
+
+    def record_epoch(self, parts: Sequence[Steps]) -> None:
+        return None
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_the_seam_gives_each_step_its_samples_and_its_rate(optimizer: str) -> None:
     settings = config(optimizer=optimizer, l2=0.001)
-    by_epoch, by_step = (trained(kind(threads=1), settings) for kind in (EpochsInPython, NumpyBackend))
+    by_epoch, by_step, as_it_is = (
+        trained(kind(threads=1), settings) for kind in (EpochsInPython, StepByStep, NumpyBackend)
+    )
     assert by_epoch._replay
     assert not by_step._replay
+    assert bool(as_it_is._replay) == (library().native is not None)
     assert_same(outcome(by_epoch), outcome(by_step))
+    assert_same(outcome(as_it_is), outcome(by_step))
+
+
+def test_a_step_that_cannot_be_played_is_replayed_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise Unplayable("for this test")
+
+    whole = trained(StepByStep(threads=1), config())
+    monkeypatch.setattr(numpy_backend, "Program", refuse)
+    assert_same(outcome(trained(NumpyBackend(threads=1), config())), outcome(whole))
+
+
+def test_pieces_of_a_played_epoch_end_in_the_same_bits() -> None:
+    whole = trained(StepByStep(threads=1), config())
+    run = TrainingRun(MLP(LAYERS), samples(), config(), NumpyBackend(threads=1))
+    for most in (1, 5, None, 13, None, None, 2, 3, 8, 1):
+        run.advance(most)
+    assert run.done
+    assert_same(outcome(run), outcome(whole))
+
+
+def test_the_player_does_as_many_steps_at_once_as_a_signal_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It doubles the number at most, and steps that take too long are taken one by one."""
+    if library().native is None:
+        pytest.skip(f"nothing is played here: {library().reason}")
+    steps = Steps(lambda: None, 10**6, [])
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for seconds, expected in ((1e-9, [1, 2, 4, 8, 16]), (0.9e-3, [1, 2, 4, 5, 5]), (1.0, [1, 1, 1])):
+        epoch = NumpyBackend(threads=1).record_epoch([steps])
+        assert epoch is not None
+        found, first = [], 0
+
+        def work(self: Any, first: int, stop: int, seconds: float = seconds) -> None:
+            clock[0] += (stop - first) * seconds
+
+        monkeypatch.setattr(numpy_backend._PlayedSteps, "run", work)
+        for _ in expected:
+            found.append(epoch.at_once)
+            epoch.run(first, first + epoch.at_once)
+            first += found[-1]
+        assert found == expected
 
 
 def test_noted_scalars_are_given_to_nobody(backend: Backend) -> None:

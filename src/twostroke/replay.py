@@ -8,12 +8,10 @@ from itertools import groupby
 
 import numpy as np
 
-from .backend import Array, Move, Steps
+from .backend import Array, Epoch, Move, Steps
 from .metrics import Running
 from .optimizers import Optimizer
 from .workspace import Buffers, Workspace
-
-AT_ONCE = 1024  # steps between two looks at whether to stop; the device's queue takes many more
 
 
 class Replay:
@@ -32,7 +30,8 @@ class Replay:
         work: Callable[[Buffers], None],
     ) -> None:
         self._backend, self._optimizer = workspace.backend, optimizer
-        self._run: Callable[[int, int], None] | None = None
+        self._epoch: Epoch | None = None
+        self._held: Array | None = None
         cells = optimizer.scalars.cells
         if cells is None:
             return
@@ -54,23 +53,30 @@ class Replay:
             ]
             return Steps(partial(work, buffers), count, moves)
 
-        self._run = self._backend.record_epoch([steps(*same) for same in _same_size(bounds)])
+        self._epoch = self._backend.record_epoch([steps(*same) for same in _same_size(bounds)])
 
     def __bool__(self) -> bool:
         """Whether the device takes steps so. If not, they are run one by one."""
-        return self._run is not None
+        return self._epoch is not None
+
+    @property
+    def at_once(self) -> int:
+        """How many steps to run between two looks at whether to stop."""
+        return self._epoch.at_once if self._epoch else 1
 
     def run(self, order: Array, first: int, rates: Sequence[float]) -> None:
         """The steps from ``first`` on, one for each learning rate, on the samples of ``order`` (N,)."""
-        assert self._run is not None
+        assert self._epoch is not None
         backend, stop = self._backend, first + len(rates)
         with self._optimizer.scalars.noted() as rows:
             for lr in rates:
                 self._optimizer.set_rate(lr)
-        backend.xp.copyto(self._order, order)
+        if order is not self._held:
+            backend.xp.copyto(self._order, order)
+            self._held = order
         table = np.array(rows, self._scalars.dtype)
         backend.xp.copyto(self._scalars[first:stop], backend.asarray(table))
-        self._run(first, stop)
+        self._epoch.run(first, stop)
 
 
 def _same_size(bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:

@@ -17,7 +17,7 @@ from .errors import ConfigError, DivergenceError
 from .metrics import Result, Running
 from .mlp import MLP, backward, forward, loss_forward, predict_classes
 from .optimizers import OPTIMIZERS, SCHEDULES, Momentum, Nesterov, Optimizer, make_schedule
-from .replay import AT_ONCE, Replay
+from .replay import Replay
 from .workspace import Buffers, Workspace, label_dtype
 
 DEFAULT_LEARNING_RATE: Final = {"sgd": 0.5, "momentum": 0.3, "nesterov": 0.3, "adam": 2e-3, "adamw": 2e-3}
@@ -261,7 +261,7 @@ class TrainingRun:
             started = time.perf_counter()
             order = backend.asarray(epoch_order(len(self._labels), config.seed, self.epoch))
             while self._replay and self.batch < last and not self.stopping:
-                lr = self._run_many(order, min(last, self.batch + AT_ONCE))
+                lr = self._run_many(order, min(last, self.batch + self._replay.at_once))
             while self.batch < last and not self.stopping:
                 lr = self._rate(self.steps)
                 self._step.run(order, *bounds[self.batch], lr)

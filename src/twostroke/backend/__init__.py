@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -93,6 +93,17 @@ class Steps:
     moves: Sequence[Move]  # each has ``count`` rows
 
 
+class Epoch(Protocol):
+    """Recorded steps of an epoch."""
+
+    @property
+    def at_once(self) -> int:
+        """How many steps to run between two looks at whether to stop."""
+
+    def run(self, first: int, stop: int) -> None:
+        """The steps ``first`` to ``stop`` of the epoch."""
+
+
 class Backend(ABC):
     """What one device offers. ``NumpyBackend`` and ``CupyBackend`` are the two kept implementations."""
 
@@ -156,11 +167,8 @@ class Backend(ABC):
         """
         return step
 
-    def record_epoch(self, parts: Sequence[Steps]) -> Callable[[int, int], None] | None:
-        """``run(first, stop)``, which runs these steps of the epoch; None where steps are better run one by one.
-
-        The device may be given many steps, up to the whole epoch, in one call.
-        """
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        """The steps of an epoch, to be run many at a time; None where steps are better run one by one."""
         return None
 
     def active(self) -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ from . import Array, Steps
 
 SWITCH: Final = "TWOSTROKE_CAPTURE"
 MODES: Final = {"0": 0, "auto": 100, "epoch": 1}  # 0: never; else after how many epochs one is captured as a whole
-LARGEST: Final = 1024  # steps in a graph
+LARGEST: Final = 1024  # steps in a graph, and in the device's queue between two looks at whether to stop
 
 Launch = Callable[[], None]
 
@@ -89,10 +89,12 @@ class Capture:
 
 
 class EpochGraphs:
-    """``run(first, stop)`` of ``Backend.record_epoch``: a launch for each step, or one for the whole epoch.
+    """An ``Epoch``: a launch for each step, or one for all of them.
 
     Each kind of steps has on the device the position of its next one, where the step itself looks and counts on.
     """
+
+    at_once = LARGEST
 
     def __init__(self, parts: Sequence[Steps], capture: Capture) -> None:
         self._capture = capture

@@ -15,7 +15,7 @@ import cupy
 import numpy as np
 
 from ..errors import DeviceError
-from . import Array, Backend, Cells, Kernel, Scalars, Steps
+from . import Array, Backend, Cells, Epoch, Kernel, Scalars, Steps
 from .blas import column_major
 from .capture import Capture, EpochGraphs
 from .cublas import OwnHandle, SharedHandle
@@ -103,8 +103,8 @@ class CupyBackend(Backend):
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         return self._capture.record(step)
 
-    def record_epoch(self, parts: Sequence[Steps]) -> Callable[[int, int], None] | None:
-        return None if self._capture.fault else EpochGraphs(parts, self._capture).run
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        return None if self._capture.fault else EpochGraphs(parts, self._capture)
 
     def active(self) -> AbstractContextManager[object]:
         return _Active(self._index, self.device)
