@@ -73,7 +73,8 @@ def roofline(backend: Backend, shapes: Sequence[tuple[int, int, int, str]]) -> f
     """GFLOP/s of these float32 products one after the other, each called in the fastest way known here.
 
     On the CPU by our own products and straight from SciPy's BLAS, on operands laid out beforehand, for one row also as
-    gemv and ger: for these the limit is memory, and the figure says what the memory gives. Each product is timed alone, its operands warm.
+    gemv and ger: for these the limit is memory, and the figure says what the memory gives. Each product is timed
+    alone, its operands warm.
     """
     seconds = sum(_product_seconds(backend, *shape) for shape in shapes)
     return flops(shapes) / seconds / 1e9

@@ -466,6 +466,10 @@ class CudaError(RuntimeError):
         self.status = status
 
 
+class CUBLASError(CudaError):
+    """CuPy's exception of that name."""
+
+
 class FakeCublas:
     """sgemm and dgemm on host addresses, column-major, element by element as the BLAS reference says."""
 
@@ -475,6 +479,10 @@ class FakeCublas:
         self.error = error  # added to every product: a device that computes wrong
         self.mode = 0
         self.calls = 0
+
+    def check_status(self, status: int) -> None:
+        if status:
+            raise CUBLASError(status, f"CUBLAS_STATUS_{status}")
 
     def getMathMode(self, handle: int) -> int:
         return self.mode
@@ -551,8 +559,9 @@ def plant_fake_cupy(
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libs)
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    # Make the real module import the fake: planted first, so that the undo restores what was there or removes ours.
-    name = "twostroke.backend.cupy_backend"
-    monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    del sys.modules[name]
+    # Make the real modules import the fake: planted first, so that the undo restores what was there or removes ours.
+    for module in ("cublas", "capture", "cupy_backend"):
+        name = f"twostroke.backend.{module}"
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        del sys.modules[name]
     return fake, library

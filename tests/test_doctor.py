@@ -39,7 +39,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> Any:
 def test_libraries_are_named_with_their_origin(tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     maps.write_text(MAPS)
-    found = probe._loaded_libraries(str(maps))
+    found = probe.loaded_libraries(str(maps))
     assert {name: library["from"] for name, library in found.items()} == {
         "driver": "the system",
         "runtime": "the CuPy wheel",
@@ -47,7 +47,7 @@ def test_libraries_are_named_with_their_origin(tmp_path: Path) -> None:
         "nvrtc": "a CUDA toolkit",
     }
     assert found["cublas"]["path"].endswith("/libcublas.so.13")
-    assert probe._loaded_libraries(str(tmp_path / "none")) == {}
+    assert probe.loaded_libraries(str(tmp_path / "none")) == {}
 
 
 def test_doctor_on_a_gpu_machine(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

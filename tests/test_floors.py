@@ -20,14 +20,15 @@ FLOORS = (
     ("errors", "version", "atomic_file", "randomness", "backend", "idx", "initializers", "sealed_file"),
     ("kernels", "dataset"),
     ("workspace", "mlp", "optimizers", "batches", "metrics"),
-    ("communicator", "training", "model_file", "checkpoint"),
+    ("communicator", "replay", "training", "model_file", "checkpoint"),
     ("classic", "presets", "settings", "run_folder", "record", "verification", "crossover", "benchmark", "chart",
      "report", "past_run", "findings", "pictures", "page", "digit_image", "solvers", "estimator", "sklearn",
      "onnx_export"),
     ("options", "doctor", "terminal", "commands", "cli", "__main__"),
 )  # fmt: skip
 BACKEND_ORDER = (
-    "__init__", "blas", "native", "products", "threads", "tape", "program", "numpy_backend", "cupy_backend", "probe",
+    "__init__", "blas", "native", "products", "threads", "tape", "program", "numpy_backend", "cublas", "capture",
+    "cupy_backend", "probe",
 )  # fmt: skip
 COMPUTE = ("kernels", "workspace", "mlp", "optimizers", "batches", "metrics")
 DEVICE_LIBRARIES = {"cupy", "cupyx", "cupy_backends", "scipy", "threadpoolctl"}

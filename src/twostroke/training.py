@@ -17,6 +17,7 @@ from .errors import ConfigError, DivergenceError
 from .metrics import Result, Running
 from .mlp import MLP, backward, forward, loss_forward, predict_classes
 from .optimizers import OPTIMIZERS, SCHEDULES, Momentum, Nesterov, Optimizer, make_schedule
+from .replay import Replay
 from .workspace import Buffers, Workspace, label_dtype
 
 DEFAULT_LEARNING_RATE: Final = {"sgd": 0.5, "momentum": 0.3, "nesterov": 0.3, "adam": 2e-3, "adamw": 2e-3}
@@ -143,14 +144,15 @@ class TrainingStep:
         n = stop - start
         buffers = self.workspace.rows(n)
         if n not in self._recorded:
-            self._recorded[n] = self.net.backend.record(partial(self._gather_and_learn, buffers))
+            self._recorded[n] = self.net.backend.record(partial(self.gather_and_learn, buffers))
         self.net.backend.xp.copyto(buffers.indices, order[start:stop])
         self.optimizer.set_rate(lr)
         self._recorded[n]()
         if self.running is not None:
             self.running.update(start, buffers)
 
-    def _gather_and_learn(self, buffers: Buffers) -> None:
+    def gather_and_learn(self, buffers: Buffers) -> None:
+        """A step on the samples whose numbers are in ``indices``."""
         if self.images is not None:
             self.workspace.gather_inputs(self.images, buffers)
         self.workspace.gather_targets(self.labels, buffers)
@@ -246,7 +248,8 @@ class TrainingRun:
             self.running = Running(net.backend, n, net.dtype)
             self.optimizer = make_optimizer(net, config)
             given = device_images, self._labels, self.optimizer, batch_size, self.running
-            self._step = TrainingStep(net, *given, dropout=config.dropout)
+            self._step = step = TrainingStep(net, *given, dropout=config.dropout)
+            self._replay = Replay(step.workspace, self.optimizer, self.running, self.bounds, step.gather_and_learn)
             self._evaluations = {name: Evaluation(net, *arrays) for name, arrays in evaluations.items()}
             self.best = net.parameters.copy() if config.patience else None
 
@@ -266,7 +269,7 @@ class TrainingRun:
     def advance(self, most_steps: int | None = None) -> EpochRecord | None:
         """Work until the epoch is done, and return its record; or None, after ``most_steps`` or ``stopping``."""
         backend, config, bounds = self.net.backend, self.config, self.bounds
-        total, lr = config.epochs * len(bounds), 0.0
+        lr = 0.0
         last = len(bounds) if most_steps is None else min(len(bounds), self.batch + most_steps)
         with backend.active():
             started = time.perf_counter()
@@ -274,9 +277,10 @@ class TrainingRun:
             if self._step.keys is not None:
                 keys = dropout_keys(len(self._labels), config.seed, self.epoch)
                 backend.xp.copyto(self._step.keys, backend.asarray(keys))
+            while self._replay and self.batch < last and not self.stopping:
+                lr = self._run_many(order, min(last, self.batch + self._replay.at_once))
             while self.batch < last and not self.stopping:
-                # The rate in the middle of the step: the first step moves, the last one too.
-                lr = config.learning_rate * self._schedule((self.steps + 0.5) / total)
+                lr = self._rate(self.steps)
                 self._step.run(order, *bounds[self.batch], lr)
                 self.batch += 1
                 self.steps += 1
@@ -287,6 +291,19 @@ class TrainingRun:
             result = self.running.result(self._labels[order])
             self.seconds += time.perf_counter() - started
             return self._end_epoch(result, lr)
+
+    def _rate(self, step: int) -> float:
+        """The learning rate in the middle of a step: the first step moves, the last one too."""
+        return self.config.learning_rate * self._schedule((step + 0.5) / (self.config.epochs * len(self.bounds)))
+
+    def _run_many(self, order: Array, stop: int) -> float:
+        """The batches up to ``stop``, as few calls as the device allows; the last learning rate."""
+        rates = [self._rate(step) for step in range(self.steps, self.steps + stop - self.batch)]
+        self._replay.run(order, self.batch, rates)
+        self.batch, self.steps = stop, self.steps + len(rates)
+        if stop < len(self.bounds):
+            self.net.backend.synchronize()  # steps that wait in a queue cannot be stopped
+        return rates[-1]
 
     def _end_epoch(self, result: Result, lr: float) -> EpochRecord:
         if self.epoch == 0:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,18 +28,80 @@ __all__ = ["Array", "Backend", "Kernel", "Scalars", "array_module", "host_backen
 class Scalars:
     """Numbers that change from step to step (a learning rate, say) for a step that is recorded once.
 
-    ``scalars[i]`` is what kernels and ``gemm`` are given. Here it is a Python float, read anew at every step.
+    ``scalars[i]`` is what kernels and ``gemm`` are given. Here it is a Python float, read anew at every step;
+    ``cells`` is the array (count,) behind the numbers on a device that keeps them in one.
     """
+
+    cells: Array | None = None
 
     def __init__(self, count: int) -> None:
         self._values: list[Any] = [0.0] * count
+        self._given: tuple[float, ...] | None = None
+        self._noted: list[tuple[float, ...]] | None = None
 
     def __getitem__(self, index: int) -> Any:
         return self._values[index]
 
     def set(self, *values: float) -> None:
         """Give every number its value for the next step."""
+        if self._noted is not None:
+            self._noted.append(values)
+        elif values != self._given:
+            self._given = values
+            self._give(values)
+
+    def _give(self, values: tuple[float, ...]) -> None:
         self._values[:] = values
+
+    @contextmanager
+    def noted(self) -> Iterator[list[tuple[float, ...]]]:
+        """Inside, ``set`` only adds to this list: the values of steps to come, which will find them in ``cells``."""
+        self._noted, self._given = [], None
+        try:
+            yield self._noted
+        finally:
+            self._noted = None
+
+
+class Cells(Scalars):
+    """Scalars in an array, at addresses that do not change: each as an array of no dimensions."""
+
+    def __init__(self, xp: Any, count: int, dtype: str) -> None:
+        super().__init__(count)
+        self.cells, self._copyto = xp.zeros(count, dtype), xp.copyto
+        self._values = [self.cells[i : i + 1].reshape(()) for i in range(count)]
+
+    def _give(self, values: tuple[float, ...]) -> None:
+        for cell, value in zip(self._values, values, strict=True):
+            self._copyto(cell, value)  # on a GPU a launch with the number as its argument: nothing is sent up
+
+
+class Move(NamedTuple):
+    """A copy at every step: row ``step`` of ``rows`` into ``fixed`` before it, or ``fixed`` into that row after it."""
+
+    rows: Array
+    fixed: Array
+    before: bool
+
+
+@dataclass(frozen=True)
+class Steps:
+    """``count`` steps of an epoch, one after the other: the same calls on the same arrays, and what moves."""
+
+    step: Callable[[], None]
+    count: int
+    moves: Sequence[Move]  # each has ``count`` rows
+
+
+class Epoch(Protocol):
+    """Recorded steps of an epoch."""
+
+    @property
+    def at_once(self) -> int:
+        """How many steps to run between two looks at whether to stop."""
+
+    def run(self, first: int, stop: int) -> None:
+        """The steps ``first`` to ``stop`` of the epoch."""
 
 
 class Backend(ABC):
@@ -103,6 +166,10 @@ class Backend(ABC):
         work on the same arrays every time: what changes, changes inside arrays and ``scalars``.
         """
         return step
+
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        """The steps of an epoch, to be run many at a time; None where steps are better run one by one."""
+        return None
 
     def active(self) -> AbstractContextManager[object]:
         """Enter this around work: it makes the device current, or sets the number of BLAS threads."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import re
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -13,10 +15,11 @@ import cupy
 import numpy as np
 
 from ..errors import DeviceError
-from . import Array, Backend, Kernel
+from . import Array, Backend, Cells, Epoch, Kernel, Scalars, Steps
 from .blas import column_major
+from .capture import Capture, EpochGraphs
+from .cublas import OwnHandle, SharedHandle
 
-DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3  # cublasMath_t; CuPy does not export the second
 # After these a process gets the same error from every CUDA call until it ends (CUDA's runtime and driver number
 # them alike): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
 # invalid address space, invalid program counter, launch failure.
@@ -33,15 +36,32 @@ class CupyBackend(Backend):
 
     def __init__(self, index: int = 0, reason: str = "cuda was asked for", *, tf32: bool = False) -> None:
         super().__init__()
-        # cuBLAS is imported here: without the toolkit's libraries the import itself fails.
-        from cupy_backends.cuda.libs import cublas
-
         self.device = f"cuda:{index}"
         self.reason = reason
         self.tf32 = tf32
         self._index = index
-        self._cublas = cublas
-        self._scalars: dict[tuple[float, str], tuple[np.ndarray, int]] = {}
+        self._capture = Capture()
+        self._handle: OwnHandle | SharedHandle
+        if not self._capture.fault:
+            self._try_capture()
+        if self._capture.fault:
+            self._handle = SharedHandle(tf32)
+
+    def _try_capture(self) -> None:
+        """Take a cuBLAS handle that works under capture, and replay a product."""
+        try:
+            with cupy.cuda.Device(self._index):
+                self._handle = OwnHandle(self.tf32)
+                a, out = cupy.full((2, 2), 3, "float32"), cupy.zeros((2, 2), "float32")
+                run = self.record(partial(self.gemm, a, a, out, 0.5, 2.0))
+                for _ in range(3):
+                    run()
+                found = self.to_host(out).tolist()
+            if found != [[63.0, 63.0]] * 2:
+                raise ArithmeticError(f"a replayed product came back as {found}")
+            self._capture.graphs = self._capture.launches = 0
+        except Exception as error:  # whatever CuPy, CUDA, cuBLAS or the loader say
+            self._capture.refuse(error)
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
         try:
@@ -63,36 +83,28 @@ class CupyBackend(Backend):
         first, trans_first, second, trans_second, c = column_major(a, b, out)
         m, n = c.shape
         k = first.shape[0] if trans_first else first.shape[1]
-        gemm = self._cublas.sgemm if out.dtype == np.float32 else self._cublas.dgemm
-        gemm(
-            self._handle(), trans_first, trans_second, m, n, k,
-            self._scalar(alpha, out.dtype.char), first.data.ptr, first.shape[0],
+        handle, char = self._handle, out.dtype.char
+        handle.gemm(
+            char, trans_first, trans_second, m, n, k,
+            handle.scalar(alpha, char), first.data.ptr, first.shape[0],
             second.data.ptr, second.shape[0],
-            self._scalar(beta, out.dtype.char), c.data.ptr, m,
+            handle.scalar(beta, char), c.data.ptr, m,
         )  # fmt: skip
-
-    def _handle(self) -> int:
-        handle: int = cupy.cuda.device.get_cublas_handle()
-        mode = TF32_TENSOR_OP_MATH if self.tf32 else DEFAULT_MATH
-        if self._cublas.getMathMode(handle) != mode:
-            self._cublas.setMathMode(handle, mode)
-        return handle
-
-    def _scalar(self, value: float, char: str) -> int:
-        """The address of a host scalar for cuBLAS; it reads the value during the call."""
-        held = self._scalars.get((value, char))
-        if held is None:
-            if len(self._scalars) > 1024:  # a schedule makes a new learning rate at every step
-                self._scalars.clear()
-            cell = np.array(value, dtype=char)
-            held = self._scalars[value, char] = (cell, cell.ctypes.data)
-        return held[1]
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
         cupy.take(source, indices, axis=0, out=out)
 
     def _bind(self, kernel: Kernel) -> Kernel:
         return _Fused(kernel)
+
+    def scalars(self, count: int, dtype: str) -> Scalars:
+        return Cells(cupy, count, dtype) if isinstance(self._handle, OwnHandle) else super().scalars(count, dtype)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        return self._capture.record(step)
+
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        return None if self._capture.fault else EpochGraphs(parts, self._capture)
 
     def active(self) -> AbstractContextManager[object]:
         return _Active(self._index, self.device)
@@ -114,6 +126,7 @@ class CupyBackend(Backend):
             "runtime_cuda": runtime.runtimeGetVersion(),
             "cupy": cupy.__version__,
             "tf32": self.tf32,
+            "graphs": self._capture.describe(),
         }
 
 

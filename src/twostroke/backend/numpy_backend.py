@@ -9,20 +9,23 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
-from . import Array, Backend, Kernel, Scalars
+from . import Array, Backend, Cells, Epoch, Kernel, Scalars, Steps
 from .blas import Blas, ThreadCount, column_major, scipy_blas
 from .native import library
 from .products import Products
 from .program import Program, Unplayable
 from .tape import Recorder, Tape
 from .threads import ThreadGovernor
+
+AT_ONCE_S: Final = 5e-3  # a signal waits so long, and the player's caller costs nothing any more
 
 
 class NumpyBackend(Backend):
@@ -96,7 +99,7 @@ class NumpyBackend(Backend):
         return partial(kernel, self.xp)
 
     def scalars(self, count: int, dtype: str) -> Scalars:
-        return _Cells(count, dtype)
+        return Cells(np, count, dtype)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: Tape = []
@@ -114,6 +117,10 @@ class NumpyBackend(Backend):
                 governor.run(replay)
 
         return run
+
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        native, _ = library()
+        return None if native is None else PlayedEpoch(parts, self._capture, self._governor, native.play)
 
     def _governor(self, tape: Tape) -> ThreadGovernor | None:
         """The governor of all steps that do the same work as this one; None where threads are fixed."""
@@ -183,6 +190,77 @@ def playback(tape: Tape) -> Callable[[], None]:
     return replay
 
 
+class PlayedEpoch:
+    """An ``Epoch`` whose steps the player runs, those of one look at whether to stop in one call."""
+
+    def __init__(
+        self,
+        parts: Sequence[Steps],
+        capture: Callable[[Callable[[], None]], Tape],
+        governor: Callable[[Tape], ThreadGovernor | None],
+        play: Callable[[int], None],
+    ) -> None:
+        self._parts = [_PlayedSteps(steps, capture, governor, play) for steps in parts]
+        self.at_once = 1
+
+    def run(self, first: int, stop: int) -> None:
+        """The steps ``first`` to ``stop``; from how long they took: how many to run at once."""
+        started, begin = time.perf_counter(), 0
+        for part in self._parts:
+            part.run(max(first - begin, 0), min(stop - begin, part.count))
+            begin += part.count
+        step_s = (time.perf_counter() - started) / (stop - first)
+        # At most twice as many as before: the first ones are slow, or quick, by chance.
+        self.at_once = max(1, min(2 * (stop - first), int(AT_ONCE_S / step_s)))
+
+
+class _PlayedSteps:
+    """Steps of one size: the first is recorded, or replayed from Python where the player does not know a call."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        capture: Callable[[Callable[[], None]], Tape],
+        governor: Callable[[Tape], ThreadGovernor | None],
+        play: Callable[[int], None],
+    ) -> None:
+        self.count = steps.count
+        self._steps, self._capture, self._make_governor, self._play = steps, capture, governor, play
+        self._governor: ThreadGovernor | None = None
+        self._run: Callable[[int, int], None] | None = None
+
+    def run(self, first: int, stop: int) -> None:
+        if first >= stop:
+            return
+        if self._run is None:
+            self._move(first, before=True)
+            tape = self._capture(self._steps.step)
+            self._move(first, before=False)
+            self._governor = self._make_governor(tape)
+            try:
+                self._run = Program(tape, self._play, self._steps.moves).run
+            except Unplayable:
+                self._run = partial(self._replay, playback(tape))
+            first += 1
+        if first < stop:
+            work = partial(self._run, first, stop - first)
+            if self._governor is None:
+                work()
+            else:
+                self._governor.run(work, stop - first)
+
+    def _replay(self, step: Callable[[], None], first: int, count: int) -> None:
+        for index in range(first, first + count):
+            self._move(index, before=True)
+            step()
+            self._move(index, before=False)
+
+    def _move(self, index: int, *, before: bool) -> None:
+        for rows, fixed, is_before in self._steps.moves:
+            if is_before == before:
+                np.copyto(*((fixed, rows[index]) if before else (rows[index], fixed)))
+
+
 class _Modules(threading.local):
     """What a backend calls into, for each thread: one may be capturing a step while another computes."""
 
@@ -190,17 +268,6 @@ class _Modules(threading.local):
         self.xp: Any = np
         self.blas = blas
         self.products = products
-
-
-class _Cells(Scalars):
-    """Scalars as 0-d arrays of the network's dtype, so that the calls on a tape see each new value."""
-
-    def __init__(self, count: int, dtype: str) -> None:
-        self._array = np.zeros(count, dtype)
-        self._values = [self._array[i : i + 1].reshape(()) for i in range(count)]
-
-    def set(self, *values: float) -> None:
-        self._array[:] = values
 
 
 def available_cores() -> int:

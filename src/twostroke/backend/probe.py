@@ -143,7 +143,7 @@ def cuda_installation(index: int = 0, maps: str = "/proc/self/maps") -> dict[str
 
     What cannot be found out is left out; nothing is raised.
     """
-    facts: dict[str, Any] = {"libraries": _loaded_libraries(maps)}
+    facts: dict[str, Any] = {"libraries": loaded_libraries(maps)}
     facts["tf32_environment"] = {name: os.environ[name] for name in TF32_VARIABLES if name in os.environ}
     with suppress(Exception):
         import cupy
@@ -161,7 +161,7 @@ def cuda_installation(index: int = 0, maps: str = "/proc/self/maps") -> dict[str
     return facts
 
 
-def _loaded_libraries(maps: str) -> dict[str, dict[str, str]]:
+def loaded_libraries(maps: str = "/proc/self/maps") -> dict[str, dict[str, str]]:
     """By name: the file that is mapped into this process, and whose it is."""
     found: dict[str, dict[str, str]] = {}
     with suppress(OSError), open(maps, encoding="utf-8", errors="replace") as lines:

@@ -10,10 +10,11 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from . import Move
 from .products import Products, product_words
 from .tape import Tape
 
@@ -27,14 +28,6 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 class Unplayable(Exception):
     """A call on the tape that the player does not know; the message says which."""
-
-
-class Move(NamedTuple):
-    """A copy at every step: row ``step`` of ``rows`` into ``fixed`` before it, or ``fixed`` into that row after it."""
-
-    rows: Array
-    fixed: Array
-    before: bool
 
 
 class Program:

@@ -42,18 +42,18 @@ class ThreadGovernor:
         self._count, self._spent, self._steps = count, 0.0, 0
         self._applied = False
 
-    def run(self, step: Callable[[], Any]) -> None:
-        """Run ``step`` once and learn from how long it took."""
+    def run(self, work: Callable[[], Any], steps: int = 1) -> None:
+        """Run ``work``, which is so many steps, and learn from how long it took."""
         if not self._applied:
             self._set_threads(self._count)
             self._applied = True
         started = time.perf_counter()
-        step()
+        work()
         spent = time.perf_counter() - started
         self._seconds[self._count] = self._seconds.get(self._count, 0.0) + spent
         self._total_s += spent
         self._spent += spent
-        self._steps += 1
+        self._steps += steps
         if self._spent >= WINDOW_S and (self._steps >= MIN_STEPS or self._has_lost()):
             self._end_window()
 
