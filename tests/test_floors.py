@@ -20,7 +20,7 @@ FLOORS = (
     ("errors", "version", "atomic_file", "randomness", "backend", "idx", "initializers", "sealed_file"),
     ("kernels", "dataset"),
     ("workspace", "mlp", "optimizers", "batches", "metrics"),
-    ("communicator", "replay", "training", "model_file", "checkpoint"),
+    ("communicator", "train_config", "replay", "training", "model_file", "checkpoint"),
     ("classic", "presets", "settings", "run_folder", "record", "verification", "crossover", "benchmark", "chart",
      "report", "past_run", "findings", "pictures", "page", "digit_image", "solvers", "estimator", "sklearn",
      "onnx_export"),
@@ -36,7 +36,7 @@ HEAVY = (
     "cupy", "matplotlib", "sklearn", "mpi4py", "onnx", "typer", "rich", "scipy", "PIL", "threadpoolctl", "pandas",
     "torch", "jax", "pytest", "multiprocessing", "unittest", "jinja2",
 )  # fmt: skip
-LONGEST_FILE, LARGEST_ENGINE = 400, 3000
+LONGEST_FILE, LARGEST = 400, 2200
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 
 SOURCES = {
@@ -254,16 +254,19 @@ def test_lines_of_code() -> None:
 
 
 def test_the_budget(figure: Callable[[str, float], None]) -> None:
-    """The engine (floors 0 to 3) reads in one sitting: lines of code. A file: all its lines. The rest is reported."""
+    """The maths and the training (floors 0 to 3 but for the devices) read in one sitting, and what is behind the seam
+    in another: lines of code. A file: all its lines. The rest is reported."""
     code = {name: lines_of_code(source) for name, source in SOURCES.items()}
     total = sum(source.count("\n") for source in SOURCES.values())
     figure("lines of the package, with comments, docstrings and blank lines", total)
-    engine = sum(code[name] for name in SOURCES if RANK.get(name.partition("/")[0], (9, 9)) < (4, 0))
+    devices = sum(code[name] for name in SOURCES if name.startswith("backend/"))
+    engine = sum(code[name] for name in SOURCES if RANK.get(name.partition("/")[0], (9, 9)) < (4, 0)) - devices
     figure("lines of code of the package", sum(code.values()))
-    figure("lines of code of the engine, floors 0 to 3", engine)
+    figure("lines of code of the engine, floors 0 to 3 without the devices", engine)
+    figure("lines of code of the devices, in Python", devices)
     long = {name: source.count("\n") for name, source in SOURCES.items() if source.count("\n") > LONGEST_FILE}
     assert not long, f"over {LONGEST_FILE} lines: what could leave?"
-    assert engine <= LARGEST_ENGINE, sorted(code.items(), key=lambda item: -item[1])
+    assert max(engine, devices) <= LARGEST, sorted(code.items(), key=lambda item: -item[1])
 
 
 def run_python(code: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,8 @@ from twostroke.backend import Backend
 from twostroke.batches import epoch_order
 from twostroke.errors import ConfigError, DataError, DivergenceError
 from twostroke.optimizers import OPTIMIZERS, SCHEDULES, make_schedule
-from twostroke.training import DEFAULT_LEARNING_RATE, EVALUATION_ROWS, EpochRecord, TrainConfig, evaluate, train
+from twostroke.train_config import DEFAULT_LEARNING_RATE
+from twostroke.training import EVALUATION_ROWS, EpochRecord, TrainConfig, evaluate, train
 
 Floats = NDArray[np.float64]
 TIMES = ("train_seconds", "samples_per_second")
