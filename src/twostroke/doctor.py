@@ -49,6 +49,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"processor: {cpu['processor']}, {cpu['cores']} core{'s' if cpu['cores'] != 1 else ''} for this process",
         f"libraries: NumPy {installed['numpy']}, SciPy {installed['scipy']}",
         f"BLAS: {cpu['blas']}, {threads}",
+        f"recorded steps: {cpu['steps']}",
         f"CuPy: {', '.join(facts['cupy_wheels']) or 'not installed'}",
         f"NVIDIA driver: {facts['nvidia_smi']}",
         f"GPU: {_gpu(gpu) if gpu else 'none that can be used'}",
