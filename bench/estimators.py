@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
 import warnings
@@ -114,7 +115,7 @@ def measure(row: FitRow, rounds: int) -> None:
             return seconds, float(model.score(X_test, y_test))
 
     fit(ours, 0), fit(theirs, 0)
-    whole = []
+    row.load_before, whole = list(os.getloadavg()), []
     for seed in range(rounds):
         (a, mine), (b, other), (c, _), (d, _) = (fit(kind, seed) for kind in (ours, theirs, theirs, ours))
         row.scores.append([mine, other])
@@ -123,6 +124,7 @@ def measure(row: FitRow, rounds: int) -> None:
         row.pairs += [[a / steps, b / steps], [d / steps, c / steps]]
         a, b, c, d = (fit(ours, seed)[0] for _ in range(4))
         row.control_pairs += [[a / steps, b / steps], [d / steps, c / steps]]
+    row.load_after = list(os.getloadavg())
     row.seconds = np.median(whole, axis=0).tolist()
     summarise(row)
     mine, other = np.mean(row.scores, axis=0)
@@ -163,10 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.problem:
         if name not in PROBLEMS:
             parser.error(f"unknown problem {name!r}: one of {names}")
-    cores = bind(arguments.threads)
     import sklearn
 
     machine = describe_machine()
+    cores = bind(arguments.threads)
     print(HEADER, flush=True)
     rows = []
     for name in arguments.problem:
