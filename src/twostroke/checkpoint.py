@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from .data_parallel import DistributedRun
 from .dataset import Dataset
 from .errors import ConfigError, ModelError
 from .model_file import network_settings
@@ -101,6 +102,15 @@ def restore(run: TrainingRun, data: Dataset, path: Path) -> list[str]:
             "no good checkpoint is left", where=path, found="; ".join(faults), remedy="Start without --resume."
         )
     return []
+
+
+def share(run: DistributedRun) -> None:
+    """Put every rank where rank 0 is: its arrays, position and history. Every rank calls this."""
+    run.share_state()
+    ours = {name: getattr(run, name) for name in POSITION}, run.optimizer.steps, run.history
+    position, run.optimizer.steps, run.history[:] = run.communicator.bcast_obj(ours)
+    for name, value in position.items():
+        setattr(run, name, value)
 
 
 def _read(where: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

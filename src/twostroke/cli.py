@@ -6,10 +6,11 @@ stdout carries results, stderr notes and errors.
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -21,10 +22,12 @@ from .commands.predict import predict
 from .commands.report import report
 from .commands.train import train
 from .commands.verify import verify
+from .communicator import current, launched
 from .errors import DeviceError, TwoStrokeError
 from .terminal import ClosedPipe, Stopped, complain, discard_stdout, say, stoppable, tolerate_encodings
 from .version import __version__
 
+RANK_0_FIRST_S: Final = 1.0
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -63,13 +66,28 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(end, SystemExit) and not end.code:
             return 0
         discard_stdout()
-        return ClosedPipe.exit_code
+        line = f"error: ended by {type(end).__name__}" if current().size > 1 else None
+        return _leave(line, ClosedPipe.exit_code, words)
     except (Exception, Stopped, KeyboardInterrupt) as error:
         if "--debug" in words:
             traceback.print_exc()
         line, code = _explain(error)
-        complain(line)
-        return code
+        return _leave(line, code, words)
+
+
+def _leave(line: str | None, code: int, words: Sequence[str]) -> int:
+    """Say why, and return the exit code; a rank of an MPI job ends the whole job with it.
+
+    What all ranks have found is rank 0's to say: the others wait, and are ended by its end.
+    """
+    ranks = current()
+    rank, size = (ranks.rank, ranks.size) if ranks.size > 1 else launched()
+    if rank:
+        time.sleep(RANK_0_FIRST_S)
+    if line and ("--distributed" in words or not rank):
+        complain(f"[rank {rank}] {line}" if size > 1 else line)
+    ranks.abort(code)
+    return code
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

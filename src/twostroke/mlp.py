@@ -210,10 +210,13 @@ def predict_classes(net: MLP, buffers: Buffers) -> None:
     net.backend.xp.argmax(buffers.A[-1], axis=1, out=buffers.predictions)
 
 
-def loss_backward(net: MLP, buffers: Buffers) -> None:
-    """dA[-1] <- dZ of the output layer (BP1), for the mean loss of the batch. A[-1] is overwritten."""
+def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
+    """dA[-1] <- dZ of the output layer (BP1), for the mean loss of the batch. A[-1] is overwritten.
+
+    ``scale`` is 1 / the size of the batch, where these rows are only a part of it.
+    """
     backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
-    backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0])
+    backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0] if scale is None else scale)
     if len(buffers.weights):
         backend.elementwise(kernels.times)(dZ, buffers.weights[:, None], dZ)
     if net.loss == "quadratic" and net.output == "softmax":
@@ -222,14 +225,16 @@ def loss_backward(net: MLP, buffers: Buffers) -> None:
         backend.elementwise(net.layer_activations[-1].backward)(A, dZ)
 
 
-def backward(net: MLP, buffers: Buffers, targets: list[Layer], alpha: float, beta: float, beta_b: float) -> None:
+def backward(
+    net: MLP, buffers: Buffers, targets: list[Layer], alpha: float, beta: float, beta_b: float, scale: Any = None
+) -> None:
     """After ``loss_forward``: add each layer's gradient to ``targets`` (see ``affine_backward_parameters``).
 
     Walks back from the output: each layer from its own activation, the next layer's weights and delta, and the
     previous layer's output. The first layer needs no dX. A and dA are overwritten.
     """
     backend = net.backend
-    loss_backward(net, buffers)
+    loss_backward(net, buffers, scale)
     for index in reversed(range(len(targets))):
         A, dZ, target = buffers.A[index], buffers.dA[index], targets[index]
         # dX before the weights' gradient: the target may be the weights themselves.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from .backend import Array
+from .backend import Array, Backend
 from .errors import ConfigError
 from .mlp import MLP, layer_views
 
@@ -56,6 +56,17 @@ class Optimizer:
 
     def update(self) -> None:
         """Called after ``backward``: moves the parameters."""
+
+    def accumulate(self, gradient: Array) -> None:
+        """What ``backward`` does to the target, from a flat gradient that is whole already. It is overwritten."""
+        alpha, beta, beta_b = self.prepare()
+        backend = self.net.backend
+        if not self.l2:
+            _add_scaled(backend, self.target, gradient, alpha, beta)
+            return
+        for target, layer in zip(self.target_views, layer_views(gradient, self.net.layers), strict=True):
+            _add_scaled(backend, target.W, layer.W, alpha, beta)
+            _add_scaled(backend, target.b, layer.b, alpha, beta_b)
 
     @property
     def state(self) -> dict[str, Array]:
@@ -220,9 +231,31 @@ OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
 # --- elementwise kernels ---------------------------------------------------------------------------------
 
 
+def _add_scaled(backend: Backend, target: Array, g: Array, alpha: Any, beta: Any) -> None:
+    """target <- alpha g + beta target, as a GEMM would have it, in as few passes as that takes. g is overwritten."""
+    if type(beta) is float and beta == 0.0:
+        backend.elementwise(scale_to)(g, target, alpha)
+    elif type(beta) is float and beta == 1.0:
+        backend.elementwise(add_times)(target, g, alpha)
+    else:
+        backend.elementwise(add_scaled)(target, g, alpha, beta)
+
+
 def add_to(xp: Any, p: Array, v: Array) -> None:
     """p <- p + v."""
     xp.add(p, v, out=p)
+
+
+def add_times(xp: Any, p: Array, g: Array, alpha: float) -> None:
+    """p <- p + alpha g. g is overwritten."""
+    xp.multiply(g, alpha, out=g)
+    xp.add(p, g, out=p)
+
+
+def add_scaled(xp: Any, p: Array, g: Array, alpha: float, beta: float) -> None:
+    """p <- alpha g + beta p. g is overwritten."""
+    xp.multiply(p, beta, out=p)
+    add_times(xp, p, g, alpha)
 
 
 def scale_to(xp: Any, W: Array, out: Array, factor: float) -> None:

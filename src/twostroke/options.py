@@ -106,6 +106,8 @@ CheckpointEvery = Annotated[
 Resume = Annotated[
     bool, _option(RUN, None, "Go on from the checkpoint in DIR, if there is one, bit for bit.", "--resume")
 ]
+_DISTRIBUTED = "Train together with the other processes of: mpirun -n N twostroke train --distributed."
+Distributed = Annotated[bool, _option(RUN, None, _DISTRIBUTED, "--distributed")]
 DryRun = Annotated[
     bool, _option(RUN, None, "Check everything, say what would be done, train and write nothing.", "--dry-run")
 ]

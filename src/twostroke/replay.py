@@ -33,7 +33,7 @@ class Replay:
         self._epoch: Epoch | None = None
         self._held: Array | None = None
         cells = optimizer.scalars.cells
-        if cells is None:
+        if cells is None or not bounds:
             return
         xp = self._backend.xp
         self._order = xp.empty(bounds[-1][1], "int64")

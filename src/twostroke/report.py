@@ -14,6 +14,7 @@ from .training import EpochRecord, TrainConfig
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 BAR_WIDTH = 28
+PAYS = 1.3  # what twice the ranks must gain to be worth starting
 
 
 def _s(count: int) -> str:
@@ -61,6 +62,29 @@ def settings_line(config: TrainConfig, preset: str) -> str:
     parts += [f"{config.epochs} epoch{_s(config.epochs)}", f"validation {config.val_size:g}"]
     parts.append(f"patience {config.patience}" if config.patience else "no early stopping")
     return f"settings: {', '.join(parts)}"
+
+
+def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
+    """Who trains together: ``DistributedRun.describe``."""
+    threads = f", {backend.threads} thread{_s(backend.threads)} each" if backend.threads else ""
+    hosts = f" on {ranks['hosts']} machine{_s(ranks['hosts'])} by {ranks['mpi']}" if "mpi" in ranks else ""
+    return f"ranks: {ranks['ranks']}{hosts}{threads}; gradients are summed by {ranks['gradients_summed_by']}"
+
+
+def summing_line(ranks: Mapping[str, Any]) -> str:
+    """What part of the time went to sums, with the waiting for the slowest rank, and whether more ranks would pay.
+
+    ``n`` ranks spend c on their part of a step and s on the sum. With 2n a step takes at least c / 2 + s.
+    """
+    total, summing = ranks["step_seconds"], ranks["summing_seconds"]
+    if not total or ranks["ranks"] == 1:
+        return f"communication: none, {ranks['ranks']} rank"
+    share = summing / total
+    gain = 1 / ((1 - share) / 2 + share)
+    verdict = f"{2 * ranks['ranks']} ranks would be {gain:.2f} times as fast at most"
+    if gain < PAYS:
+        verdict += ": more ranks do not pay, a larger batch might"
+    return f"communication: {share:.0%} of the training time; {verdict}"
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -94,6 +94,11 @@ class TrainingStep:
         if self.running is not None:
             self.running.update(start, buffers)
 
+    def replay(self, bounds: Sequence[tuple[int, int]]) -> Replay:
+        """The batches ``bounds`` of an epoch as one piece of work. Needs ``running``."""
+        assert self.running is not None
+        return Replay(self.workspace, self.optimizer, self.running, bounds, self.gather_and_learn)
+
     def gather_and_learn(self, buffers: Buffers) -> None:
         """A step on the samples whose numbers are in ``indices``."""
         if self.images is not None:
@@ -111,6 +116,10 @@ class TrainingStep:
         loss_forward(self.net, buffers)
         if self.running is not None:
             predict_classes(self.net, buffers)
+        self.learn_from(buffers)
+
+    def learn_from(self, buffers: Buffers) -> None:
+        """The way back and the update, after the way forward."""
         backward(self.net, buffers, self.optimizer.target_views, *self.optimizer.prepare())
         self.optimizer.update()
 
@@ -125,12 +134,13 @@ class Evaluation:
             self._images, self._labels = upload(backend, images, labels, net)
             self._workspace = Workspace(backend, net.layers, net.dtype, rows, training=False)
             self._running = Running(backend, len(images), net.dtype)
+        self._bounds = list(batch_bounds(len(images), rows))
 
     def run(self) -> Result:
         """Mean loss and accuracy of the network as it is now."""
         workspace = self._workspace
         with self.net.backend.active():
-            for start, stop in batch_bounds(len(self._images), workspace.capacity):
+            for start, stop in self._bounds:
                 buffers = workspace.rows(stop - start)
                 workspace.load_inputs(self._images[start:stop], buffers)
                 workspace.load_targets(self._labels[start:stop], buffers)
@@ -171,6 +181,10 @@ class TrainingRun:
     once for arguments that do not fit.
     """
 
+    _step_type: Callable[..., TrainingStep] = TrainingStep
+    _running_type: Callable[..., Running] = Running
+    _evaluation_type: Callable[..., Evaluation] = Evaluation
+
     def __init__(self, net: MLP, data: Dataset, config: TrainConfig, backend: Backend | None = None) -> None:
         images, labels, evaluations = _check(net, data, config)
         n = len(images)
@@ -188,12 +202,12 @@ class TrainingRun:
         self._schedule = make_schedule(config.schedule, config.warmup)
         with net.backend.active():
             device_images, self._labels = upload(net.backend, images, labels, net)
-            self.running = Running(net.backend, n, net.dtype)
+            self.running = self._running_type(net.backend, n, net.dtype)
             self.optimizer = make_optimizer(net, config)
             given = device_images, self._labels, self.optimizer, batch_size, self.running
-            self._step = step = TrainingStep(net, *given, dropout=config.dropout)
-            self._replay = Replay(step.workspace, self.optimizer, self.running, self.bounds, step.gather_and_learn)
-            self._evaluations = {name: Evaluation(net, *arrays) for name, arrays in evaluations.items()}
+            self._step = self._step_type(net, *given, dropout=config.dropout)
+            self._replay = self._step.replay(self.bounds)
+            self._evaluations = {name: self._evaluation_type(net, *arrays) for name, arrays in evaluations.items()}
             self.best = net.parameters.copy() if config.patience else None
 
     @property

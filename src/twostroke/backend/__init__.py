@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -22,7 +22,17 @@ from ..errors import ConfigError, DataError
 Array: TypeAlias = Any  # numpy.ndarray on a CPU, cupy.ndarray on a GPU
 Kernel: TypeAlias = Callable[..., None]
 
-__all__ = ["Array", "Backend", "Kernel", "Scalars", "array_module", "host_backend", "select_backend", "to_host"]
+__all__ = [
+    "Array",
+    "Backend",
+    "Kernel",
+    "Ranks",
+    "Scalars",
+    "array_module",
+    "host_backend",
+    "select_backend",
+    "to_host",
+]
 
 
 class Scalars:
@@ -104,6 +114,19 @@ class Epoch(Protocol):
         """The steps ``first`` to ``stop`` of the epoch."""
 
 
+class Ranks(Protocol):
+    """What a backend needs to know of a ``Communicator``."""
+
+    rank: int
+    size: int
+
+    def allreduce_(self, array: np.ndarray) -> None: ...
+
+    def bcast_obj(self, value: Any) -> Any: ...
+
+    def allgather_obj(self, value: Any) -> list[Any]: ...
+
+
 class Backend(ABC):
     """What one device offers. ``NumpyBackend`` and ``CupyBackend`` are the two kept implementations."""
 
@@ -115,6 +138,11 @@ class Backend(ABC):
     @property
     def threads(self) -> int | None:
         """The number of BLAS threads; None on a device that has none."""
+        return None
+
+    @property
+    def unit(self) -> str | None:
+        """What no other process may use as well: the GPU's identity; None on a device that is shared."""
         return None
 
     def __init__(self) -> None:
@@ -171,6 +199,16 @@ class Backend(ABC):
         """The steps of an epoch, to be run many at a time; None where steps are better run one by one."""
         return None
 
+    def sum_through_host(self, array: Array, ranks: Ranks) -> None:
+        """``array`` <- its sum over all ranks, in place: contiguous, and alike on every rank."""
+        host = self.to_host(array)
+        ranks.allreduce_(host)
+        self.xp.copyto(array, self.asarray(host))
+
+    def summing(self, array: Array, ranks: Ranks) -> tuple[Callable[[], None], str]:
+        """The quickest way to sum ``array`` over all ranks, to be called at every step; and the name of the way."""
+        return partial(self.sum_through_host, array, ranks), "MPI, through the host"
+
     def active(self) -> AbstractContextManager[object]:
         """Enter this around work: it makes the device current, or sets the number of BLAS threads."""
         return nullcontext()
@@ -219,13 +257,16 @@ def host_backend() -> Backend:
     return NumpyBackend(1, reason="the default of a network that was not moved")
 
 
-def select_backend(device: str = "auto", threads: int | str = "auto", *, tf32: bool = False) -> Backend:
+def select_backend(
+    device: str = "auto", threads: int | str = "auto", *, tf32: bool = False, local_rank: int = 0, local_size: int = 1
+) -> Backend:
     """The backend for ``device``: "auto", "cpu", "cuda" (or "gpu") or "cuda:N".
 
     "auto" takes a CUDA GPU if a functional probe passes and else the CPU, and says why in ``reason``.
     "cuda" never falls back: ``DeviceError`` names the cause. ``threads`` is the number of BLAS threads of
     the CPU; "auto" finds out, while training runs, how many pay: sums may then be rounded in another order
-    from one run to the next. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits.
+    from one run to the next. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits. Where ``local_size``
+    processes share this machine, each takes the GPU of its ``local_rank``.
     """
     wanted = device.lower().replace("gpu", "cuda", 1)
     kind, _, index = wanted.partition(":")
@@ -240,9 +281,10 @@ def select_backend(device: str = "auto", threads: int | str = "auto", *, tf32: b
         )
     if kind == "cpu":
         return NumpyBackend(threads, reason="cpu was asked for")
-    from .probe import probe_cuda
+    from .probe import gpu_of, probe_cuda
 
-    probe = probe_cuda(int(index or 0))
+    number = int(index) if index else gpu_of(local_rank, local_size)
+    probe = probe_cuda(number)
     if not probe.usable:
         if kind == "cuda":
             raise probe.error()
@@ -250,4 +292,4 @@ def select_backend(device: str = "auto", threads: int | str = "auto", *, tf32: b
     from .cupy_backend import CupyBackend
 
     reason = probe.reason if kind == "auto" else f"{wanted} was asked for; {probe.reason}"
-    return CupyBackend(int(index or 0), reason=reason, tf32=tf32)
+    return CupyBackend(number, reason=reason, tf32=tf32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import re
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ import cupy
 import numpy as np
 
 from ..errors import DeviceError
-from . import Array, Backend, Cells, Epoch, Kernel, Scalars, Steps
+from . import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps
 from .blas import column_major
 from .capture import Capture, EpochGraphs
 from .cublas import OwnHandle, SharedHandle
+from .nccl import NcclSum, PinnedSum
 
 # After these a process gets the same error from every CUDA call until it ends (CUDA's runtime and driver number
 # them alike): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
@@ -105,6 +107,20 @@ class CupyBackend(Backend):
 
     def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
         return None if self._capture.fault else EpochGraphs(parts, self._capture)
+
+    @property
+    def unit(self) -> str | None:
+        found = cupy.cuda.runtime.getDeviceProperties(self._index).get("uuid", b"")
+        return found.hex() or f"{platform.node()} {cupy.cuda.Device(self._index).pci_bus_id}"
+
+    def summing(self, array: Array, ranks: Ranks) -> tuple[Callable[[], None], str]:
+        from cupy.cuda import nccl
+
+        if ranks.size > 1 and all(ranks.allgather_obj(bool(nccl.available))):
+            return NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr), "NCCL"
+        import cupyx
+
+        return PinnedSum(array, cupyx.empty_pinned(array.shape, array.dtype), ranks), "MPI, through the host"
 
     def active(self) -> AbstractContextManager[object]:
         return _Active(self._index, self.device)

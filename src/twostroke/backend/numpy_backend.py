@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from . import Array, Backend, Cells, Epoch, Kernel, Scalars, Steps
+from . import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps
 from .blas import Blas, ThreadCount, column_major, scipy_blas
 from .native import library
 from .products import Products
@@ -100,6 +100,9 @@ class NumpyBackend(Backend):
 
     def scalars(self, count: int, dtype: str) -> Scalars:
         return Cells(np, count, dtype)
+
+    def summing(self, array: Array, ranks: Ranks) -> tuple[Callable[[], None], str]:
+        return partial(ranks.allreduce_, array), "MPI"
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: Tape = []

@@ -73,6 +73,30 @@ def probe_cuda(index: int = 0) -> Probe:
         return _broken(wheels[0], error)
 
 
+def gpu_of(local_rank: int, local_size: int) -> int:
+    """The number of the GPU that a rank takes among those of its machine. Raises ``DeviceError`` if there are too few.
+
+    A launcher may show each rank one GPU of its own: then it is number 0 for all of them.
+    """
+    if local_size == 1:
+        return 0
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception:  # no GPU that works: the probe says why
+        return 0
+    if 1 < count < local_size:
+        raise DeviceError(
+            "more ranks than GPUs",
+            where="--distributed",
+            found=f"{local_size} ranks on a machine with {count} GPUs",
+            expected="a GPU for each rank",
+            remedy="Start fewer ranks (mpirun -n), or choose --device cpu.",
+        )
+    return local_rank if count > 1 else 0
+
+
 def _probe_device(cupy: Any, wheel: str, index: int) -> Probe:
     """The part of the probe that needs a working import of CuPy."""
     runtime = cupy.cuda.runtime

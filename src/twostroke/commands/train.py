@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +14,9 @@ import typer
 from .. import options, pictures, record, report
 from ..atomic_file import write_atomically
 from ..backend import Backend, select_backend
-from ..checkpoint import restore, save_checkpoint
+from ..checkpoint import restore, save_checkpoint, share
+from ..communicator import Communicator, joined
+from ..data_parallel import DistributedRun
 from ..dataset import Dataset, load_dataset
 from ..digit_image import FIELD
 from ..errors import ConfigError, ModelError
@@ -22,7 +26,17 @@ from ..mlp import MLP
 from ..model_file import save_model
 from ..run_folder import locked, would_be_writable, writable_folder
 from ..settings import KEYS, Settings, named, resolve, to_toml
-from ..terminal import Say, Stopped, hush, in_shell, live_epochs, say, stoppable_after_work, uninterrupted
+from ..terminal import (
+    Say,
+    Stopped,
+    discard_stdout,
+    hush,
+    in_shell,
+    live_epochs,
+    say,
+    stoppable_after_work,
+    uninterrupted,
+)
 from ..training import EpochRecord, TrainingRun, evaluate
 from .report import write_page
 
@@ -61,6 +75,7 @@ def train(
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = False,
     report: options.Report = False,
+    distributed: options.Distributed = False,
     dry_run: options.DryRun = False,
     log_format: options.LogFormat = None,
     json: options.Json = False,
@@ -72,21 +87,59 @@ def train(
     SIGINT or SIGTERM ends the run after its step, with a checkpoint from which --resume goes on.
     """
     flags = {key: value for key, value in locals().items() if key in KEYS}
-    settings = resolve(flags, config)
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ConfigError("bad interval", where="--checkpoint-every", found=checkpoint_every, expected="N >= 1 steps")
-    log = _log_format(log_format, json)
-    if report:
-        pictures.require("--report")
-    try:
-        if show_config:
-            _show_config(settings, json=log != "text")
-        elif dry_run:
-            _rehearse(settings, every=checkpoint_every, resume=resume, page=report, log=log, quiet=quiet)
-        else:
-            _run_training(settings, ctx.obj, every=checkpoint_every, resume=resume, page=report, log=log, quiet=quiet)
-    except ConfigError as error:
-        raise named(error, settings.names) from error
+    with joined(distributed) as ranks:
+        if ranks.rank:  # rank 0 speaks for all
+            discard_stdout()
+            warnings.simplefilter("ignore")
+        log = _log_format(log_format, json)
+        settings = resolve(flags, config)
+        if report:
+            pictures.require("--report")
+        try:
+            if show_config:
+                _show_config(settings, json=log != "text")
+            else:
+                job = _Job(settings, ranks, distributed, checkpoint_every, resume, report, log, quiet, ctx.obj)
+                (_rehearse if dry_run else _run_training)(job)
+        except ConfigError as error:
+            raise named(error, settings.names) from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for."""
+
+    settings: Settings
+    ranks: Communicator
+    distributed: bool
+    every: int | None  # steps between checkpoints
+    resume: bool
+    page: bool  # whether to write a report
+    log: str
+    quiet: bool
+    words: list[str]
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            where, expected = "--checkpoint-every", "N >= 1 steps"
+            raise ConfigError("bad interval", where=where, found=self.every, expected=expected)
+
+    @property
+    def tell(self) -> Say:
+        return hush if self.quiet or self.log != "text" else say
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.ranks.rank == 0
+
+    def make_run(self, net: MLP, data: Dataset, backend: Backend) -> TrainingRun:
+        if not self.distributed:
+            return TrainingRun(net, data, self.settings.config, backend)
+        facts = {**record.versions(), "checkpoint-every": self.every, "resume": self.resume, "device": backend.name}
+        run = DistributedRun(net, data, self.settings.config, backend, communicator=self.ranks, facts=facts)
+        self.tell(report.ranks_line(run.describe(), backend))
+        return run
 
 
 def _log_format(log_format: str | None, json: bool) -> str:
@@ -106,25 +159,29 @@ def _show_config(settings: Settings, *, json: bool) -> None:
         say(line)
 
 
-def _rehearse(settings: Settings, *, every: int | None, resume: bool, page: bool, log: str, quiet: bool) -> None:
+def _rehearse(job: _Job) -> None:
     """All that a run does before its first step, but for making its folder; then say what would follow."""
-    tell = hush if quiet or log != "text" else say
-    data, net, backend = _prepare(settings, tell)
+    settings = job.settings
+    data, net, backend = _prepare(job)
     folder = would_be_writable(settings.folder(data), settings.names["out"])
-    with locked(folder, settings.names["out"]) if folder.exists() else nullcontext():
-        run = TrainingRun(net, data, settings.config, backend)
-        if resume:
-            _restore(run, data, folder, tell)
-        names = ["model.safetensors", "record.json"] + [CHECKPOINT] * bool(every) + ["report.html"] * page
+    with locked(folder, settings.names["out"]) if folder.exists() and job.writes else nullcontext():
+        run = job.make_run(net, data, backend)
+        if job.resume:
+            _restore(run, data, folder, job)
+        names = ["model.safetensors", "record.json"] + [CHECKPOINT] * bool(job.every) + ["report.html"] * job.page
         files = [folder / name for name in names]
         plan = record.plan_record(run, data, settings.effective(data, net), files)
     lines = report.plan_lines(plan)
-    for line in [record.to_json(plan)] if log != "text" else lines[-1:] if quiet else lines:
+    for line in [record.to_json(plan)] if job.log != "text" else lines[-1:] if job.quiet else lines:
         say(line)
 
 
-def _prepare(settings: Settings, tell: Say) -> tuple[Dataset, MLP, Backend]:
-    backend = select_backend(settings.device, settings.threads, tf32=settings.tf32)
+def _prepare(job: _Job) -> tuple[Dataset, MLP, Backend]:
+    settings, ranks, tell = job.settings, job.ranks, job.tell
+    # Ranks on one machine divide its cores: threads of theirs that shared a core would wait for each other.
+    threads = ranks.cores if job.distributed and settings.threads == "auto" else settings.threads
+    place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
+    backend = select_backend(settings.device, threads, tf32=settings.tf32, **place)
     tell(report.device_line(backend))
     data = load_dataset(settings.data)
     tell(report.data_line(data))
@@ -134,92 +191,99 @@ def _prepare(settings: Settings, tell: Say) -> tuple[Dataset, MLP, Backend]:
     return data, net, backend
 
 
-def _run_training(
-    settings: Settings, words: list[str], *, every: int | None, resume: bool, page: bool, log: str, quiet: bool
-) -> None:
-    tell = hush if quiet or log != "text" else say
-    data, net, backend = _prepare(settings, tell)
-    folder = writable_folder(settings.folder(data), settings.names["out"])
-    with locked(folder, settings.names["out"]):
-        run = TrainingRun(net, data, settings.config, backend)
-        if resume:
-            _restore(run, data, folder, tell)
-        with _epochs_told(settings.config.epochs, log, quiet) as tell_epoch:
+def _run_training(job: _Job) -> None:
+    settings = job.settings
+    data, net, backend = _prepare(job)
+    folder = settings.folder(data)
+    if job.writes:
+        folder = writable_folder(folder, settings.names["out"])
+    with locked(folder, settings.names["out"]) if job.writes else nullcontext():
+        run = job.make_run(net, data, backend)
+        if job.resume:
+            _restore(run, data, folder, job)
+        with _epochs_told(job) as tell_epoch:
             for epoch in run.history:
                 tell_epoch(epoch)
-            _train_to_the_end(run, data, folder / CHECKPOINT, every, words, tell_epoch)
-        # Not the last record's: with --patience the best parameters were brought back.
-        test = evaluate(net, data.test_images, data.test_labels)
-        _finish(settings, run, data, test, folder, page=page, log=log, tell=tell)
+            _train_to_the_end(job, run, data, folder / CHECKPOINT, tell_epoch)
+        if job.writes:
+            # Not the last record's: with --patience the best parameters were brought back.
+            test = evaluate(net, data.test_images, data.test_labels)
+            _finish(job, run, data, test, folder)
 
 
-def _restore(run: TrainingRun, data: Dataset, folder: Path, tell: Say) -> None:
-    found = restore(run, data, folder / CHECKPOINT)
+def _restore(run: TrainingRun, data: Dataset, folder: Path, job: _Job) -> None:
+    found = restore(run, data, folder / CHECKPOINT) if job.writes else []
+    if isinstance(run, DistributedRun):
+        share(run)
     for line in found or [f"no checkpoint in {folder}: starting from the beginning"]:
-        tell(line)
+        job.tell(line)
 
 
 @contextmanager
-def _epochs_told(epochs: int, log: str, quiet: bool) -> Iterator[Callable[[EpochRecord], None]]:
+def _epochs_told(job: _Job) -> Iterator[Callable[[EpochRecord], None]]:
     """Say each epoch in the format that was asked for."""
-    if quiet or log == "record":
+    if job.quiet or job.log == "record":
         yield lambda _: None
-    elif log == "json":
+    elif job.log == "json":
         yield lambda epoch: say(record.epoch_json(epoch))
+    elif job.distributed:  # no bar: an MPI launcher gives its ranks a terminal, whatever its own output is
+        yield lambda epoch: say(report.epoch_line(epoch))
     else:
-        with live_epochs(epochs) as tell:
+        with live_epochs(job.settings.config.epochs) as tell:
             yield lambda epoch: tell(report.epoch_line(epoch))
 
 
 def _train_to_the_end(
-    run: TrainingRun,
-    data: Dataset,
-    checkpoint: Path,
-    every: int | None,
-    words: list[str],
-    tell_epoch: Callable[[EpochRecord], None],
+    job: _Job, run: TrainingRun, data: Dataset, checkpoint: Path, tell_epoch: Callable[[EpochRecord], None]
 ) -> None:
     """Work until the run is done; on a signal end the step, save, and raise ``Stopped`` with the way to go on."""
-    signals: list[int] = []
+    every, signals = job.every, list[int]()
 
     def request(number: int) -> None:
         signals.append(number)
         run.stopping = True
 
+    def save() -> None:
+        if job.writes:
+            save_checkpoint(run, data, checkpoint)
+
     with stoppable_after_work(request):
-        while not run.done and not signals:
+        while not run.done and not run.stopping:
             epoch = run.advance(every - run.steps % every if every else None)
             if epoch:
                 tell_epoch(epoch)
-            if every and not signals and (run.done or run.steps % every == 0):
-                save_checkpoint(run, data, checkpoint)
-        if signals and not run.done:
-            save_checkpoint(run, data, checkpoint)
-            stop = Stopped(signals[0])
-            again = " ".join(map(in_shell, ["twostroke", *(word for word in words if word != "--resume"), "--resume"]))
-            stop.add_note(f"after step {run.steps}. Go on with: {again}")
+            if every and not run.stopping and (run.done or run.steps % every == 0):
+                save()
+        if run.stopping and not run.done:
+            save()
+            number = max(max(numbers, default=0) for numbers in job.ranks.allgather_obj(signals))
+            launcher = ["mpirun", "-n", str(job.ranks.size)] if job.distributed else []
+            words = [*launcher, "twostroke", *(word for word in job.words if word != "--resume"), "--resume"]
+            stop = Stopped(number)
+            stop.add_note(f"after step {run.steps}. Go on with: {' '.join(map(in_shell, words))}")
             raise stop
 
 
-def _finish(
-    settings: Settings, run: TrainingRun, data: Dataset, test: Result, folder: Path, *, page: bool, log: str, tell: Say
-) -> None:
+def _finish(job: _Job, run: TrainingRun, data: Dataset, test: Result, folder: Path) -> None:
     """Save what was learnt and say where it is."""
-    net = run.net
+    net, settings, tell = run.net, job.settings, job.tell
     model = folder / "model.safetensors"
     config, preset = settings.config, settings.preset
     result = record.run_record(net, data, config, preset, run.history, test, model, settings.data)
+    if isinstance(run, DistributedRun):
+        result["distributed"] = run.describe()
+        tell(report.summing_line(result["distributed"]))
     with uninterrupted():
         _save(net, model, result)
     tell(f"model: {model}")
-    if page:
+    if job.page:
         write_page(examine(result, net, data), folder, tell)
     source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"
     tell(f"next: twostroke evaluate {in_shell(model)}{source}")
     where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"
     tell(f"      twostroke predict {in_shell(model)} {where}")
     lines = {"text": report.result_line, "record": record.to_json, "json": record.result_json}
-    say(lines[log](result))
+    say(lines[job.log](result))
 
 
 def _save(net: MLP, model: Path, result: dict[str, Any]) -> None:

@@ -1,0 +1,299 @@
+"""The processes of a distributed run: which of them this one is, and what it does together with the others.
+
+A run is one process (``SingleProcess``, which imports nothing) or the ranks of an MPI job (``MPIProcess``). All ranks
+make the same calls in the same order. Every call that waits for the others is watched: one that waits longer than the
+watchdog's limit ends the process, and with it the job.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import numpy as np
+
+from .errors import ConfigError, PeerError
+
+LAUNCHERS: Final = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+COMMAND: Final = "mpirun -n N twostroke train --distributed"
+WATCHDOG: Final = "TWOSTROKE_WATCHDOG"
+WATCHDOG_S: Final = 600.0
+TICKS: Final = 20  # in which the watchdog counts its limit: a process that was itself stopped has not waited
+
+
+def launched() -> tuple[int, int]:
+    """(rank, size) in the job of an MPI launcher, from the environment; (0, 1) without one."""
+    for names in LAUNCHERS:
+        values = [os.environ.get(name, "") for name in names]
+        if all(value.isdecimal() for value in values):
+            return int(values[0]), int(values[1])
+    return 0, 1
+
+
+class Communicator:
+    """This process among its peers: as it stands, the only one.
+
+    ``local_rank`` and ``local_size`` count the ranks on this host; ``cores`` are those that are this rank's share.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    @property
+    def cores(self) -> int:
+        """How many threads this rank may use."""
+        return len(_own_cores())
+
+    def allreduce_(self, array: np.ndarray) -> None:
+        """``array`` <- its sum over all ranks, in place: contiguous, on the host, alike on every rank."""
+
+    def bcast_(self, array: np.ndarray) -> None:
+        """``array`` <- rank 0's, in place: contiguous, on the host, alike on every rank."""
+
+    def bcast_obj(self, value: Any) -> Any:
+        """Rank 0's ``value``."""
+        return value
+
+    def allgather_obj(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, in the order of ranks."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Return when all ranks are here."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around work that waits for the other ranks in another way than by these methods."""
+        yield
+
+    def abort(self, code: int) -> None:
+        """End every process of the job with this exit code; return if there is no other."""
+
+    def close(self) -> None:
+        """Leave the job, after the last call to any of these."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a result is published with."""
+        return {"ranks": self.size}
+
+
+class SingleProcess(Communicator):
+    """One process, as always."""
+
+
+class Watchdog:
+    """Ends this process when one of its calls has waited for other ranks longer than ``limit`` seconds."""
+
+    def __init__(self, limit: float, rank: int) -> None:
+        self.limit, self.rank = limit, rank
+        self._calls, self._waiting = 0, False
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def begin(self) -> None:
+        """A call begins that waits for others."""
+        self._calls += 1
+        self._waiting = True
+
+    def end(self) -> None:
+        """It has returned."""
+        self._waiting = False
+
+    def _watch(self) -> None:
+        ticks, seen = 0, 0
+        while ticks <= TICKS:
+            time.sleep(self.limit / TICKS)
+            ticks, seen = (ticks + 1 if self._waiting and seen == self._calls else 0), self._calls
+        error = PeerError(
+            "another rank does not answer",
+            where=f"rank {self.rank}",
+            found=f"no answer for {self.limit:g} s",
+            remedy=f"Go on from the checkpoint with --resume; {WATCHDOG}=SECONDS sets the limit.",
+        )
+        with suppress(OSError):
+            os.write(2, f"[rank {self.rank}] error: {error}\n".encode())
+        os._exit(error.exit_code)  # the main thread is inside MPI and will not come back
+
+
+class MPIProcess(Communicator):
+    """A rank of an MPI job, by mpi4py's module ``mpi``. Raises ``ConfigError`` if the launcher is another MPI's."""
+
+    def __init__(self, mpi: Any, limit: float = WATCHDOG_S) -> None:
+        self._mpi, self._world = mpi, mpi.COMM_WORLD
+        self.rank, self.size = self._world.rank, self._world.size
+        self._watchdog = Watchdog(limit, self.rank)
+        first_line = mpi.Get_library_version().replace("\x00", "").splitlines()[0]
+        self.library = " ".join(first_line.partition(",")[0].replace("Version:", "").split())
+        expected = launched()[1]
+        if self.size != expected:
+            raise ConfigError(
+                "mpirun belongs to another MPI than mpi4py uses",
+                where="the number of ranks",
+                found=f"{self.size} by {self.library}",
+                expected=f"{expected} by the launcher",
+                remedy="Start with the mpirun of the same installation.",
+            )
+        host = self._together(self._world.Split_type, mpi.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = host.rank, host.size
+        self._host_cores = self._together(host.allgather, _own_cores())
+        self.hosts = sum(self.allgather_obj(self.local_rank == 0))
+
+    @property
+    def cores(self) -> int:
+        # A launcher may have bound each rank to cores of its own, or have left all of them to all.
+        share = len(set().union(*self._host_cores)) // self.local_size
+        return min(len(self._host_cores[self.local_rank]), max(1, share))
+
+    def allreduce_(self, array: np.ndarray) -> None:
+        self._together(self._world.Allreduce, self._mpi.IN_PLACE, array)
+
+    def bcast_(self, array: np.ndarray) -> None:
+        self._together(self._world.Bcast, array)
+
+    def bcast_obj(self, value: Any) -> Any:
+        return self._together(self._world.bcast, value)
+
+    def allgather_obj(self, value: Any) -> list[Any]:
+        values: list[Any] = self._together(self._world.allgather, value)
+        return values
+
+    def barrier(self) -> None:
+        self._together(self._world.Barrier)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        self._watchdog.begin()
+        try:
+            yield
+        finally:
+            self._watchdog.end()
+
+    def abort(self, code: int) -> None:
+        sys.stdout.flush()
+        self._world.Abort(code)
+
+    def close(self) -> None:
+        self.barrier()
+        with _watched_from_outside(self._watchdog.limit):
+            self._mpi.Finalize()
+
+    def describe(self) -> dict[str, Any]:
+        return {"ranks": self.size, "hosts": self.hosts, "mpi": self.library}
+
+    def _together(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        self._watchdog.begin()
+        try:
+            return call(*arguments)
+        except self._mpi.Exception as error:
+            remedy = "Go on from the checkpoint with --resume."
+            raise PeerError("another rank may be lost", where="MPI", found=error, remedy=remedy) from error
+        finally:
+            self._watchdog.end()
+
+
+_ours: list[Communicator] = [SingleProcess()]
+
+
+def current() -> Communicator:
+    """The communicator of this process: what ``joined`` gives while it lasts, else a ``SingleProcess``."""
+    return _ours[-1]
+
+
+@contextmanager
+def joined(distributed: bool) -> Iterator[Communicator]:
+    """This process's communicator: as a rank of an MPI job if ``distributed``, else as the only one.
+
+    Leaves the job at the end of the block; not after an exception, for then the job must be ended by ``abort``.
+    Raises ``ConfigError`` where the launcher and ``distributed`` contradict each other, or mpi4py is missing.
+    """
+    size = launched()[1]
+    if not distributed:
+        if size > 1:
+            raise ConfigError(
+                "an MPI launcher started several processes that would each train alone",
+                where="--distributed",
+                found=f"{size} processes without it",
+                remedy=f"Let them train together: {COMMAND}.",
+            )
+        yield current()
+        return
+    limit = watchdog_limit()
+    with _watched_from_outside(limit):
+        mpi = import_mpi()
+    communicator = MPIProcess(mpi, limit)
+    if communicator.size == 1:
+        warnings.warn(f"--distributed has one rank; several are started by: {COMMAND}", stacklevel=3)
+    _ours.append(communicator)
+    yield communicator
+    communicator.close()
+    _ours.remove(communicator)
+
+
+def import_mpi() -> Any:
+    """The module ``mpi4py.MPI``; importing it starts MPI. Raises ``ConfigError`` with the command that installs it."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
+        missing = "mpi4py" if isinstance(error, ImportError) else "an MPI library"
+        raise ConfigError(
+            f"--distributed needs {missing}",
+            found=error,
+            remedy="Install it with: pip install 'twostroke[mpi]' (a cluster with an MPI of its own)"
+            " or 'twostroke[mpi-local]'.",
+        ) from error
+    return MPI
+
+
+def watchdog_limit() -> float:
+    """Seconds, from the environment. Raises ``ConfigError``."""
+    text = os.environ.get(WATCHDOG, "") or WATCHDOG_S
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise ConfigError("bad limit of the watchdog", where=WATCHDOG, found=repr(text), expected="seconds > 0")
+
+
+@contextmanager
+def _watched_from_outside(limit: float) -> Iterator[None]:
+    """The end of the process after ``limit`` seconds, with a traceback: MPI's first and last calls stop all threads."""
+    with suppress(AttributeError, ValueError, OSError):  # a stderr that is no file
+        faulthandler.dump_traceback_later(limit, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def agree(communicator: Communicator, facts: Mapping[str, Any]) -> None:
+    """Return if all ranks bring the same facts; else ``ConfigError`` on all of them, naming what differs."""
+    everyone = communicator.allgather_obj(dict(facts))
+    first, differing = everyone[0], []
+    for rank, theirs in enumerate(everyone):
+        for key in sorted({*first, *theirs}):
+            if first.get(key) != theirs.get(key):
+                differing.append(f"{key} {first.get(key)} on rank 0 and {theirs.get(key)} on rank {rank}")
+    if differing:
+        raise ConfigError(
+            "the ranks do not have the same run",
+            where="--distributed",
+            found="; ".join(differing),
+            remedy="Start them all with the same options, data and packages.",
+        )
+
+
+def _own_cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
