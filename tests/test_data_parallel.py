@@ -113,6 +113,14 @@ def test_more_ranks_than_rows(figure: Callable[[str, float], None]) -> None:
     )
 
 
+def test_dropout_leaves_out_the_same_units_on_any_number_of_ranks() -> None:
+    config = CONFIG.replace(dropout=0.4)
+    one = to_the_end(TrainingRun(net(), DATA, config, host()))
+    for size in (2, 3):
+        for run in on_ranks(size, lambda ranks: to_the_end(distributed(ranks, config))):
+            assert_alike(run, one)
+
+
 @pytest.mark.parametrize("make", [host, StrictBackend], ids=["numpy", "strict"])
 def test_on_a_device_whose_arrays_mpi_cannot_read(make: Make) -> None:
     """The strict device's arrays refuse NumPy: what is summed has crossed by name."""

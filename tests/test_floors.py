@@ -255,7 +255,7 @@ def test_lines_of_code() -> None:
 
 def test_the_budget(figure: Callable[[str, float], None]) -> None:
     """The maths and the training (floors 0 to 3 but for devices and ranks) read in one sitting, what is behind the seam
-    in another, and what several processes need in a third: lines of code. A file: all its lines. The rest is reported."""
+    in another, what several processes need in a third: lines of code. A file: all its lines. The rest is reported."""
     code = {name: lines_of_code(source) for name, source in SOURCES.items()}
     total = sum(source.count("\n") for source in SOURCES.values())
     figure("lines of the package, with comments, docstrings and blank lines", total)
