@@ -32,6 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.peers import (
+    ON_CUDA,
     PEERS,
     Peer,
     PeerUnavailableError,
@@ -60,6 +61,7 @@ class Row:
     layers: list[int]
     batch_size: int
     threads: int
+    device: str = "cpu"
     status: str = "ok"  # or noisy, disagrees, not installed, unavailable, failed: only "ok" may be claimed
     reason: str = ""
     peer_version: str = ""
@@ -74,6 +76,7 @@ class Row:
     weights_error: float | None = None
     update_error: float | None = None
     steps: dict[str, int] = field(default_factory=dict)  # per block
+    on: dict[str, object] = field(default_factory=dict)  # the device as our backend describes it
     load_before: list[float] | None = None
     load_after: list[float] | None = None
     pairs: list[list[float]] = field(default_factory=list)  # seconds per step: [ours, peer]
@@ -155,13 +158,16 @@ def median_interval(ratios: np.ndarray) -> tuple[float, list[float]]:
 
 def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> None:
     """Fill in the row."""
+    if row.device != "cpu" and row.peer not in ON_CUDA:
+        row.status, row.reason = "unavailable", "knows the CPU only"
+        return
     try:
         ours, peer = load_peer("ours"), load_peer(row.peer)
     except ImportError as error:
         row.status, row.reason = "not installed", str(error)
         return
     row.peer_version = peer.version
-    problem = make_problem(row.layers, row.batch_size, row.threads)
+    problem = make_problem(row.layers, row.batch_size, row.threads, device=row.device)
     try:
         if not check_agreement(row, ours, peer, problem):
             return
@@ -175,6 +181,7 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
         return
     fighters["control"].steps = fighters["ours"].steps
     row.peer_mode = fighters["peer"].side.mode
+    row.on = getattr(fighters["ours"].side, "describe", dict)()
     row.steps = {name: fighter.steps for name, fighter in fighters.items()}
     row.load_before = list(os.getloadavg())
     gc.disable()
@@ -211,6 +218,7 @@ def duel_in_own_process(row: Row, arguments: argparse.Namespace) -> Row:
     command = [
         sys.executable, __file__, "--row", "--peer", row.peer, "--layers", ",".join(map(str, row.layers)),
         "--batch-size", str(row.batch_size), "--threads", str(row.threads), "--blocks", str(arguments.blocks),
+        "--device", row.device,
         "--block-ms", str(arguments.block_ms), "--settle-ms", str(arguments.settle_ms),
     ]  # fmt: skip
     child = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -263,6 +271,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--grid", action="store_true", help="the whole grid: 4 nets, batches 1, 16, 128, 1024, all peers"
     )
     parser.add_argument("--threads", type=int, default=2, metavar="N")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both sides (default cpu)")
     parser.add_argument("--blocks", type=int, default=40, metavar="N", help="timed blocks of each side (default 40)")
     parser.add_argument(
         "--block-ms", type=float, default=20.0, metavar="MS", help="a block's least length (default 20)"
@@ -290,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows, print a table and the JSON line; 1 if a peer disagrees or fails."""
     arguments = parse(argv)
     cells = [(layers, n) for layers in arguments.layers for n in arguments.batch_size]
-    rows = [Row(peer, layers, n, arguments.threads) for layers, n in cells for peer in arguments.peer]
+    rows = [Row(peer, layers, n, arguments.threads, arguments.device) for layers, n in cells for peer in arguments.peer]
     if arguments.row:
         duel(rows[0], arguments.blocks, arguments.block_ms / 1e3, arguments.settle_ms / 1e3)
         print(json.dumps(asdict(rows[0])))

@@ -52,6 +52,28 @@ def _verify(name: str) -> list[str]:
 
 FULL_BATCH: Final = ["--batch-size", "full", "--layers", "784,4096,10"]
 LIMITED: Final = {"CUPY_GPU_MEMORY_LIMIT": str(256 << 20)}
+CALL_BY_CALL: Final = {"TWOSTROKE_CAPTURE": "0"}
+# Those that compile come last: the part may run out of time.
+GPU_PEERS: Final = [
+    "torch-eager",
+    "torch-manual",
+    "torch-graph",
+    "jax-scan",
+    "jax-step",
+    "torch-compile",
+    "torch-autotune",
+]
+
+
+def _script(name: str, *words: str) -> list[str]:
+    return [str(ROOT / "bench" / name), *words]
+
+
+DUELS: Final = [
+    "--device", "cuda", "--threads", "4", "--blocks", "8", "--settle-ms", "5", "--no-save",
+    "--json", "{out}/duel-cuda.json", "--peer", *GPU_PEERS,
+]  # fmt: skip
+TO_98: Final = ["--device", "cuda", "--seeds", "100", "--limit", "35", "--cold", "3", "--no-save"]
 SUITE: Final = ["-m", "pytest", "tests", "--require-gpu", "-m", "gpu", "-q", "--maxfail=20", "-p", "no:cacheprovider"]
 PARTS: Final = [
     Part("doctor", 40, "what the machine has", _twostroke("doctor", "--json")),
@@ -61,7 +83,18 @@ PARTS: Final = [
     Part("tf32_fails_parity", 30, "TF32 must fail the float32 limits"),
     Part("repeat", 60, "ten runs, bit for bit"),
     Part("accuracy", 60, "the same seed on both devices"),
-    Part("step", 40, "launches, allocations, transfers and host time of a step"),
+    Part("step", 40, "launches, allocations, transfers and host time of a step call by call", None, CALL_BY_CALL),
+    Part("captured", 60, "steps replayed: the same bits; time of a step, way by way"),
+    Part("capture_spike", 110, "ways to capture a product", _script("capture_spike.py", "--seconds", "8")),
+    Part("duels", 150, "against PyTorch and JAX", _script("duel.py", *DUELS)),
+    Part(
+        "time_to_accuracy",
+        60,
+        "many seeds to 98 %, three clocks",
+        _script(
+            "time_to_accuracy.py", "--device", "cuda", "--seeds", "100", "--limit", "35", "--cold", "3", "--no-save"
+        ),
+    ),
     Part("large", 60, "784-4096-4096-10 at batch 8192 against its GEMMs"),
     Part("memory", 40, "out of memory, then a smaller batch", None, LIMITED),
     Part(
@@ -225,6 +258,90 @@ def step() -> dict[str, Any]:
     return {"ok": ok, "steps": found, "transfers_in_an_epoch": up_and_down, "steps_in_that_epoch": len(run.bounds) - 1}
 
 
+def _backend(mode: str, *, fused: bool = True) -> Any:
+    """The GPU with steps captured in this mode (see docs/gpu.md), or with kernels that are not even fused."""
+    import cupy
+
+    from twostroke.backend.cupy_backend import CupyBackend
+
+    class Unfused(CupyBackend):
+        def _bind(self, kernel: Any) -> Any:
+            return partial(kernel, cupy)
+
+    before = os.environ.get("TWOSTROKE_CAPTURE")
+    os.environ["TWOSTROKE_CAPTURE"] = mode
+    try:
+        return (CupyBackend if fused else Unfused)()
+    finally:
+        os.environ.pop("TWOSTROKE_CAPTURE")
+        if before is not None:
+            os.environ["TWOSTROKE_CAPTURE"] = before
+
+
+def _trained(backend: Any, data: Any, layers: tuple[int, ...], config: Any) -> tuple[str, list[float]]:
+    """The digest of everything that training leaves behind, and the microseconds of a step in each epoch."""
+    from twostroke import MLP
+    from twostroke.training import TrainingRun
+
+    run = TrainingRun(MLP(layers), data, config, backend)
+    while not run.done:
+        run.advance()
+    state = hashlib.sha256(b"".join(backend.to_host(array).tobytes() for array in run.state.values()))
+    return state.hexdigest(), [1e6 * record.train_seconds / len(run.bounds) for record in run.history]
+
+
+def waterfall(data: Any, layers: tuple[int, ...], batch: int, epochs: int) -> dict[str, Any]:
+    """Microseconds of a step, way by way: the best epoch of each, and the step's products alone, captured."""
+    from twostroke import TrainConfig
+    from twostroke.benchmark import bare_products
+
+    config = TrainConfig(epochs=epochs, batch_size=batch, evaluate_test=False)
+    ways = {
+        "not fused": _backend("0", fused=False),
+        "call by call": _backend("0"),
+        "a launch a step": _backend("auto"),
+        "a launch an epoch": _backend("epoch"),
+    }
+    found: dict[str, Any] = {name: _trained(backend, data, layers, config) for name, backend in ways.items()}
+    graphs = {name: ways[name].describe()["graphs"] for name in ways}
+    backend = ways["a launch a step"]
+    with backend.active():
+        products = backend.record(bare_products(backend, layers, batch))
+        products(), products()
+        blocks = []
+        for _ in range(20):
+            backend.synchronize()
+            started = time.perf_counter()
+            for _ in range(50):
+                products()
+            backend.synchronize()
+            blocks.append(1e6 * (time.perf_counter() - started) / 50)
+    steps = {name: min(epochs_us) for name, (_, epochs_us) in found.items()} | {"products alone": min(blocks)}
+    raw = {name: epochs_us for name, (_, epochs_us) in found.items()} | {"products alone": blocks}
+    return {"us_per_step": steps, "raw": raw, "graphs": graphs}
+
+
+def captured() -> dict[str, Any]:
+    from twostroke import Dataset, TrainConfig, load_dataset
+    from twostroke.optimizers import OPTIMIZERS
+
+    data = load_dataset("mnist")
+    part = Dataset.from_arrays(
+        data.train_images[:5000], data.train_labels[:5000], data.test_images, data.test_labels, name="part"
+    )
+    same = {}
+    for optimizer in OPTIMIZERS:
+        config = TrainConfig(epochs=4, batch_size=128, optimizer=optimizer, l2=1e-4, evaluate_test=False)
+        digests = {mode: _trained(_backend(mode), part, SMALL, config)[0] for mode in ("0", "auto", "epoch")}
+        same[optimizer] = len(set(digests.values())) == 1
+    steps = {f"batch {batch}": waterfall(data, SMALL, batch, 6) for batch in (128, 1024)}
+    used = all(graphs["used"] for graphs in (steps["batch 128"]["graphs"][name] for name in LAUNCHED))
+    return {"ok": all(same.values()) and used, "same_bits": same, "used": used, "waterfall": steps}
+
+
+LAUNCHED: Final = ("a launch a step", "a launch an epoch")
+
+
 def large() -> dict[str, Any]:
     import numpy as np
 
@@ -296,7 +413,7 @@ def memory() -> dict[str, Any]:
 # --- running them --------------------------------------------------------------------------------------------
 
 
-def run_part(part: Part, seconds: float) -> dict[str, Any]:
+def run_part(part: Part, seconds: float, results: Path | None = None) -> dict[str, Any]:
     """One part in its own process. Never raises."""
     started = time.perf_counter()
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -305,7 +422,12 @@ def run_part(part: Part, seconds: float) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(prefix="gpu-session-") as folder:
         words = part.argv or [str(Path(__file__).resolve()), "--part", part.name]
-        command = [sys.executable, *(word.replace("{tmp}", folder) for word in words)]
+        places = {"{tmp}": folder, "{out}": str(results or folder)}
+        for place, name in places.items():
+            words = [word.replace(place, name) for word in words]
+        if results is not None:
+            environment["OUT"] = str(results)
+        command = [sys.executable, *words]
         try:
             done = subprocess.run(
                 command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
@@ -360,6 +482,26 @@ def _large_headline(found: Any) -> str:
     return ", ".join(f"{kind} {fraction:.0%} of {rate:.1f} TFLOP/s" for kind, fraction, rate in kinds)
 
 
+def _captured_headline(found: Any) -> str:
+    steps = found["waterfall"]["batch 128"]["us_per_step"]
+    bits = "the same bits" if all(found["same_bits"].values()) else "OTHER BITS"
+    return f"{bits}; " + ", ".join(f"{name} {us:.0f} us" for name, us in steps.items())
+
+
+def _spike_headline(found: Any) -> str:
+    rows = [row for row in found["rows"] if row.get("batch_size") == 128 and row.get("layers") == [*SMALL]]
+    return ", ".join(f"{row['way']} {row['us']:.0f} us" for row in rows if "us" in row)
+
+
+def _duels_headline(found: Any) -> str:
+    return ", ".join(f"{row['peer']} {row['ratio']:.2f}" for row in found["rows"] if row["status"] == "ok")
+
+
+def _accuracy_headline(found: Any) -> str:
+    accuracy, clock = found["accuracy"], found["clocks"]["resident_seconds"]
+    return f"{accuracy['seeds']} seeds, mean {accuracy['mean']:.3%}, resident clock {clock['median']:.3f} s"
+
+
 TYPES: Final = ("float32", "tf32")
 HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "doctor": lambda found: f"{found['device']}: {found['reason']}, {found['gemm_gflops']:,.0f} GFLOP/s",
@@ -367,6 +509,10 @@ HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "repeat": lambda found: f"{found['runs']} runs, {found['different']} different result(s)",
     "accuracy": lambda found: f"difference {found['difference']:.4f}",
     "step": _step_headline,
+    "captured": _captured_headline,
+    "capture_spike": _spike_headline,
+    "duels": _duels_headline,
+    "time_to_accuracy": _accuracy_headline,
     "large": _large_headline,
     "memory": lambda found: f"{found['bytes_still_held']:,} bytes held after it",
 }
@@ -400,6 +546,9 @@ def main(arguments: list[str] | None = None) -> int:
     probe = probe_cuda()
     reason = "--dry-run" if options.dry_run and probe.usable else "" if probe.usable else probe.reason
     started, results = time.perf_counter(), {}
+    out = options.out or folder_of(probe.reason.partition(" (")[0] if probe.usable else "no gpu")
+    if options.out or not reason:
+        out.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         if part.name not in wanted:
             continue
@@ -410,11 +559,9 @@ def main(arguments: list[str] | None = None) -> int:
             results[part.name] = {"outcome": "SKIPPED", "reason": "no time left"}
         else:
             print(f"{part.name}: {part.what} ...", flush=True)
-            results[part.name] = run_part(part, min(part.seconds, remaining))
-    out = options.out or folder_of(probe.reason.partition(" (")[0] if probe.usable else "no gpu")
+            results[part.name] = run_part(part, min(part.seconds, remaining), out.resolve())
     record = {"gpu": probe.reason, "versions": versions(), "seconds": time.perf_counter() - started, "parts": results}
     if options.out or not reason:
-        out.mkdir(parents=True, exist_ok=True)
         (out / "gpu-session.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"raw results: {out / 'gpu-session.json'}")
     for name, result in results.items():

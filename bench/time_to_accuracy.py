@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -66,8 +67,11 @@ def time_to_accuracy(arguments: argparse.Namespace, data: Dataset, backend: Back
     """Many seeds of one recipe."""
     hidden, config = recipe(arguments)
     run_once(data, backend, hidden, config.replace(epochs=1))  # compiles kernels, warms caches; not counted
-    runs = []
+    runs: list[dict[str, Any]] = []
+    started = time.perf_counter()
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        if runs and time.perf_counter() - started > arguments.limit:
+            break  # in the order of the seeds, whatever they reached
         run = run_once(data, backend, hidden, config.replace(seed=seed))
         test = evaluate(run.pop("net"), data.test_images, data.test_labels)
         run |= {"test_accuracy": test.accuracy, "test_loss": test.loss, "threads": backend.threads}
@@ -194,6 +198,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", default="auto", metavar="auto|N")
     parser.add_argument("--target", type=float, default=0.98, metavar="FRACTION", help="default 0.98")
     parser.add_argument("--cold", type=int, default=5, metavar="N", help="fresh processes to time; default 5")
+    parser.add_argument(
+        "--limit", type=float, default=math.inf, metavar="S", help="begin no further seed after so many seconds"
+    )
     parser.add_argument("--sweep", action="store_true", help="compare 16 recipes on a split of the training set")
     parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")
     arguments = parser.parse_args(argv)

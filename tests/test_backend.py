@@ -265,8 +265,11 @@ def device_array(cupy: Any, host: np.ndarray) -> Any:
     return cupy.ndarray(host.shape, host.dtype, memptr=cupy.cuda.memory.MemoryPointer(memory, 0), order=order)
 
 
-def traced_arguments(kernel: Any, dtype: str) -> list[Any]:
-    """Host arguments for a kernel, (N, K) arrays in the Fortran order of the output layer."""
+def traced_arguments(kernel: Any, dtype: str, cells: bool = False) -> list[Any]:
+    """Host arguments for a kernel, (N, K) arrays in the Fortran order of the output layer.
+
+    ``cells``: its numbers as arrays of no dimensions, as a captured step passes those that change.
+    """
     rng = np.random.default_rng(0)
     if kernel is kernels.scale_pixels:
         return [np.full((N, K), 51, "uint8"), np.zeros((N, K), dtype), np.dtype(dtype).type(255)]
@@ -280,7 +283,8 @@ def traced_arguments(kernel: Any, dtype: str) -> list[Any]:
             host.append(np.array(values, dtype, order="F"))
         else:
             host.append(make(letter, rng, N, K))
-    return host + KERNELS.get(kernel, (0, []))[1]
+    host += KERNELS.get(kernel, (0, []))[1]
+    return [np.array(value, dtype) if cells and isinstance(value, float) else value for value in host]
 
 
 def cupy_backend_without_cublas() -> Any:
@@ -291,9 +295,10 @@ def cupy_backend_without_cublas() -> Any:
     return backend
 
 
+@pytest.mark.parametrize("cells", [False, True], ids=["numbers", "cells"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", [*TRACED, kernels.scale_pixels, kernels.one_hot], ids=lambda k: str(k.__name__))
-def test_cupys_tracer_takes_every_kernel(kernel: Any, dtype: str) -> None:
+def test_cupys_tracer_takes_every_kernel(kernel: Any, dtype: str, cells: bool) -> None:
     """``cupy.fuse`` makes ONE kernel of it, by its old tracer, up to the launch, which alone needs a GPU.
 
     An exception inside that tracer would switch the kernel, silently and for good, to CuPy's other tracer, which
@@ -301,7 +306,7 @@ def test_cupys_tracer_takes_every_kernel(kernel: Any, dtype: str) -> None:
     broadcast may be written (its threads would race), and float32 work must not be computed in double.
     """
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
-    host = traced_arguments(kernel, dtype)
+    host = traced_arguments(kernel, dtype, cells)
     fused: Any = cupy_backend_without_cublas().elementwise(kernel)
     here = [device_array(cupy, value) if isinstance(value, np.ndarray) else value for value in host]
     if probe_cuda().usable:

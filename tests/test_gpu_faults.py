@@ -317,7 +317,7 @@ def nvrtc() -> Any:
     return cupy.cuda.nvrtc
 
 
-def cuda_source(kernel: Any, dtype: str) -> str:
+def cuda_source(kernel: Any, dtype: str, cells: bool = False) -> str:
     """The CUDA source that CuPy makes of a kernel: its tracer's operation in its elementwise frame.
 
     By CuPy's private functions, the same in 13.6 and 14.2; other versions may differ, and then this test fails.
@@ -325,7 +325,7 @@ def cuda_source(kernel: Any, dtype: str) -> str:
     cupy = pytest.importorskip("cupy")
     from cupy._core import _carray, _kernel, _scalar
 
-    host = traced_arguments(kernel, dtype)
+    host = traced_arguments(kernel, dtype, cells)
     fused: Any = cupy_backend_without_cublas().elementwise(kernel)
     arrays = [device_array(cupy, value) if isinstance(value, np.ndarray) else value for value in host]
     with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
@@ -369,12 +369,13 @@ def double_arithmetic(ptx: str) -> list[str]:
     return re.findall(r"\b(?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max|neg|abs|setp|selp)\.[a-z.0-9]*f64\b", ptx)
 
 
+@pytest.mark.parametrize("cells", [False, True], ids=["numbers", "cells"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", ALL, ids=lambda kernel: str(kernel.__name__))
-def test_every_fused_kernel_compiles_to_machine_code(kernel: Any, dtype: str, figure: Any) -> None:
+def test_every_fused_kernel_compiles_to_machine_code(kernel: Any, dtype: str, cells: bool, figure: Any) -> None:
     """For two architectures; float32 kernels hold no instruction that computes in double."""
     nvrtc()
-    source = cuda_source(kernel, dtype)
+    source = cuda_source(kernel, dtype, cells)
     for architecture in ARCHITECTURES:
         ptx, code = compiled(source, architecture)
         assert f".target {architecture}" in ptx

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from bench import gpu_session
 
+from fake_graphs import plant_fake_graphs
 from strict_device import StrictBackend, plant_fake_cupy
-from twostroke import ConfigError, VerificationError, kernels, select_backend, verification
+from twostroke import ConfigError, Dataset, VerificationError, kernels, select_backend, verification
 from twostroke.backend import Backend
 from twostroke.backend.numpy_backend import NumpyBackend
 from twostroke.checkpoint import restore
@@ -217,6 +218,24 @@ def test_a_part_that_fails_or_hangs_costs_only_itself() -> None:
         outcomes[name] = result["outcome"]
         assert isinstance(gpu_session.headline(name, result), str)
     assert outcomes == {"fails": "FAILED", "hangs": "TIMED OUT", "bad": "FAILED"}
+
+
+def test_the_waterfall_measures_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a fake CuPy that captures; the environment is as before."""
+    plant_fake_graphs(monkeypatch)
+    monkeypatch.setenv("TWOSTROKE_CAPTURE", "auto")
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (11, 6), dtype=np.uint8), np.arange(11, dtype=np.uint8) % 3
+    data = Dataset.from_arrays(images, labels, images, labels)
+    found = gpu_session.waterfall(data, (6, 5, 3), 4, 3)
+    assert found["us_per_step"].keys() == found["raw"].keys()
+    assert list(found["us_per_step"])[-2:] == ["a launch an epoch", "products alone"]
+    assert all(us > 0 for us in found["us_per_step"].values())
+    used = {name: graphs["used"] for name, graphs in found["graphs"].items()}
+    assert [name for name in used if used[name]] == list(gpu_session.LAUNCHED)
+    # Three steps an epoch: in the first one a launch, then an epoch each.
+    assert found["graphs"]["a launch an epoch"]["launches"] == 1 + 1 + 1
+    assert os.environ["TWOSTROKE_CAPTURE"] == "auto"
 
 
 def test_the_step_part_counts_what_reaches_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

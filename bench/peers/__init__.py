@@ -20,6 +20,8 @@ PEERS: Final[dict[str, str]] = {
     "torch-eager": "torch_eager",
     "torch-manual": "torch_manual",
     "torch-compile": "torch_compile",
+    "torch-autotune": "torch_autotune",
+    "torch-graph": "torch_graph",
     "jax-step": "jax_step",
     "jax-scan": "jax_scan",
     "sklearn": "sklearn_mlp",
@@ -27,6 +29,9 @@ PEERS: Final[dict[str, str]] = {
     "numpy-out": "numpy_out",
     "seed-loop": "seed_loop",
 }
+
+# The others know the CPU only.
+ON_CUDA: Final = frozenset(name for name in PEERS if name == "ours" or name.startswith(("torch", "jax")))
 
 
 class Problem(NamedTuple):
@@ -37,6 +42,7 @@ class Problem(NamedTuple):
     batches: list[tuple[np.ndarray, np.ndarray]]  # X (N, D) float32, labels (N,) int64
     lr: float
     threads: int
+    device: str = "cpu"  # or "cuda"
 
     @property
     def batch_size(self) -> int:
@@ -79,7 +85,7 @@ def load_peer(name: str) -> Peer:
 
 
 def make_problem(
-    layers: Sequence[int], batch_size: int, threads: int, *, lr: float = 0.01, n_batches: int = 64
+    layers: Sequence[int], batch_size: int, threads: int, *, lr: float = 0.01, n_batches: int = 64, device: str = "cpu"
 ) -> Problem:
     """Seeded He weights and batches: MNIST for 784 inputs and 10 classes, else normal numbers of its mean square."""
     from twostroke.initializers import initial_parameters
@@ -92,7 +98,7 @@ def make_problem(
     batches = []
     for start in range(0, n, batch_size):
         batches.append((images[start : start + batch_size], labels[start : start + batch_size]))
-    return Problem(tuple(layers), weights, batches, lr, threads)
+    return Problem(tuple(layers), weights, batches, lr, threads, device)
 
 
 def _samples(layers: Sequence[int], n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,9 +23,20 @@ def start_client(threads: int) -> Any:
     return jax.local_devices(backend="cpu")[0]
 
 
+def device_of(problem: Problem) -> Any:
+    """JAX's device, with products in full float32. ``PeerUnavailableError`` without that device."""
+    if problem.device == "cpu":
+        return start_client(problem.threads)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    try:
+        return jax.local_devices(backend="gpu")[0]
+    except RuntimeError as error:
+        raise PeerUnavailableError(f"this JAX finds no GPU: {str(error).splitlines()[0]}") from error
+
+
 def put(problem: Problem, array: Any) -> Any:
-    """A host array on JAX's CPU device."""
-    return jax.device_put(array, start_client(problem.threads))
+    """A host array on the problem's device."""
+    return jax.device_put(array, device_of(problem))
 
 
 def mean_loss(parameters: list[Any], X: Any, y: Any) -> Any:

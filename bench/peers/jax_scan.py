@@ -16,7 +16,7 @@ __all__ = ["VERSION", "make"]
 
 
 class JaxScan:
-    mode = "jit(lax.scan) over pre-stacked batches, donated parameters; XLA threads set by NPROC"
+    mode = "jit(lax.scan) over pre-stacked batches, donated parameters; on the CPU NPROC sets XLA's threads"
 
     def __init__(self, problem: Problem) -> None:
         self.granularity = len(problem.batches)

@@ -17,7 +17,7 @@ __all__ = ["VERSION", "make"]
 
 class JaxStep:
     granularity = 1
-    mode = "jit(value_and_grad + update), donated parameters, one call per batch; XLA threads set by NPROC"
+    mode = "jit(value_and_grad + update), donated parameters, one call per batch; on the CPU NPROC sets XLA's threads"
 
     def __init__(self, problem: Problem) -> None:
         # Copies: donation must not touch the shared initial weights.

@@ -1,4 +1,7 @@
-"""twostroke: ``TrainingStep.learn`` on prepared inputs; the one-hot targets are made inside the step."""
+"""twostroke: ``TrainingStep.learn`` on prepared inputs; the one-hot targets are made inside the step.
+
+On a GPU all prepared batches are one recorded piece of work: one launch where the backend captures it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from bench.peers import Problem, Side
-from twostroke import MLP, __version__, select_backend
+from bench.peers import PeerUnavailableError, Problem, Side
+from twostroke import MLP, DeviceError, __version__, select_backend
 from twostroke.backend import Array
 from twostroke.optimizers import SGD
 from twostroke.training import TrainingStep
@@ -26,7 +29,7 @@ class Ours:
 
     def __init__(self, problem: Problem) -> None:
         # "auto" never takes more threads than the cores that the process is bound to.
-        self.backend = select_backend("cpu", "auto" if problem.threads > 1 else 1)
+        self.backend = select_backend(problem.device, "auto" if problem.threads > 1 else 1)
         self.lr = problem.lr
         with self.backend.active():
             self.net = MLP(problem.layers, backend=self.backend)
@@ -34,7 +37,8 @@ class Ours:
             upload = self.backend.asarray
             data = [(upload(X), upload(y, label_dtype(problem.layers[-1]))) for X, y in problem.batches]
             self.step = TrainingStep(self.net, *data[0], SGD(self.net), problem.batch_size)
-            steps = [self.backend.record(partial(self._learn, X, labels)) for X, labels in data]
+            self._works = [partial(self._learn, X, labels) for X, labels in data]
+            steps = [self.backend.record(work) for work in self._works]
             self.step.optimizer.set_rate(0.0)  # the first run records; at this rate it moves nothing
             for step in steps:
                 step()
@@ -60,6 +64,37 @@ class Ours:
         host = self.backend.to_host
         return [array.copy() for layer in self.net.views for array in (host(layer.W), host(layer.b).ravel())]
 
+    def describe(self) -> dict[str, object]:
+        """The device, for the row."""
+        return self.backend.describe()
+
+
+class OursInRounds(Ours):
+    """A round of all batches at once; steps of another number one by one."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.granularity = len(self._works)
+        self.mode = f"TrainingStep.learn on {len(self._works)} prepared batches, recorded as one; SGD; one-hot inside"
+        with self.backend.active():
+            self._round = self.backend.record(self._all)
+            for _ in range(2):  # a GPU captures at the second run
+                self._round()
+
+    def _all(self) -> None:
+        for work in self._works:
+            work()
+
+    def run(self, n_steps: int) -> None:
+        rounds, rest = divmod(n_steps, self.granularity)
+        self.step.optimizer.set_rate(self.lr)
+        for _ in range(rounds):
+            self._round()
+        super().run(rest)
+
 
 def make(problem: Problem) -> Side:
-    return Ours(problem)
+    try:
+        return Ours(problem) if problem.device == "cpu" else OursInRounds(problem)
+    except DeviceError as error:
+        raise PeerUnavailableError(str(error)) from error

@@ -1,11 +1,15 @@
-"""What the three PyTorch peers share."""
+"""What the PyTorch peers share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+
+from bench.peers import PeerUnavailableError, Problem
 
 
 @contextmanager
@@ -13,3 +17,35 @@ def torch_threads(threads: int) -> Iterator[None]:
     """PyTorch's intra-op threads (OpenMP, MKL and oneDNN take their number from it)."""
     torch.set_num_threads(threads)
     yield
+
+
+def device_of(problem: Problem) -> Any:
+    """PyTorch's device, with products in full float32. ``PeerUnavailableError`` without that device."""
+    if problem.device != "cpu" and not torch.cuda.is_available():
+        raise PeerUnavailableError(f"this PyTorch ({torch.__version__}) finds no GPU")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device(problem.device)
+
+
+def put(problem: Problem, array: np.ndarray) -> Any:
+    """A copy of a host array as a tensor on the problem's device."""
+    return torch.tensor(array, device=device_of(problem))
+
+
+def batches(problem: Problem) -> list[tuple[Any, Any]]:
+    """All batches on the device; on the CPU the host's arrays themselves."""
+    if problem.device == "cpu":
+        return [(torch.from_numpy(X), torch.from_numpy(y)) for X, y in problem.batches]
+    return [(put(problem, X), put(problem, y)) for X, y in problem.batches]
+
+
+def finish(problem: Problem) -> None:
+    """Return when the device has done all it was given."""
+    if problem.device != "cpu":
+        torch.cuda.synchronize()
+
+
+def host(tensor: Any) -> np.ndarray:
+    """A copy on the host."""
+    array: np.ndarray = tensor.detach().cpu().numpy().copy()
+    return array

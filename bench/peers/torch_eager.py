@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.peers import Problem, Side, pairs
-from bench.peers.torch_common import torch_threads
+from bench.peers.torch_common import batches, finish, host, put, torch_threads
 
 VERSION = torch.__version__
 
@@ -24,11 +24,11 @@ class TorchEager:
     mode = "F.linear + F.cross_entropy + autograd.grad + _foreach_add_"
 
     def __init__(self, problem: Problem) -> None:
-        self.threads, self.lr = problem.threads, problem.lr
+        self.problem, self.threads, self.lr = problem, problem.threads, problem.lr
         self.parameters = []
         for W, b in pairs(problem.weights):
-            self.parameters += [torch.tensor(W.T.copy(), requires_grad=True), torch.tensor(b, requires_grad=True)]
-        self._batches = cycle([(torch.from_numpy(X), torch.from_numpy(y)) for X, y in problem.batches])
+            self.parameters += [put(problem, array).requires_grad_() for array in (W.T.copy(), b)]
+        self._batches = cycle(batches(problem))
 
     def active(self) -> AbstractContextManager[object]:
         return torch_threads(self.threads)
@@ -44,9 +44,10 @@ class TorchEager:
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 torch._foreach_add_(parameters, gradients, alpha=-lr)
+        finish(self.problem)
 
     def weights(self) -> list[np.ndarray]:
-        return [parameter.detach().numpy().T.copy() for parameter in self.parameters]
+        return [host(parameter).T.copy() for parameter in self.parameters]
 
 
 def make(problem: Problem) -> Side:

@@ -5,14 +5,16 @@ Nobody writes PyTorch so, but it is the most that its kernels give without a com
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.peers import Problem, Side, pairs
-from bench.peers.torch_common import torch_threads
+from bench.peers.torch_common import batches, finish, host, put, torch_threads
 
 VERSION = torch.__version__
 aten = torch.ops.aten
@@ -25,20 +27,25 @@ class TorchManual:
     )
 
     def __init__(self, problem: Problem) -> None:
-        self.threads, self.lr = problem.threads, problem.lr
-        self.parameters = [torch.tensor(array) for array in problem.weights]
-        self._batches = cycle([(torch.from_numpy(X), torch.from_numpy(y)) for X, y in problem.batches])
-        self._one, self._total = torch.tensor(1.0), torch.tensor(float(problem.batch_size))
+        self.problem, self.threads, self.lr = problem, problem.threads, problem.lr
+        self.parameters = [put(problem, array) for array in problem.weights]
+        self._batches = cycle(batches(problem))
+        self._one, self._total = (put(problem, np.array(number, "float32")) for number in (1.0, problem.batch_size))
 
     def active(self) -> AbstractContextManager[object]:
         return torch_threads(self.threads)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator,unused-ignore]
     def run(self, n_steps: int) -> None:
+        self.learn(islice(self._batches, n_steps))
+        finish(self.problem)
+
+    def learn(self, batches: Iterable[tuple[Any, Any]]) -> None:
+        """The step on each batch."""
         lr, one, total = self.lr, self._one, self._total
         layers = pairs(self.parameters)
         *hidden, (W_out, b_out) = layers
-        for X, y in islice(self._batches, n_steps):
+        for X, y in batches:
             A = [X]
             for W, b in hidden:
                 A.append(torch.addmm(b, A[-1], W).relu_())
@@ -55,7 +62,7 @@ class TorchManual:
                     dZ = aten.threshold_backward(dA, A[index], 0)
 
     def weights(self) -> list[np.ndarray]:
-        return [parameter.numpy().copy() for parameter in self.parameters]
+        return [host(parameter) for parameter in self.parameters]
 
 
 def make(problem: Problem) -> Side:

@@ -79,10 +79,13 @@ def _gpu_details(gpu: dict[str, Any]) -> list[str]:
     found = [f"{total / 2**30:.1f} GiB", *([f"{free / 2**30:.1f} GiB free"] if free is not None else [])]
     found += [f"CuPy may use {limit / 2**30:.2f} GiB"] if limit else []
     override = "".join(f" ({name}={value} is set)" for name, value in gpu.get("tf32_environment", {}).items())
+    graphs = gpu.get("graphs", {})
+    replayed = "as CUDA graphs" if graphs.get("used") else f"not; call by call: {graphs.get('reason', 'unknown')}"
     libraries = [f"{name} {library['path']} ({library['from']})" for name, library in gpu.get("libraries", {}).items()]
     return [
         f"GPU memory: {', '.join(found)}",
         f"TF32: {'on' if gpu['tf32'] else 'off, --tf32 switches it on'}{override}",
+        f"steps are replayed: {replayed}",
         *(f"CUDA library: {library}" for library in libraries),
     ]
 
