@@ -1,6 +1,7 @@
 """twostroke: ``TrainingStep.learn`` on prepared inputs; the one-hot targets are made inside the step.
 
-On a GPU all prepared batches are one recorded piece of work: one launch where the backend captures it.
+Small steps, and all on a GPU, are recorded as one round of all prepared batches, as the peers' scans are and as
+``train`` plays many steps at a time: Python is outside the loop.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from bench.peers import PeerUnavailableError, Problem, Side
+from bench.peers import PeerUnavailableError, Problem, Side, step_flops
 from twostroke import MLP, DeviceError, __version__, select_backend
 from twostroke.backend import Array
 from twostroke.optimizers import SGD
@@ -19,6 +20,7 @@ from twostroke.training import TrainingStep
 from twostroke.workspace import label_dtype
 
 VERSION = __version__
+SMALL = 1e7  # floating-point operations of a step: some 100 us on a core
 
 
 class Ours:
@@ -95,6 +97,7 @@ class OursInRounds(Ours):
 
 def make(problem: Problem) -> Side:
     try:
-        return Ours(problem) if problem.device == "cpu" else OursInRounds(problem)
+        in_rounds = problem.device != "cpu" or step_flops(problem.layers, problem.batch_size) <= SMALL
+        return (OursInRounds if in_rounds else Ours)(problem)
     except DeviceError as error:
         raise PeerUnavailableError(str(error)) from error
