@@ -160,6 +160,7 @@ def test_many_stops_are_as_good_as_none(backend: Backend, path: Path) -> None:
 def test_a_stop_from_within_a_step_is_a_stop_after_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a signal's handler does it."""
     run = start()
+    monkeypatch.setattr(run._replay, "_epoch", None)  # steps one by one
     real = run._step.run
 
     def step(*arguments: Any) -> None:

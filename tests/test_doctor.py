@@ -62,6 +62,9 @@ def test_doctor_on_a_gpu_machine(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     assert "GPU: Fake GPU, compute capability 9.0, driver for CUDA 13.0, runtime CUDA 12.9" in text
     assert "GPU memory: 1.0 GiB, 0.0 GiB free, CuPy may use 0.50 GiB" in text
     assert "TF32: off, --tf32 switches it on (NVIDIA_TF32_OVERRIDE=0 is set)" in text
+    assert any(line.startswith("steps are replayed: not; call by call: ") for line in text)  # this fake has no streams
+    facts["gpu"]["graphs"] = {"used": True, "reason": ""}
+    assert "steps are replayed: as CUDA graphs" in doctor.lines(facts)
     assert "CUDA library: nvrtc /usr/local/cuda-13.0/lib64/libnvrtc.so.13.0.88 (a CUDA toolkit)" in text
     assert all("\n" not in line for line in text)
 
