@@ -6,7 +6,8 @@ Each row is one ``mpirun`` of p ranks, one BLAS thread each, rank r bound to cor
 alternate with blocks of one process's steps on rank 0, as many at once as the device takes, the other ranks asleep. The
 speed-up is the median of (seconds a step alone / seconds a step together), with a bootstrap 95 % interval. The A/A
 control is rank 0 alone against a second instance of itself; where its interval misses 1.00, or reaches beyond 0.90 to
-1.10, the row is "noisy" and claims nothing. Before any clock starts, the weights after ten steps must agree.
+1.10, the row is "noisy" and claims nothing. So it is where a rank had less than 0.97 of its core while all worked: that
+one's neighbours the control cannot see. Before any clock starts, the weights after ten steps must agree.
 
 The model is T(p) = t0 + c B / p + AR(p), with t0 and c from the times of one rank at the smallest and largest batch,
 and AR(p) = min(2 (p-1) a + 2 (p-1)/p n/b, ceil(log2 p) (a + n/b)) for n bytes, with a and b from sums that were timed
@@ -43,6 +44,7 @@ from twostroke.mlp import parameter_count
 from twostroke.training import TrainingStep, make_optimizer, upload
 
 CHECK_STEPS: Final = 10
+LEAST_CORE: Final = 0.97  # CPU time / time of the rank that had least, median of the blocks
 TOLERANCE: Final = 1e-4  # of what the steps changed, relative L2, float32
 RATE: Final = 0.01
 PROBES: Final = 200  # sums timed alone, in blocks
@@ -69,6 +71,7 @@ class Row:
     latency_s: float | None = None  # one number's
     predicted: float | None = None
     update_error: float | None = None
+    core_shares: list[float] = field(default_factory=list)  # of each block of all ranks: the least of them
     steps: dict[str, int] = field(default_factory=dict)
     pairs: list[list[float]] = field(default_factory=list)
     control_pairs: list[list[float]] = field(default_factory=list)
@@ -144,7 +147,11 @@ def measure(row: Row, blocks: int, block_s: float, settle_s: float) -> Row:
         def all_together(contestant: Contestant, steps: int) -> float:
             time.sleep(settle_s)
             contestant.run(math.ceil(0.15 * steps))
-            return contestant.run(steps)
+            began, used = time.perf_counter(), time.process_time()
+            seconds = contestant.run(steps)
+            share = (time.process_time() - used) / (time.perf_counter() - began)
+            row.core_shares.append(min(ranks.allgather_obj(share)))
+            return seconds
 
         one, control, together = Contestant(row, None), Contestant(row, None), Contestant(row, ranks)
         before = one.weights()
@@ -200,6 +207,8 @@ def summarise(row: Row) -> None:
     low, high = row.control_interval
     if not low <= 1.0 <= high:
         row.status, row.reason = "noisy", "the A/A control's interval misses 1.00"
+    elif float(np.median(row.core_shares)) < LEAST_CORE:
+        row.status, row.reason = "noisy", f"a rank had {np.median(row.core_shares):.2f} of its core"
     elif low < 1.0 - CONTROL_REACH or high > 1.0 + CONTROL_REACH:
         row.status, row.reason = "noisy", f"the A/A control's interval reaches beyond 1.00 +- {CONTROL_REACH:.2f}"
 
@@ -293,8 +302,8 @@ def in_job(row: Row, arguments: argparse.Namespace) -> Row:
     try:
         return Row(**json.loads(next(text for text in child.stdout.splitlines() if text.startswith("{"))))
     except (StopIteration, TypeError, ValueError):
-        error = child.stderr.strip().splitlines()
-        row.status, row.reason = "failed", f"exit code {child.returncode}: {error[-1] if error else 'no output'}"
+        error = [text for text in child.stderr.splitlines() if text.strip("- ")]
+        row.status, row.reason = "failed", f"exit code {child.returncode}: {error[0] if error else 'no output'}"
         return row
 
 
