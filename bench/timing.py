@@ -153,10 +153,19 @@ def blas_description() -> str:
     return scipy_blas().description
 
 
+def processor_family() -> str:
+    """What tells processors of one name apart; empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("cpu family")), "")
+
+
 def machine_name() -> str:
-    """processor, cores, BLAS architecture: a folder's name, without the host's."""
+    """processor, its family, cores, BLAS architecture: a folder's name, without the host's."""
     architecture = blas_description().split()[-2] if len(blas_description().split()) > 2 else "unknown"
-    text = f"{processor_name()}-{available_cores()}c-{architecture}"
+    text = f"{processor_name()}-{processor_family()}-{available_cores()}c-{architecture}"
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -167,6 +176,7 @@ def describe_machine() -> dict[str, object]:
     return {
         "machine": machine_name(),
         "processor": processor_name(),
+        "family": processor_family(),
         "cores": available_cores(),
         "system": f"{platform.system()} {platform.release()}",
         "blas": blas_description(),
