@@ -95,6 +95,14 @@ def test_a_captured_run_ends_in_the_bits_of_one_call_by_call(
         assert np.linalg.norm(a - b) <= limit * np.linalg.norm(b)
 
 
+def test_dropout_draws_the_same_masks_when_captured(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
+    """The keys are new in every epoch, at the addresses of the last."""
+    settings = config(dropout=0.3)
+    captured = trained(cupy_backend(monkeypatch, "epoch"), settings)
+    assert planted[1].graph_launches >= 3
+    assert_same(outcome(captured), outcome(trained(cupy_backend(monkeypatch, "0"), settings)))
+
+
 def test_an_epoch_is_one_launch(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
     """The first epoch compiles and captures; every later one is a launch, two copies to the tables, and a result."""
     _, gpu = planted
