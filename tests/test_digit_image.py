@@ -43,9 +43,22 @@ def inverted(image: Image.Image) -> Image.Image:
     return Image.fromarray(255 - np.asarray(image))
 
 
-def transparent(image: Image.Image) -> Image.Image:
+def on_nothing(image: Image.Image, grey: int) -> Image.Image:
+    """Ink of one grey, and transparency."""
     ink = np.asarray(large(image))
-    return Image.fromarray(np.dstack([np.zeros((280, 280, 3), np.uint8), ink]))
+    return Image.fromarray(np.dstack([np.full((280, 280, 3), grey, np.uint8), ink]))
+
+
+def transparent(image: Image.Image) -> Image.Image:
+    return on_nothing(image, 0)
+
+
+def lit(image: Image.Image, left: float, right: float) -> Image.Image:
+    """A photograph of ink on paper under uneven light, with a sensor's noise; turned, if the light is to turn."""
+    page = np.full((480, 480), 235.0)
+    page[100:380, 100:380] -= 0.8 * np.asarray(large(image.rotate(-90) if right < left else image))
+    page *= np.linspace(left, right, 480)
+    return Image.fromarray(np.clip(page + np.random.default_rng(1).normal(0, 3, page.shape), 0, 255).astype(np.uint8))
 
 
 def sixteen_bits(image: Image.Image) -> Image.Image:
@@ -67,6 +80,10 @@ VARIANTS: dict[str, tuple[Any, str]] = {
     "transparent": (transparent, "png"),
     "palette": (lambda image: large(image).convert("P"), "png"),
     "16 bits": (sixteen_bits, "png"),
+    "light ink on nothing": (lambda image: on_nothing(image, 255), "png"),
+    "palette and nothing": (lambda image: on_nothing(image, 255).quantize(), "png"),
+    "light from the left": (lambda image: lit(image, 0.45, 1.0), "jpg"),
+    "light from below": (lambda image: lit(image, 1.0, 0.55).transpose(Image.Transpose.ROTATE_90), "jpg"),
     "1 bit": (lambda image: large(image).convert("1"), "png"),
     "colour page": (on_a_wide_page, "jpg"),
 }
@@ -163,3 +180,31 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe.png", tmp_path / "missing.png"):
         with pytest.raises(DataError, match=path.name):
             prepare_digit(path)
+
+
+def test_a_thin_line_on_a_large_page_is_as_black_as_mnist_s(tmp_path: Path) -> None:
+    """One pixel in two thousand would leave a hundredth of its ink."""
+    Image.fromarray(np.eye(2000, dtype=np.uint8) * 255).save(tmp_path / "line.png")
+    field = prepare_digit(tmp_path / "line.png").reshape(28, 28)
+    assert field.max() == 255
+    assert np.diagonal(field)[5:22].min() > 200
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_digit_that_fills_one_edge_is_still_ink(turns: int, tmp_path: Path) -> None:
+    """A 7 cropped to its bar: the border's majority is paper."""
+    page = np.full((120, 90), 255, np.uint8)
+    page[:20, :] = page[:100, 50:70] = 0
+    Image.fromarray(np.rot90(page, turns)).save(tmp_path / "tight.png")
+    field = np.rot90(prepare_digit(tmp_path / "tight.png").reshape(28, 28), -turns)
+    rows, columns = np.flatnonzero(field.any(axis=1)), np.flatnonzero(field.any(axis=0))
+    assert (len(rows), len(columns)) == (20, 18)
+    assert field[rows[0], columns].min() == 255
+    assert not field[rows[-1], columns[:8]].any()
+
+
+def test_a_blank_page_under_uneven_light_is_refused(tmp_path: Path) -> None:
+    page = np.tile(np.linspace(120, 230, 300), (200, 1)).astype(np.uint8)
+    Image.fromarray(page).save(tmp_path / "blank.png")
+    with pytest.raises(DataError, match=r"blank.*120\.\.230"):
+        prepare_digit(tmp_path / "blank.png")

@@ -35,12 +35,19 @@ def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     where = absolute(path)
     with open_regular(path) as file:
         grey = _read_grey(file, where)
+    return prepare_grey(grey, where)
+
+
+def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """As :func:`prepare_digit`, for grey values (H, W); ``where`` names them in errors."""
     ink = _ink(grey, where)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     longer = max(ink.shape)
     size = (max(1, round(BOX * ink.shape[1] / longer)), max(1, round(BOX * ink.shape[0] / longer)))
-    digit = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC))
+    # In floats: of a thin line on a large page, whole numbers would leave nothing.
+    shrunk = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    digit = np.rint(shrunk * (255 / shrunk.max())).astype(np.uint8)
     field = np.zeros((FIELD, FIELD), np.uint8)
     top, left = _centred(digit.sum(axis=1)), _centred(digit.sum(axis=0))
     field[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
@@ -48,7 +55,7 @@ def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
-    """The picture upright, on white where it is transparent, as grey values (H, W)."""
+    """The picture upright, on paper where it is transparent, as grey values (H, W)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large and of odd files; size is judged here
@@ -64,9 +71,8 @@ def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
                     )
                 upright = ImageOps.exif_transpose(image)
                 if upright.has_transparency_data:
-                    paper = Image.new("RGBA", upright.size, "white")
-                    upright = Image.alpha_composite(paper, upright.convert("RGBA"))
-                elif upright.mode.startswith(("I", "F")):  # 16 bits and more, which convert("L") would clip
+                    return _on_paper(upright.convert("RGBA"))
+                if upright.mode.startswith(("I", "F")):  # 16 bits and more, which convert("L") would clip
                     return _stretched(np.asarray(upright, np.float32))
                 return np.asarray(upright.convert("L"))
     except DataError:
@@ -82,12 +88,18 @@ def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
         ) from error
 
 
-def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
-    """How much ink each pixel holds, 0..255. The border tells what is paper, so both polarities are the same."""
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    paper = float(np.median(border))
-    dark = paper > (float(grey.min()) + float(grey.max())) / 2
-    contrast = paper - float(grey.min()) if dark else float(grey.max()) - paper
+def _on_paper(image: Image.Image) -> NDArray[np.uint8]:
+    """On white, or on black if more is seen there: light ink on nothing."""
+    papers = (Image.new("RGBA", image.size, name) for name in ("white", "black"))
+    return max((np.asarray(Image.alpha_composite(paper, image).convert("L")) for paper in papers), key=np.ptp)
+
+
+def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.float32]:
+    """How much ink each pixel holds, 0..1. The border tells what is paper, so both polarities are the same."""
+    ink, paper = grey.astype(np.float32), _paper(grey)
+    ink -= paper
+    below, above = -float(ink.min()), float(ink.max())
+    contrast = max(below, above)
     if contrast < MIN_CONTRAST:
         raise DataError(
             "the image is blank",
@@ -96,11 +108,28 @@ def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
             expected="a digit that stands out from its background",
             remedy="Use a picture of one digit, dark on light or light on dark.",
         )
-    levels = np.arange(256) - paper
-    amounts = np.clip((-levels if dark else levels) / contrast, 0, 1)
-    amounts[amounts < INK] = 0
-    table: NDArray[np.uint8] = np.rint(255 * amounts).astype(np.uint8)
-    return np.take(table, grey)
+    if below > above:
+        ink /= -np.maximum(paper, 1)  # where less light falls, ink is less dark
+    ink /= ink.max()
+    np.clip(ink, 0, 1, out=ink)
+    ink[ink < INK] = 0
+    return ink
+
+
+def _paper(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the picture would be without ink, (H, W) or (1, 1): the border's grey, or where light fell from a side, a
+    plane through the greys of the four sides."""
+    sides = [grey[:, 0], grey[:, -1], grey[0], grey[-1]]
+    paper = float(np.median(np.concatenate(sides)))
+    left, right, top, bottom = (float(np.median(side)) - paper for side in sides)
+    contrast = max(paper - float(grey.min()), float(grey.max()) - paper)
+    # What one side lacks the other has too much, or it is ink: the bar of a 7 along the edge.
+    if max(abs(left + right), abs(top + bottom)) >= contrast / 4:
+        return np.full((1, 1), paper, np.float32)
+    down = np.linspace(top, bottom, grey.shape[0], dtype=np.float32)
+    across = np.linspace(left, right, grey.shape[1], dtype=np.float32)
+    plane: NDArray[np.float32] = np.add.outer(down, across) + np.float32(paper - (left + right + top + bottom) / 4)
+    return plane
 
 
 def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
