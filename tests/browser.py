@@ -28,6 +28,27 @@ FLAGS = (
     "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )
+# The contrast (WCAG 2.1, 1.4.3) of every text with what is painted below it, by the browser's own mixing of colours.
+CONTRAST = """
+const painter = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const paint = colours => {
+  for (const colour of colours) { painter.fillStyle = colour; painter.fillRect(0, 0, 1, 1); }
+  return [...painter.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255);
+};
+const luminance = rgb => rgb.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+const found = [];
+for (const element of document.body.querySelectorAll('*')) {
+  const words = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
+  if (!words || !element.getClientRects().length) continue;
+  const style = getComputedStyle(element), below = [];
+  for (let e = element; e; e = e.parentElement) below.unshift(getComputedStyle(e).backgroundColor);
+  const text = element instanceof SVGElement ? style.fill : style.color;
+  const pair = [paint(below), paint([...below, text])].map(luminance);
+  found.push([(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), words]);
+}
+return found.sort((a, b) => a[0] - b[0]);
+"""
 INSIDE = ("data:", "about:", "blob:")  # what nobody outside the page hears of
 
 
@@ -110,6 +131,10 @@ class Browser:
                 return outside.length ? outside.map(name) : ['something'];
             """)
         )
+
+    def contrasts(self) -> list[tuple[float, str]]:
+        """Every text that is shown and its contrast with what is below it, the faintest first."""
+        return [(ratio, words) for ratio, words in self.run(CONTRAST)]
 
     def stroke(self, points: Sequence[tuple[float, float]], *, kind: str = "mouse") -> None:
         """Press at the first point, move through the others, release. ``kind``: mouse, touch or pen."""

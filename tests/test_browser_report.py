@@ -12,27 +12,6 @@ from small_runs import KINDS, NEEDS_PLOT, train_run
 pytestmark = NEEDS_PLOT
 
 LOOKS = [(390, False), (390, True), (1280, False), (1280, True)]
-# The contrast (WCAG 2.1, 1.4.3) of every text with what is painted below it, by the browser's own mixing of colours.
-CONTRAST = """
-const painter = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-const paint = colours => {
-  for (const colour of colours) { painter.fillStyle = colour; painter.fillRect(0, 0, 1, 1); }
-  return [...painter.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255);
-};
-const luminance = rgb => rgb.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
-const found = [];
-for (const element of document.body.querySelectorAll('*')) {
-  const words = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
-  if (!words || !element.getClientRects().length) continue;
-  const style = getComputedStyle(element), below = [];
-  for (let e = element; e; e = e.parentElement) below.unshift(getComputedStyle(e).backgroundColor);
-  const text = element instanceof SVGElement ? style.fill : style.color;
-  const pair = [paint(below), paint([...below, text])].map(luminance);
-  found.push([(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), words]);
-}
-return found.sort((a, b) => a[0] - b[0]);
-"""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +27,7 @@ def test_the_page_in_a_browser(kind: str, width: int, dark: bool, runs: dict[str
     assert browser.requests == [runs[kind].as_uri()]
     browser.run("document.querySelector('details').open = true")
     assert browser.overflow() == []
-    contrasts = browser.run(CONTRAST)
+    contrasts = browser.contrasts()
     assert len(contrasts) > 60
     assert contrasts[0][0] >= 4.5, contrasts[:5]
     broken = "return [...document.images].filter(image => !image.complete || !image.naturalWidth).length"
@@ -99,7 +78,7 @@ def test_the_checks_see_a_fault(fault: str, runs: dict[str, Path], browser: Brow
     if fault == "too wide":
         assert "DIV.null" in browser.overflow()
     elif fault == "faint":
-        assert browser.run(CONTRAST)[0][0] < 4.5
+        assert browser.contrasts()[0][0] < 4.5
     else:
         with pytest.raises(AssertionError, match="Content Security Policy"):
             browser.require_clean(bad.as_uri())

@@ -23,7 +23,7 @@ FLOORS = (
     ("communicator", "train_config", "replay", "training", "data_parallel", "model_file", "checkpoint"),
     ("classic", "presets", "settings", "run_folder", "record", "verification", "crossover", "benchmark", "chart",
      "report", "past_run", "findings", "pictures", "page", "digit_image", "solvers", "estimator", "sklearn",
-     "onnx_export"),
+     "onnx_export", "drawing"),
     ("options", "doctor", "terminal", "commands", "cli", "__main__"),
 )  # fmt: skip
 BACKEND_ORDER = (
@@ -34,7 +34,7 @@ COMPUTE = ("kernels", "workspace", "mlp", "optimizers", "batches", "metrics")
 DEVICE_LIBRARIES = {"cupy", "cupyx", "cupy_backends", "scipy", "threadpoolctl"}
 HEAVY = (
     "cupy", "matplotlib", "sklearn", "mpi4py", "onnx", "typer", "rich", "scipy", "PIL", "threadpoolctl", "pandas",
-    "torch", "jax", "pytest", "multiprocessing", "unittest", "jinja2",
+    "torch", "jax", "pytest", "multiprocessing", "unittest", "jinja2", "waitress",
 )  # fmt: skip
 LONGEST_FILE, LARGEST = 400, 2200
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -16,6 +16,7 @@ import typer
 
 from .commands.bench import bench
 from .commands.doctor import doctor
+from .commands.draw import draw
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.predict import predict
@@ -31,7 +32,7 @@ RANK_0_FIRST_S: Final = 1.0
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-for command in (train, evaluate, predict, report, export, bench, verify, doctor):
+for command in (train, evaluate, predict, draw, report, export, bench, verify, doctor):
     app.command()(command)
 
 

@@ -71,7 +71,7 @@ def export_onnx(
     onnx = import_onnx()
     if inputs not in INPUTS:
         raise ConfigError("unknown kind of input", where="inputs", found=repr(inputs), expected=" or ".join(INPUTS))
-    names = _class_names(classes, net.layers[-1])
+    names = class_names(classes, net.layers[-1])
     tensors = host_tensors(net, path)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > MOST_BYTES:
@@ -154,7 +154,7 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
     return onnx.helper.make_graph(nodes, "twostroke", inputs, outputs, initializers)
 
 
-def _class_names(classes: Sequence[str | int] | None, count: int) -> list[Any] | None:
+def class_names(classes: Sequence[str | int] | None, count: int) -> list[Any] | None:
     """The names as a list of texts, or of integers."""
     if classes is None:
         return None

@@ -115,6 +115,12 @@ LogFormat = Annotated[Text, _option(RUN, "text|json", "json: one object a line, 
 Report = Annotated[
     bool, _option(RUN, None, "Write DIR/report.html too: the run as one web page. Needs the extra plot.", "--report")
 ]
+DrawModel = Annotated[
+    Path | None,
+    _argument("[MODEL]", "A model of images of 28 x 28. Default: runs/mnist/model.safetensors, which train writes."),
+]
+Port = Annotated[int, _option(RUN, "N", "Where the page is, on 127.0.0.1. 0: any port that is free. Default: 8028.")]
+NoBrowser = Annotated[bool, _option(RUN, None, "Do not open the page: only say where it is.", "--no-browser")]
 RunFolder = Annotated[Path, _argument("RUN", "The folder that a run wrote to: model.safetensors and record.json.")]
 ReportData = Annotated[Text, _option(RUN, "mnist|PATH", "Other data to test on. Default: what the run used.", "--data")]
 ReportOut = Annotated[Path | None, _option(RUN, "DIR", "Where report.html and pictures go. Default: RUN.", "--out")]

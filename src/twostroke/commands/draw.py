@@ -1,0 +1,76 @@
+"""``twostroke draw``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from .. import drawing, options, report
+from ..errors import ConfigError, ModelError
+from ..model_file import load_model
+from ..onnx_export import class_names
+from ..settings import named
+from ..terminal import Stopped, say, stoppable_after_work
+from . import select
+
+MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` leaves it
+PORT: Final = 8028
+LAST_PORT: Final = 65535
+
+
+def draw(
+    model: options.DrawModel = None,
+    classes: options.Classes = None,
+    port: options.Port = PORT,
+    no_browser: options.NoBrowser = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw a digit on a page in the browser and watch the network read it. Only this machine can reach the page."""
+    drawing.require("twostroke draw")
+    if not 0 <= port <= LAST_PORT:
+        raise ConfigError("no such port", where="--port", found=port, expected=f"0..{LAST_PORT}")
+    if model is None and not MODEL.exists():
+        raise ModelError("no model yet", where=MODEL, remedy="Train one first: twostroke train. Or name a MODEL.")
+    path = model or MODEL
+    net = load_model(path, backend=select("cpu", "1"))
+    drawing.check_reads_drawings(net, path)
+    try:
+        names = class_names(classes and [name.strip() for name in classes.split(",")], net.layers[-1])
+    except ConfigError as error:
+        raise named(error, {"classes": "--classes"}) from error
+    with drawing.listen(port) as listener:
+        port = listener.getsockname()[1]
+        page = drawing.DrawingPage(net, names or [str(k) for k in range(net.layers[-1])], port, path)
+        url = f"http://{drawing.HOST}:{port}/"
+        say(report.network_line(net))
+        say(f"page: {url}")
+        say("Ctrl-C ends it.")
+        if not no_browser and _has_screen():
+            # Some browsers keep their caller waiting.
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        with drawing.serving(page, listener) as run:
+            _until_stopped(run)
+
+
+def _has_screen() -> bool:
+    """Without one, a browser of texts would take over this terminal."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _until_stopped(run: Callable[[], None]) -> None:
+    """``run`` until a signal comes, which is then told as those of every command are."""
+    seen: list[int] = []
+
+    def end(number: int) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt  # what the server ends by, wherever it is
+
+    with stoppable_after_work(end):
+        run()
+    if seen:
+        raise Stopped(seen[0])
