@@ -237,10 +237,12 @@ def nested(backend: Any, run: Callable[[], None], seconds: float) -> dict[str, A
     """``LONG`` launches of a step's graph, themselves captured: much quicker to make, if CUDA takes it."""
     import cupy
 
+    from twostroke.backend.cublas import undisturbed
+
     stream = cupy.cuda.Stream(non_blocking=True)
     started = time.perf_counter()
     try:
-        with stream:
+        with undisturbed(), stream:
             stream.begin_capture()
             try:
                 for _ in range(LONG):

@@ -1,7 +1,8 @@
 """CUDA graphs for the fake CuPy of ``strict_device``: a stream that notes calls instead of running them.
 
 While it captures, whatever a real capture refuses is refused: cuBLAS on CuPy's handle, new arrays, copies between host
-and device, waiting. A graph that is launched does the noted calls, in their order, on the memory they were noted with.
+and device, waiting, the end of a handle. A graph that is launched does the noted calls, in their order, on the memory
+they were noted with.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class GraphCublas:
     def __init__(self, gpu: FakeGraphs) -> None:
         self._blas, self._gpu = FakeCublas(), gpu
         self.handles = 0
+        self.destroyed: list[int] = []
         self.state: dict[int, dict[str, Any]] = {}
         self.products = self._gpu.device(self._product)
 
@@ -136,6 +138,10 @@ class GraphCublas:
         return 0
 
     def cublasDestroy_v2(self, handle: Any) -> int:
+        if self._gpu.captured is not None:  # it waits for the device
+            self._gpu.invalid = True
+            return 14
+        self.destroyed.append(handle.value)
         return 0
 
     def cublasSetStream_v2(self, handle: Any, stream: int) -> int:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import shutil
+import subprocess
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fake_graphs import FakeGraphs, GraphCublas, plant_fake_graphs
+from strict_device import FakeCublas, plant_fake_cupy
 from twostroke import ConfigError, TrainConfig, replay
 from twostroke.backend import Backend, Steps, numpy_backend
 from twostroke.backend.native import library
@@ -244,8 +248,27 @@ def test_a_device_that_replays_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(FakeGraph, "launch", lambda self: None)
     backend = cupy_backend(monkeypatch, "auto")
-    assert refused(backend).startswith("ArithmeticError: a replayed product came back as [[9.0, 9.0], [9.0, 9.0]]")
+    assert refused(backend) == "ArithmeticError: a replayed product came back as [[9.0, 9.0], [9.0, 9.0]], not 63"
     assert_same(outcome(trained(backend, config())), outcome(trained(cupy_backend(monkeypatch, "0"), config())))
+
+
+def test_a_device_that_reads_what_it_shall_overwrite_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, planted: Planted
+) -> None:
+    """With a factor 0 on the device a product must not touch what was there: a workspace's memory may hold NaN."""
+
+    def product(self: Any, kind: Any, handle: int, *arguments: int) -> None:
+        m, n, C = arguments[2], arguments[3], arguments[11]
+        held = np.ctypeslib.as_array((kind * (m * n)).from_address(C))
+        old = kind.from_address(arguments[10]).value * held
+        blas(self, kind, handle, *arguments)
+        if not kind.from_address(arguments[10]).value:
+            held += old
+
+    blas = FakeCublas._gemm
+    monkeypatch.setattr(FakeCublas, "_gemm", product)
+    backend = cupy_backend(monkeypatch, "auto")
+    assert refused(backend) == "ArithmeticError: a replayed product came back as [[nan, nan], [nan, nan]], not 18"
 
 
 @pytest.mark.parametrize("where", ["synchronises", "allocates", "goes down"])
@@ -311,6 +334,77 @@ def test_the_stand_in_refuses_what_a_capture_refuses(planted: Planted) -> None:
                 stream.end_capture()
 
 
+# --- nothing disturbs a capture -------------------------------------------------------------------------------
+
+
+def test_an_old_backend_collected_during_a_capture_ends_after_it(
+    monkeypatch: pytest.MonkeyPatch, planted: Planted
+) -> None:
+    """Its handle's destruction would wait for the device, which ends the capture."""
+    fake, gpu = planted
+    library: GraphCublas = gpu.library  # type: ignore[attr-defined]
+    backend, old = (cupy_backend(monkeypatch, "auto") for _ in range(2))
+    old.itself = old  # garbage that waits for the collector
+    del old
+    x = fake.ones(3, "float32")
+
+    def step() -> None:
+        fake.add(x, 1, out=x)
+        gc.collect()
+        assert library.destroyed == []
+
+    run = backend._capture.graph(step)
+    assert backend.describe()["graphs"]["reason"] == ""
+    assert library.destroyed == [2]
+    run()
+    assert x.tolist() == [2, 2, 2]
+
+
+def test_a_handle_that_nobody_holds_is_destroyed_at_once(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
+    library: GraphCublas = planted[1].library  # type: ignore[attr-defined]
+    backend = cupy_backend(monkeypatch, "auto")
+    del backend
+    gc.collect()
+    assert library.destroyed == [1]
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_during_a_capture(
+    monkeypatch: pytest.MonkeyPatch, planted: Planted, collecting: bool
+) -> None:
+    """Nor in one that fails; and afterwards it is as it was."""
+    backend = cupy_backend(monkeypatch, "auto")
+    found = []
+
+    def step() -> None:
+        found.append(gc.isenabled())
+        if len(found) == 2:
+            raise RuntimeError("for this test")
+
+    was = gc.isenabled()
+    try:
+        gc.enable() if collecting else gc.disable()
+        for _ in range(2):
+            backend._capture.graph(step)
+            assert gc.isenabled() is collecting
+    finally:
+        gc.enable() if was else gc.disable()
+    assert found == [False, False]
+    assert refused(backend) == "RuntimeError: for this test"
+
+
+def test_two_captures_at_once_restore_the_collector_together(planted: Planted) -> None:
+    from twostroke.backend.cublas import undisturbed
+
+    first, second = undisturbed(), undisturbed()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+
+
 # --- the handle -----------------------------------------------------------------------------------------------
 
 
@@ -366,6 +460,62 @@ def test_the_real_cublas_has_these_functions() -> None:
         assert len(cublas.SIGNATURES[name]) == 1 + len(arguments)
         assert getattr(library, name)(none, *arguments) == not_initialized
     assert numbers.tolist() == [1, 1, 1, 1]
+
+
+SOURCE = "int cublasCreate_v2(void) { return %d; }" + "".join(
+    f"int {name}(void) {{ return 0; }}"
+    for name in (
+        "cublasDestroy_v2",
+        "cublasSetStream_v2",
+        "cublasSetWorkspace_v2",
+        "cublasSetMathMode",
+        "cublasSetPointerMode_v2",
+        "cublasSgemm_v2",
+        "cublasDgemm_v2",
+    )
+)
+
+
+@pytest.fixture
+def two_libraries(monkeypatch: pytest.MonkeyPatch, planted: Planted, tmp_path: Path) -> Callable[[bool], Any]:
+    """Two libcublas in this process, which answer 11 and 22; ``open_library`` where CuPy is linked with the second."""
+    compiler = shutil.which("cc")
+    if compiler is None or not Path("/proc/self/maps").exists():
+        pytest.skip("needs a C compiler and /proc")
+    monkeypatch.undo()
+    plant_fake_cupy(monkeypatch)
+    from cupy_backends.cuda.libs import cublas as of_cupy
+
+    from twostroke.backend import cublas
+
+    def build(path: Path, source: str, *words: str) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".c").write_text(source)
+        command = [compiler, "-shared", "-fPIC", "-o", str(path), str(path.with_suffix(".c")), *words]
+        subprocess.run(command, check=True, timeout=60)
+        return path
+
+    libraries = [build(tmp_path / name / "libcublas.so.12", SOURCE % value) for name, value in (("a", 11), ("b", 22))]
+    held = [ctypes.CDLL(str(path)) for path in libraries]
+
+    def linked(known: bool) -> Any:
+        # Against the file, which has no other name than its path: so that path is what is loaded.
+        extension = build(tmp_path / f"{known}.so", "int x;", *(["-Wl,--no-as-needed", str(libraries[1])] * known))
+        monkeypatch.setattr(of_cupy, "__file__", str(extension), raising=False)
+        return cublas.open_library, held
+
+    return linked
+
+
+def test_of_two_libraries_the_one_that_cupy_calls_is_taken(two_libraries: Callable[[bool], Any]) -> None:
+    open_library, held = two_libraries(True)
+    assert [library.cublasCreate_v2() for library in held] == [11, 22]
+    assert open_library().cublasCreate_v2(None) == 22
+
+
+def test_of_two_libraries_none_is_taken_where_nobody_knows_which(two_libraries: Callable[[bool], Any]) -> None:
+    with pytest.raises(OSError, match=r"libcublas are mapped into this process: /.*libcublas\.so\.12, /"):
+        two_libraries(False)[0]()
 
 
 # --- the seam -------------------------------------------------------------------------------------------------

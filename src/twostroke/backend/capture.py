@@ -12,6 +12,7 @@ import cupy
 
 from ..errors import ConfigError
 from . import Array, Steps
+from .cublas import undisturbed
 
 SWITCH: Final = "TWOSTROKE_CAPTURE"
 MODES: Final = {"0": 0, "auto": 100, "epoch": 1}  # 0: never; else after how many epochs one is captured as a whole
@@ -53,7 +54,7 @@ class Capture:
         try:
             pool = cupy.cuda.MemoryPool()
             stream = self._stream = self._stream or cupy.cuda.Stream(non_blocking=True)
-            with stream, cupy.cuda.using_allocator(pool.malloc):
+            with undisturbed(), stream, cupy.cuda.using_allocator(pool.malloc):
                 stream.begin_capture()
                 try:
                     work()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import cupy
@@ -25,6 +28,47 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cublasSgemm_v2": _PRODUCT,
     "cublasDgemm_v2": _PRODUCT,
 }
+
+
+class _Peace:
+    """Kept around captures: no garbage is collected, and no handle destroyed in any thread, for that waits for the
+    device, and what waits for the device ends a capture."""
+
+    def __init__(self) -> None:
+        self._turn = threading.RLock()  # reentrant: a finalizer may run in the thread that holds it
+        self._captures = 0
+        self._collected = True  # whether Python collected garbage before the first of them
+        self._retired: list[Callable[[], object]] = []
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        with self._turn:
+            if not self._captures:
+                self._collected = gc.isenabled()
+                gc.disable()
+            self._captures += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._captures -= 1
+                if self._collected and not self._captures:
+                    gc.enable()
+                self._destroy()
+
+    def retire(self, destroy: Callable[[Any], object], handle: Any) -> None:
+        """Destroy a handle now, or when no capture is in progress any more."""
+        self._retired.append(lambda: destroy(handle))
+        self._destroy()
+
+    def _destroy(self) -> None:
+        with self._turn:
+            while self._retired and not self._captures:
+                self._retired.pop()()
+
+
+_peace: Final = _Peace()
+undisturbed: Final = _peace.kept
 
 
 class SharedHandle:
@@ -100,7 +144,7 @@ class OwnHandle:
             self._workspaces.append(state.workspace)  # a graph may outlive the thread that captured it
             handle = HANDLE()
             self._call("cublasCreate_v2", ctypes.byref(handle))
-            weakref.finalize(self, self._library.cublasDestroy_v2, handle).atexit = False
+            weakref.finalize(self, _peace.retire, self._library.cublasDestroy_v2, handle).atexit = False
             self._call("cublasSetPointerMode_v2", handle, POINTER_MODE_DEVICE)
             self._call("cublasSetMathMode", handle, self._mode)
             state.handle, state.stream = handle, None
@@ -111,15 +155,20 @@ class OwnHandle:
 
 
 def open_library() -> Any:
-    """The cuBLAS that CuPy has loaded into this process, by its C interface. Raises ``OSError`` without one."""
-    from cupy_backends.cuda.libs import cublas  # noqa: F401 # loads it
+    """The cuBLAS that CuPy calls, by its C interface. Raises ``OSError`` without one, or where two are possible."""
+    from cupy_backends.cuda.libs import cublas
 
-    from .probe import loaded_libraries
+    from .probe import mapped_files
 
-    found = loaded_libraries().get("cublas")
-    if found is None:
-        raise OSError("no libcublas is mapped into this process")
-    library = ctypes.CDLL(found["path"])
+    # Asked of CuPy's own extension, a function is that of the library which this one is linked with: a process may
+    # hold a second cuBLAS (a toolkit's beside a wheel's, PyTorch's), and its handles are not CuPy's.
+    library = ctypes.CDLL(cublas.__file__)
+    if not hasattr(library, "cublasCreate_v2"):
+        paths = mapped_files("libcublas")
+        if len(paths) != 1:
+            found = f"{len(paths)} libcublas are" if paths else "no libcublas is"
+            raise OSError(": ".join([f"{found} mapped into this process", *([", ".join(paths)] if paths else [])]))
+        library = ctypes.CDLL(paths[0])
     for name, arguments in SIGNATURES.items():
         getattr(library, name).argtypes = arguments
     return library

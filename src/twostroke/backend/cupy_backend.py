@@ -8,7 +8,6 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -50,17 +49,24 @@ class CupyBackend(Backend):
             self._handle = SharedHandle(tf32)
 
     def _try_capture(self) -> None:
-        """Take a cuBLAS handle that works under capture, and replay a product."""
+        """Take a cuBLAS handle that works under capture, and replay two products: one accumulates, one does not."""
         try:
             with cupy.cuda.Device(self._index):
                 self._handle = OwnHandle(self.tf32)
-                a, out = cupy.full((2, 2), 3, "float32"), cupy.zeros((2, 2), "float32")
-                run = self.record(partial(self.gemm, a, a, out, 0.5, 2.0))
+                a, out, fresh = (cupy.full((2, 2), value, "float32") for value in (3, 0, np.nan))
+
+                def products() -> None:
+                    self.gemm(a, a, out, 0.5, 2.0)
+                    self.gemm(a, a, fresh)
+
+                run = self.record(products)
                 for _ in range(3):
+                    cupy.copyto(fresh, np.nan)  # memory as a workspace has it: with beta = 0 nobody may read it
                     run()
-                found = self.to_host(out).tolist()
-            if found != [[63.0, 63.0]] * 2:
-                raise ArithmeticError(f"a replayed product came back as {found}")
+                found = [self.to_host(array).tolist() for array in (out, fresh)]
+            for entries, expected in zip(found, (63.0, 18.0), strict=True):
+                if entries != [[expected] * 2] * 2:
+                    raise ArithmeticError(f"a replayed product came back as {entries}, not {expected:g}")
             self._capture.graphs = self._capture.launches = 0
         except Exception as error:  # whatever CuPy, CUDA, cuBLAS or the loader say
             self._capture.refuse(error)

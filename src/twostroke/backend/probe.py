@@ -188,14 +188,19 @@ def cuda_installation(index: int = 0, maps: str = "/proc/self/maps") -> dict[str
 def loaded_libraries(maps: str = "/proc/self/maps") -> dict[str, dict[str, str]]:
     """By name: the file that is mapped into this process, and whose it is."""
     found: dict[str, dict[str, str]] = {}
-    with suppress(OSError), open(maps, encoding="utf-8", errors="replace") as lines:
-        paths = sorted({line.split(maxsplit=5)[5].strip() for line in lines if line.count("/") and ".so" in line})
-        for name, stem in LIBRARIES.items():
-            for path in paths:
-                if re.fullmatch(rf"{stem}(-[0-9a-f]+)?\.so[.\d]*", path.rpartition("/")[2]):
-                    origin = next((whose for part, whose in ORIGINS if part in path), "the system")
-                    found[name] = {"path": path, "from": origin}
+    for name, stem in LIBRARIES.items():
+        for path in mapped_files(stem, maps):
+            origin = next((whose for part, whose in ORIGINS if part in path), "the system")
+            found[name] = {"path": path, "from": origin}
     return found
+
+
+def mapped_files(stem: str, maps: str = "/proc/self/maps") -> list[str]:
+    """The paths of the library ``stem`` in this process: more than one where it was loaded twice."""
+    found: set[str] = set()
+    with suppress(OSError), open(maps, encoding="utf-8", errors="replace") as lines:
+        found = {line.split(maxsplit=5)[5].strip() for line in lines if line.count("/") and ".so" in line}
+    return sorted(path for path in found if re.fullmatch(rf"{stem}(-[0-9a-f]+)?\.so[.\d]*", path.rpartition("/")[2]))
 
 
 def _version(number: int) -> str:
