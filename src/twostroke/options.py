@@ -117,7 +117,7 @@ Report = Annotated[
 ]
 DrawModel = Annotated[
     Path | None,
-    _argument("[MODEL]", "A model of images of 28 x 28. Default: runs/mnist/model.safetensors, which train writes."),
+    _argument("MODEL", "A model of images of 28 x 28. Default: runs/mnist/model.safetensors, which train writes."),
 ]
 Port = Annotated[int, _option(RUN, "N", "Where the page is, on 127.0.0.1. 0: any port that is free. Default: 8028.")]
 NoBrowser = Annotated[bool, _option(RUN, None, "Do not open the page: only say where it is.", "--no-browser")]
