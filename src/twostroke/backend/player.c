@@ -2,7 +2,7 @@
    done by the inner loops that NumPy's ufuncs themselves call, matrix products by products.c and by the BLAS that
    SciPy brought. An operation is WORDS 64-bit words, which program.py writes. */
 
-enum { WORDS = 24, PIECE = 4096 };
+enum { WORDS = 24, PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15 };
 enum { UFUNC, GEMM, GEMV, GER, TAKE, ARGMAX, COPY, FILL, PRODUCT };
 enum { NONE, BYTE_TO_FLOAT, BYTE_TO_DOUBLE };
 
@@ -24,27 +24,22 @@ __attribute__((optimize("O3"))) static void widen(const char *bytes, word stride
 }
 
 /* fn, data, args, outer, inner, first's widening, result's widening, spare; then by argument: pointer, outer and
-   inner stride. Bytes go through a chunk that stays in the cache. */
-static void ufunc(const word *op) {
+   inner stride. Bytes go through a chunk that stays in the cache. Here: some of the outer loop, some of the inner. */
+static void ufunc_part(const word *op, word row, word end, word done, word stop) {
     static _Thread_local double from[PIECE];
     static _Thread_local unsigned char to[PIECE];
     ufunc_loop *loop = (ufunc_loop *)AT(op[0]);
-    word args = op[2], inner = op[4], last = args - 1, floats = op[5] == BYTE_TO_FLOAT;
+    word args = op[2], last = args - 1, floats = op[5] == BYTE_TO_FLOAT, start = done;
     const word *arg = op + 8;
-    for (word row = 0; row < op[3]; row++) {
+    for (; row < end; row++) {
         char *data[3];
         intptr_t strides[3];
         for (word i = 0; i < args; i++) {
             data[i] = AT(arg[3 * i]) + row * arg[3 * i + 1];
             strides[i] = arg[3 * i + 2];
         }
-        if (!op[5] && !op[6]) {
-            intptr_t n = inner;
-            loop(data, &n, strides, AT(op[1]));
-            continue;
-        }
-        for (word done = 0; done < inner; done += PIECE) {
-            intptr_t n = inner - done < PIECE ? inner - done : PIECE;
+        for (done = start; done < stop; done += PIECE) {
+            intptr_t n = op[5] || op[6] ? (stop - done < PIECE ? stop - done : PIECE) : stop - done;
             char *part[3];
             intptr_t step[3];
             for (word i = 0; i < args; i++) {
@@ -63,8 +58,30 @@ static void ufunc(const word *op) {
             }
             loop(part, &n, step, AT(op[1]));
             if (op[6]) widen((char *)to, 1, result, strides[last], n, op[6]);
+            if (!op[5] && !op[6]) break;
         }
     }
+}
+
+/* A part of the inner loop if that is long, else of the outer one. */
+static void ufunc_task(const void *argument, word index) {
+    const word *op = argument;
+    word outer = op[3], inner = op[4], along = inner >= outer, size = along ? inner : outer;
+    word first = size * index / UFUNC_TASKS, end = size * (index + 1) / UFUNC_TASKS;
+    if (along) ufunc_part(op, 0, outer, first, end);
+    else ufunc_part(op, first, end, 0, inner);
+}
+
+/* Large ones are shared, if every part has elements of the result of its own. */
+static void ufunc(const word *op) {
+    const word *result = op + 8 + 3 * (op[2] - 1);
+    if (op[3] * op[4] < SHARED_ELEMENTS || !result[op[4] >= op[3] ? 2 : 1]) {
+        ufunc_part(op, 0, op[3], 0, op[4]);
+        return;
+    }
+    pthread_mutex_lock(&in_use);
+    share(ufunc_task, op, UFUNC_TASKS, 1);
+    pthread_mutex_unlock(&in_use);
 }
 
 /* trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc */
