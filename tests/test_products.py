@@ -63,6 +63,49 @@ def test_products_of_every_shape(native: Native, layout: tuple[bool, bool, bool]
         assert np.linalg.norm(results[0] - expected) <= LIMIT * scale, (rows, columns, depth)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "depth"), [(1100, 600, 1300), (40, 2100, 60), (1, 70, 20_000), (20_000, 33, 1)]
+)
+@pytest.mark.parametrize("transposed", [False, True], ids=["c", "t"])
+def test_products_larger_than_a_block(native: Native, rows: int, columns: int, depth: int, transposed: bool) -> None:
+    products, rng = Products(native.product), np.random.default_rng(3)
+    a, b = matrix(rng, rows, depth, transposed), matrix(rng, depth, columns, transposed)
+    a[rng.random(a.shape) < 0.7] = 0  # black pixels
+    start, results = matrix(rng, rows, columns, False), []
+    for threads in (1, 2):
+        native.set_threads(threads)
+        c = start.copy()
+        products.product(-0.3, a, b, 1.0, c)
+        results.append(c)
+    assert results[0].tobytes() == results[1].tobytes()
+    wide = [x.astype(np.float64) for x in (a, b, start)]
+    expected = -0.3 * (wide[0] @ wide[1]) + wide[2]
+    assert np.linalg.norm(results[0] - expected) <= LIMIT * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 4), (1, 5), (40, 600), (0, 5)])
+def test_a_product_over_no_depth_only_scales(native: Native, rows: int, columns: int) -> None:
+    """What a rank that has no row of a batch adds to the gradient."""
+    products = Products(native.product)
+    for beta, expected in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        c = np.ones((rows, columns), np.float32)
+        products.product(1.0, np.zeros((rows, 0), np.float32), np.zeros((0, columns), np.float32), beta, c)
+        assert (c == expected).all()
+
+
+def test_a_zero_passes_over_its_row(native: Native) -> None:
+    """One row: what a zero meets is not read, so an infinity there does not come through; all else does."""
+    products = Products(native.product)
+    a, b = np.zeros((1, 40), np.float32), np.ones((40, 35), np.float32)
+    b[7] = np.inf
+    c = np.ones((1, 35), np.float32)
+    products.product(1.0, a, b, 1.0, c)
+    assert (c == 1).all()
+    a[0, 7] = 1
+    products.product(1.0, a, b, 1.0, c)
+    assert np.isposinf(c).all()
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it(native: Native) -> None:
     products, rng = Products(native.product), np.random.default_rng(1)
     a, b = matrix(rng, 100, 784, False), matrix(rng, 784, 130, False)

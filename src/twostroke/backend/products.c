@@ -443,6 +443,14 @@ static int row_of_a(product p) {
 }
 
 static void whole_product(product p) {
+    if (!p.depth) {
+        for (word row = 0; row < p.rows; row++)
+            for (word j = 0; j < p.columns; j++) {
+                float *c = p.c + row * p.c_row + j * p.c_column;
+                *c = p.beta == 0.0f ? 0.0f : p.beta * *c;
+            }
+        return;
+    }
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
     int tall = p.a_row == 1 && p.a_depth != 1 && p.columns <= LANES && p.rows >= STRIP;
