@@ -4,12 +4,14 @@
 
 A row's ratio is ours / peer in samples per second, with a bootstrap 95 % interval of the median. Beside every peer
 runs an A/A control, ours against a second instance of ours; where its interval misses 1.00, or is wider than 0.90 to
-1.10, the row is "noisy" and claims nothing. Before any clock starts, the weights after ten steps must agree, or the
-row is "disagrees". Between blocks both sides rest, so that the idle threads of one side's pool stop spinning before
+1.10, the row is "noisy" and claims nothing. Before any clock starts, the weights after ten steps must agree, and, where
+a side takes many steps in one call, those after one whole round of the very instances that are timed; or the row is
+"disagrees". Between blocks both sides rest, so that the idle threads of one side's pool stop spinning before
 the other is timed, and each block starts with untimed steps. The last line of stdout is one JSON document.
 
-Each row runs in a process of its own that is bound to as many cores as there are threads before any library is
-loaded; inside it BLAS pools are set by threadpoolctl, PyTorch's by set_num_threads, XLA's by NPROC.
+Each row runs in a process of its own, with a time limit, that is bound to as many cores as there are threads before
+any library is loaded; inside it BLAS pools are set by threadpoolctl, PyTorch's by set_num_threads, XLA's by NPROC. The
+document is written after every row: what ends the run early costs only the rows to come.
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ import gc
 import json
 import math
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,9 @@ from bench.peers import (
     make_problem,
     step_flops,
 )
+from bench.processes import TIMED_OUT, run
 from bench.timing import RESULTS, describe_machine
+from twostroke.atomic_file import write_atomically
 
 GRID_LAYERS: Final = ("784,30,10", "784,128,10", "784,512,512,10", "1024,2048,2048,1024")
 GRID_BATCHES: Final = (1, 16, 128, 1024)
@@ -50,6 +53,7 @@ CHECK_STEPS: Final = 10
 WEIGHTS_TOLERANCE: Final = 1e-4  # of the weights, relative L2
 UPDATE_TOLERANCE: Final = 1e-3  # of what ten steps changed: a peer that learns nothing must not pass
 CONTROL_REACH: Final = 0.10  # an A/A interval may be no wider: one of [0.1, 10] contains 1.00 too, and tells nothing
+LEAST_ROW_SECONDS: Final = 5.0  # to import a peer and check it
 WARM_PART: Final = 0.15  # of a block, untimed, before each block
 
 
@@ -62,7 +66,7 @@ class Row:
     batch_size: int
     threads: int
     device: str = "cpu"
-    status: str = "ok"  # or noisy, disagrees, not installed, unavailable, failed: only "ok" may be claimed
+    status: str = "ok"  # or noisy, disagrees, not installed, unavailable, failed, not run: only "ok" may be claimed
     reason: str = ""
     peer_version: str = ""
     peer_mode: str = ""
@@ -75,6 +79,9 @@ class Row:
     gflops: float | None = None  # ours, matrix products only
     weights_error: float | None = None
     update_error: float | None = None
+    round_steps: int | None = None  # of the timed instances, checked too where a side takes many steps in one call
+    round_weights_error: float | None = None
+    round_update_error: float | None = None
     steps: dict[str, int] = field(default_factory=dict)  # per block
     on: dict[str, object] = field(default_factory=dict)  # the device as our backend describes it
     load_before: list[float] | None = None
@@ -131,20 +138,40 @@ def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], 
 
 def check_agreement(row: Row, ours: Peer, peer: Peer, problem: Problem) -> bool:
     """Ten steps of both from the same weights on the same batches: whether the same weights come out."""
-    results = []
-    for contestant in (ours, peer):
-        side = contestant.make(problem)
+    sides = [contestant.make(problem) for contestant in (ours, peer)]
+    row.weights_error, row.update_error = errors_after(CHECK_STEPS, sides, problem)
+    return agrees(row, CHECK_STEPS, row.weights_error, row.update_error)
+
+
+def check_round(row: Row, ours: Side, peer: Side, problem: Problem) -> bool:
+    """The same of new instances after the least number of steps that is whole rounds of both: the path that is timed.
+
+    Where both take step by step, ten steps have gone that path.
+    """
+    steps = math.lcm(ours.granularity, peer.granularity)
+    if steps == 1:
+        return True
+    row.round_steps = steps
+    row.round_weights_error, row.round_update_error = errors_after(steps, (ours, peer), problem)
+    return agrees(row, steps, row.round_weights_error, row.round_update_error)
+
+
+def errors_after(steps: int, sides: Sequence[Side], problem: Problem) -> tuple[float, float]:
+    """Of the second against the first: the error of the weights, and that of what the steps changed."""
+    for side in sides:
         with side.active():
-            side.run(CHECK_STEPS)
-        results.append(side.weights())
-    expected, found = results
-    row.weights_error = relative_error(found, expected, [np.zeros_like(array) for array in expected])
-    row.update_error = relative_error(found, expected, problem.weights)
-    agree = row.weights_error <= WEIGHTS_TOLERANCE and row.update_error <= UPDATE_TOLERANCE
-    if not agree:
-        row.status = "disagrees"
-        row.reason = f"after {CHECK_STEPS} steps: weights {row.weights_error:.1e}, update {row.update_error:.1e}"
-    return agree
+            side.run(steps)
+    expected, found = (side.weights() for side in sides)
+    weights = relative_error(found, expected, [np.zeros_like(array) for array in expected])
+    return weights, relative_error(found, expected, problem.weights)
+
+
+def agrees(row: Row, steps: int, weights: float, update: float) -> bool:
+    """Whether the errors are in their limits; if not, the row says so. One that is not a number is not."""
+    if weights <= WEIGHTS_TOLERANCE and update <= UPDATE_TOLERANCE:
+        return True
+    row.status, row.reason = "disagrees", f"after {steps} steps: weights {weights:.1e}, update {update:.1e}"
+    return False
 
 
 def median_interval(ratios: np.ndarray) -> tuple[float, list[float]]:
@@ -171,11 +198,10 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
     try:
         if not check_agreement(row, ours, peer, problem):
             return
-        fighters = {
-            "ours": Fighter(ours.make(problem), block_seconds),
-            "peer": Fighter(peer.make(problem), block_seconds),
-            "control": Fighter(ours.make(problem), block_seconds),
-        }
+        sides = {"ours": ours.make(problem), "peer": peer.make(problem), "control": ours.make(problem)}
+        if not check_round(row, sides["ours"], sides["peer"], problem):
+            return
+        fighters = {name: Fighter(side, block_seconds) for name, side in sides.items()}
     except PeerUnavailableError as error:
         row.status, row.reason = "unavailable", str(error)
         return
@@ -213,20 +239,22 @@ def summarise(row: Row) -> None:
         row.status, row.reason = "noisy", f"the A/A control's interval reaches beyond 1.00 +- {CONTROL_REACH:.2f}"
 
 
-def duel_in_own_process(row: Row, arguments: argparse.Namespace) -> Row:
+def duel_in_own_process(row: Row, arguments: argparse.Namespace, seconds: float) -> Row:
     """Every row has a process for itself and its peer: bound to its cores from birth, no other peer's threads in it."""
+    if seconds < LEAST_ROW_SECONDS:
+        row.status, row.reason = "not run", "no time left"
+        return row
     command = [
         sys.executable, __file__, "--row", "--peer", row.peer, "--layers", ",".join(map(str, row.layers)),
         "--batch-size", str(row.batch_size), "--threads", str(row.threads), "--blocks", str(arguments.blocks),
         "--device", row.device,
         "--block-ms", str(arguments.block_ms), "--settle-ms", str(arguments.settle_ms),
     ]  # fmt: skip
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(command, seconds)
     try:
-        return Row(**json.loads(child.stdout.splitlines()[-1]))
+        return Row(**json.loads(done.out.splitlines()[-1]))
     except (IndexError, TypeError, ValueError):
-        error = child.stderr.strip().splitlines()
-        row.status, row.reason = "failed", f"exit code {child.returncode}: {error[-1] if error else 'no output'}"
+        row.status, row.reason = "failed", f"{done.why} after {seconds:.0f} s" if done.code == TIMED_OUT else done.why
         return row
 
 
@@ -277,6 +305,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--block-ms", type=float, default=20.0, metavar="MS", help="a block's least length (default 20)"
     )
     parser.add_argument("--settle-ms", type=float, default=40.0, metavar="MS", help="rest before a block (default 40)")
+    parser.add_argument(
+        "--row-limit", type=float, default=600.0, metavar="S", help="end a row that takes longer (default 600)"
+    )
+    parser.add_argument("--limit", type=float, default=math.inf, metavar="S", help="of all rows together")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the document with all raw pairs here as well")
     parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)  # we are a row's process
@@ -306,10 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     machine = describe_machine()
     cores = bind(arguments.threads)
-    print(HEADER, flush=True)
-    for index, row in enumerate(rows):
-        rows[index] = duel_in_own_process(row, arguments)
-        print(line(rows[index]), flush=True)
+    began = time.perf_counter()
     document = {
         "kind": "twostroke-duel",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -318,25 +347,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         "blocks": arguments.blocks,
         "block_ms": arguments.block_ms,
         "settle_ms": arguments.settle_ms,
-        "rows": [asdict(row) for row in rows],
+        "rows_asked": len(rows),
     }
-    save(document, arguments)
-    document["rows"] = [
-        asdict(row) | {"pairs": len(row.pairs), "control_pairs": len(row.control_pairs)} for row in rows
-    ]
-    print(json.dumps(document))
+    keep = keeper(document, arguments)
+    print(HEADER, flush=True)
+    for index, row in enumerate(rows):
+        left = arguments.limit - (time.perf_counter() - began)
+        rows[index] = duel_in_own_process(row, arguments, min(arguments.row_limit, left))
+        print(line(rows[index]), flush=True)
+        keep(document | {"rows": [asdict(done) for done in rows[: index + 1]]})
+    short = [asdict(row) | {"pairs": len(row.pairs), "control_pairs": len(row.control_pairs)} for row in rows]
+    print(json.dumps(document | {"rows": short}))
     return int(any(row.status in ("disagrees", "failed") for row in rows))
 
 
-def save(document: dict[str, Any], arguments: argparse.Namespace, name: str = "duel") -> None:
-    """The whole document, raw pairs included, to the results and to --json."""
+def keeper(
+    document: dict[str, Any], arguments: argparse.Namespace, name: str = "duel"
+) -> Callable[[dict[str, Any]], None]:
+    """Writes a whole document, raw pairs included, to the results and to --json: each time to the same files."""
     files = [arguments.json] if arguments.json else []
     if not arguments.no_save:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         files.append(RESULTS / str(document["machine"]) / f"{name}-{stamp}.json")
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def keep(document: dict[str, Any]) -> None:
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, f"{json.dumps(document, indent=1)}\n".encode())
+
+    return keep
 
 
 if __name__ == "__main__":

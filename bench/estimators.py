@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.duel import Row, bind, save, summarise
+from bench.duel import Row, bind, keeper, summarise
 from bench.timing import describe_machine
 
 SETTLE_S: Final = 0.04
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rounds": arguments.rounds,
         "rows": [asdict(row) for row in rows],
     }
-    save(document, arguments, "estimators")
+    keeper(document, arguments, "estimators")(document)
     short = [asdict(row) | {"pairs": len(row.pairs), "control_pairs": len(row.control_pairs)} for row in rows]
     print(json.dumps(document | {"rows": short}))
     return int(any(row.status == "disagrees" for row in rows))

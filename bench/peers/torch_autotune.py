@@ -1,4 +1,4 @@
-"""PyTorch with ``torch.compile(mode="max-autotune")``: it times kernels against each other, and may use CUDA graphs."""
+"""PyTorch with ``torch.compile(mode="max-autotune")``: it times kernels against each other; CUDA graphs if it can."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""A command in a process group of its own, with a time limit that also ends whatever the command started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+TIMED_OUT: Final = 124  # as timeout(1) says it
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it printed until then."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def why(self) -> str:
+        """Its failure in a line."""
+        if self.code == TIMED_OUT:
+            return "timed out"
+        lines = self.err.strip().splitlines()
+        return f"exit code {self.code}: {lines[-1] if lines else 'no output'}"
+
+
+def run(
+    command: Sequence[str], seconds: float, *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Done:
+    """Run it to its end, or for so many seconds; then nothing of it is left."""
+    # Files, not pipes: a pipe ends when the last process that holds it does, and compilers leave workers behind. A
+    # group, not a session: whoever ends our session ends these with it.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=cwd, process_group=0
+        )
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = TIMED_OUT
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    return Done(code, *texts)
