@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bench import gpu_session
 
-from fake_graphs import plant_fake_graphs
-from strict_device import StrictBackend, plant_fake_cupy
-from twostroke import ConfigError, Dataset, VerificationError, kernels, select_backend, verification
+from strict_device import StrictBackend
+from twostroke import ConfigError, VerificationError, kernels, select_backend, verification
 from twostroke.backend import Backend
 from twostroke.backend.numpy_backend import NumpyBackend
 from twostroke.checkpoint import restore
 from twostroke.cli import main
 from twostroke.verification import Check, Report, relative_error, verify
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -186,73 +178,3 @@ def test_bad_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "everything"]) == 2
     assert main(["verify", "grad", "--device", "tpu"]) == 2
     assert capsys.readouterr().err.count("\n") == 2
-
-
-# --- the GPU session -----------------------------------------------------------------------------------------
-
-
-def test_the_gpu_session_runs_dry_and_names_what_it_skips(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "bench" / "gpu_session.py"), "--dry-run", "--out", str(tmp_path)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    record = json.loads((tmp_path / "gpu-session.json").read_text())
-    assert set(record["parts"]) == {part.name for part in gpu_session.PARTS}
-    for name, result in record["parts"].items():
-        assert (result["outcome"], bool(result.get("reason"))) == (
-            ("ok", False) if name == "doctor" else ("SKIPPED", True)
-        )
-    assert sum(part.seconds for part in gpu_session.PARTS) > gpu_session.BUDGET_S  # the budget decides, not the sum
-    assert gpu_session.BUDGET_S < 540
-
-
-def test_a_part_that_fails_or_hangs_costs_only_itself() -> None:
-    outcomes = {}
-    codes = {
-        "fails": "raise SystemExit('no')",
-        "hangs": "import time; time.sleep(60)",
-        "bad": "print('{\"ok\": false}')",
-    }
-    for name, code in codes.items():
-        result = gpu_session.run_part(gpu_session.Part(name, 1, "", ["-c", code]), 1.5)
-        outcomes[name] = result["outcome"]
-        assert isinstance(gpu_session.headline(name, result), str)
-    assert outcomes == {"fails": "FAILED", "hangs": "TIMED OUT", "bad": "FAILED"}
-
-
-def test_the_waterfall_measures_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over a fake CuPy that captures; the environment is as before."""
-    plant_fake_graphs(monkeypatch)
-    monkeypatch.setenv("TWOSTROKE_CAPTURE", "auto")
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (11, 6), dtype=np.uint8), np.arange(11, dtype=np.uint8) % 3
-    data = Dataset.from_arrays(images, labels, images, labels)
-    found = gpu_session.waterfall(data, (6, 5, 3), 4, 3)
-    assert found["us_per_step"].keys() == found["raw"].keys()
-    assert list(found["us_per_step"])[-2:] == ["a launch an epoch", "products alone"]
-    assert all(us > 0 for us in found["us_per_step"].values())
-    used = {name: graphs["used"] for name, graphs in found["graphs"].items()}
-    assert [name for name in used if used[name]] == list(gpu_session.LAUNCHED)
-    # Three steps an epoch: in the first one a launch, then an epoch each.
-    assert found["graphs"]["a launch an epoch"]["launches"] == 1 + 1 + 1
-    assert os.environ["TWOSTROKE_CAPTURE"] == "auto"
-
-
-def test_the_step_part_counts_what_reaches_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the fake CuPy: one gather of pixels and labels, the strokes, no way up or down; then all as it was."""
-    fake, library = plant_fake_cupy(monkeypatch)
-    from twostroke.backend.cupy_backend import CupyBackend
-
-    backend = CupyBackend()
-    step = gpu_session._training_step(backend, (6, 5, 3), 4, "momentum")
-    take = fake.take
-    counts: Counter[str] = Counter()
-    before = library.calls
-    with gpu_session._counted(backend, counts):
-        step()
-    assert counts["gemm"] == library.calls - before == 7  # two forward; dX; two of dW; two of db
-    assert counts["cupy.take"] == 2
-    assert counts["fused kernel"] >= 8
-    assert counts["UP"] == counts["DOWN"] == 0
-    assert fake.take is take
-    assert "gemm" not in vars(backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -33,6 +34,7 @@ class Capture:
         self.pays = MODES[mode]
         self.fault = "" if self.pays else f"{SWITCH}=0"
         self.graphs = self.launches = 0
+        self.seconds = 0.0
         self._stream = None
 
     def refuse(self, error: Exception) -> None:
@@ -40,8 +42,14 @@ class Capture:
         self.fault = self.fault or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
     def describe(self) -> dict[str, object]:
-        """Whether steps are replayed from graphs, or why not, and what was captured and launched so far."""
-        return {"used": not self.fault, "reason": self.fault, "captured": self.graphs, "launches": self.launches}
+        """Whether steps are replayed from graphs, or why not, and what was captured, how long, and launched so far."""
+        return {
+            "used": not self.fault,
+            "reason": self.fault,
+            "captured": self.graphs,
+            "capture_seconds": self.seconds,
+            "launches": self.launches,
+        }
 
     def graph(self, work: Launch) -> Launch | None:
         """A launch of all that ``work`` does, which has run before: captured here, it does not run.
@@ -50,6 +58,7 @@ class Capture:
         """
         if self.fault:
             return None
+        started = time.perf_counter()
         # Steps allocate nothing. Did one, its memory would live as long as the graph that works in it.
         try:
             pool = cupy.cuda.MemoryPool()
@@ -67,6 +76,7 @@ class Capture:
             self.refuse(error)
             return None
         self.graphs += 1
+        self.seconds += time.perf_counter() - started
 
         def launch(held: object = (work, pool)) -> None:
             self.launches += 1

@@ -1,0 +1,141 @@
+"""Parts of ``gpu_session.py`` that ask whether a GPU's results are right. Each returns what was found, with "ok"."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Final
+
+SMALL: Final = (784, 128, 10)
+
+
+def tf32_fails_parity() -> dict[str, Any]:
+    from twostroke import select_backend, verification
+
+    report = verification.verify("parity", select_backend("cuda", tf32=True))
+    worst = {kind: max(c.error for c in report.checks if c.what.startswith(kind)) for kind in ("float32", "float64")}
+    failed = sorted({check.what for check in report.checks if not check.passed})
+    only_single = all(what.startswith("float32") for what in failed)
+    return {"ok": bool(failed) and only_single, "worst": worst, "failed": failed}
+
+
+def repeat() -> dict[str, Any]:
+    from twostroke import MLP, TrainConfig, load_dataset, select_backend, train
+
+    backend, data = select_backend("cuda"), load_dataset("mnist")
+    digests = []
+    for _ in range(10):
+        net = MLP(SMALL)
+        list(train(net, data, TrainConfig(epochs=1, batch_size=128, evaluate_test=False), backend=backend))
+        digests.append(hashlib.sha256(backend.to_host(net.parameters).tobytes()).hexdigest())
+    return {"ok": len(set(digests)) == 1, "runs": len(digests), "different": len(set(digests)), "digest": digests[0]}
+
+
+def accuracy() -> dict[str, Any]:
+    from twostroke import MLP, TrainConfig, load_dataset, select_backend, train
+
+    data, found = load_dataset("mnist"), {}
+    for device in ("cpu", "cuda"):
+        records = list(train(MLP(SMALL), data, TrainConfig(epochs=4), backend=select_backend(device)))
+        found[device] = {"test_accuracy": records[-1].test_accuracy, "seconds": [r.train_seconds for r in records]}
+    difference = abs(found["cpu"]["test_accuracy"] - found["cuda"]["test_accuracy"])  # type: ignore[operator]
+    return {"ok": difference <= 0.003, "difference": difference, **found}
+
+
+def memory() -> dict[str, Any]:
+    import cupy
+
+    from twostroke import MLP, DeviceError, TrainConfig, load_dataset, select_backend
+    from twostroke.training import TrainingRun
+
+    backend, data, message = select_backend("cuda"), load_dataset("mnist"), ""
+    try:
+        TrainingRun(MLP([784, 4096, 10]), data, TrainConfig(batch_size="full"), backend)
+    except DeviceError as error:
+        message = str(error)
+    held = cupy.get_default_memory_pool().used_bytes()
+    run = TrainingRun(MLP(SMALL), data, TrainConfig(epochs=1, batch_size=128), backend)
+    record = run.advance()
+    trained = record is not None and (record.test_accuracy or 0) > 0.9
+    ok = message.startswith("out of GPU memory") and "\n" not in message and trained
+    return {"ok": ok, "message": message, "bytes_still_held": held, "a_smaller_batch_trained": trained}
+
+
+def captured() -> dict[str, Any]:
+    from twostroke import Dataset, load_dataset
+
+    data = load_dataset("mnist")
+    part = Dataset.from_arrays(
+        data.train_images[:5000], data.train_labels[:5000], data.test_images, data.test_labels, name="part"
+    )
+    return same_bits(part, SMALL, 128)
+
+
+def same_bits(data: Any, layers: tuple[int, ...], batch: int) -> dict[str, Any]:
+    """Whether captured runs end in the bits of one call by call on the same handle, for each optimiser.
+
+    CuPy's shared handle differs from it in two things more, the factors' place and the workspace, by which cuBLAS may
+    choose another kernel: whether it ends in the same bits is told, and not required.
+    """
+    from twostroke import TrainConfig
+    from twostroke.optimizers import OPTIMIZERS
+
+    same: dict[str, bool] = {}
+    shared: dict[str, bool] = {}
+    reasons = set()
+    for optimizer in OPTIMIZERS:
+        config = TrainConfig(epochs=4, batch_size=batch, optimizer=optimizer, l2=1e-4, evaluate_test=False)
+        ways = {
+            "call by call": make_backend("auto", recorded=False),
+            "shared": make_backend("0"),
+            "a launch a step": make_backend("auto"),
+            "a launch an epoch": make_backend("epoch"),
+        }
+        digests = {name: trained(backend, data, layers, config)[0] for name, backend in ways.items()}
+        same[optimizer] = len({digest for name, digest in digests.items() if name != "shared"}) == 1
+        shared[optimizer] = digests["shared"] == digests["call by call"]
+        reasons |= {str(ways[name].describe()["graphs"]["reason"]) for name in ways if name != "shared"}
+    used = reasons == {""}
+    ok = all(same.values()) and used
+    return {"ok": ok, "same_bits": same, "shared_handle_same_bits": shared, "used": used, "reasons": sorted(reasons)}
+
+
+def make_backend(mode: str, *, fused: bool = True, recorded: bool = True) -> Any:
+    """The GPU with steps captured in this mode (docs/gpu.md); not ``fused``: each ufunc by itself; not ``recorded``:
+    call by call, on the handle that works under capture all the same."""
+    from functools import partial
+
+    import cupy
+
+    from twostroke.backend.cupy_backend import CupyBackend
+
+    class Changed(CupyBackend):
+        def _bind(self, kernel: Any) -> Any:
+            return super()._bind(kernel) if fused else partial(kernel, cupy)
+
+        def record(self, step: Any) -> Any:
+            return super().record(step) if recorded else step
+
+        def record_epoch(self, parts: Any) -> Any:
+            return super().record_epoch(parts) if recorded else None
+
+    before = os.environ.get("TWOSTROKE_CAPTURE")
+    os.environ["TWOSTROKE_CAPTURE"] = mode
+    try:
+        return Changed()
+    finally:
+        os.environ.pop("TWOSTROKE_CAPTURE")
+        if before is not None:
+            os.environ["TWOSTROKE_CAPTURE"] = before
+
+
+def trained(backend: Any, data: Any, layers: tuple[int, ...], config: Any) -> tuple[str, list[float]]:
+    """The digest of everything that training leaves behind, and the microseconds of a step in each epoch."""
+    from twostroke import MLP
+    from twostroke.training import TrainingRun
+
+    run = TrainingRun(MLP(layers), data, config, backend)
+    while not run.done:
+        run.advance()
+    state = hashlib.sha256(b"".join(backend.to_host(array).tobytes() for array in run.state.values()))
+    return state.hexdigest(), [1e6 * record.train_seconds / len(run.bounds) for record in run.history]
