@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -261,15 +260,14 @@ def nested(backend: Any, run: Callable[[], None], seconds: float) -> dict[str, A
 
 def run_way(way: str, seconds: float) -> list[dict[str, Any]]:
     """The rows of one way; one row with the reason where it did not run."""
+    from bench import processes
+
     command = [sys.executable, str(Path(__file__).resolve()), "--way", way, "--seconds", str(seconds)]
+    done = processes.run(command, 3 * seconds + 30)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=3 * seconds + 30, check=False)
-        rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return [{"way": way, "failed": "timed out"}]
+        rows: list[dict[str, Any]] = json.loads(done.out.splitlines()[-1])
     except (IndexError, ValueError):
-        error = done.stderr.strip().splitlines()
-        return [{"way": way, "failed": f"exit code {done.returncode}: {error[-1] if error else 'no output'}"}]
+        return [{"way": way, "failed": done.why}]
     return rows
 
 
@@ -304,24 +302,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             print(json.dumps([{"way": options.way, "failed": reason}]))
         return 0
+    from bench.gpu_session import folder_of
     from twostroke.backend.probe import probe_cuda
 
     probe = probe_cuda()
     print(HEADER, flush=True)
     rows: list[dict[str, Any]] = []
+    document = {"kind": "twostroke-capture-spike", "gpu": probe.reason, "tolerance": TOLERANCE, "rows": rows}
     for way in WAYS:
         skip = "--dry-run" if options.dry_run else "" if probe.usable else probe.reason
         found = [{"way": way, "failed": f"skipped: {skip}"}] if skip else run_way(way, options.seconds)
         for row in found:
             print(line(row), flush=True)
         rows += found
-    document = {"kind": "twostroke-capture-spike", "gpu": probe.reason, "tolerance": TOLERANCE, "rows": rows}
-    if probe.usable and not options.dry_run:
-        from bench.gpu_session import folder_of
-
-        folder = options.out or folder_of(probe.reason.partition(" (")[0])
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "capture-spike.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        if probe.usable and not options.dry_run:  # after every way: what ends the run costs only those to come
+            folder = options.out or folder_of(probe.reason.partition(" (")[0])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "capture-spike.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(document))
     return 0 if probe.usable or options.dry_run else 3
 

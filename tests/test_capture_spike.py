@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench import capture_spike
 
 from fake_graphs import plant_fake_graphs
 from test_gpu_faults import ARCHITECTURES, compiled, double_arithmetic
+from twostroke.backend.probe import Probe
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +53,20 @@ def test_a_way_that_is_missing_leaves_its_reason(monkeypatch: pytest.MonkeyPatch
     (row,) = capture_spike.run_way("nvmath", 0.1)
     assert row == {"way": "nvmath", "failed": "exit code 1: no output"}
     assert "exit code 1" in capture_spike.line(row)
+
+
+def test_the_document_is_kept_after_every_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def run_way(way: str, seconds: float) -> list[dict[str, Any]]:
+        file = tmp_path / "capture-spike.json"
+        seen.append(len(json.loads(file.read_text())["rows"]) if file.exists() else 0)
+        return [{"way": way, "failed": "for this test"}]
+
+    monkeypatch.setattr("twostroke.backend.probe.probe_cuda", lambda: Probe(True, "A GPU (none)"))
+    monkeypatch.setattr(capture_spike, "run_way", run_way)
+    assert capture_spike.main(["--out", str(tmp_path)]) == 0
+    assert seen == [*range(len(capture_spike.WAYS))]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
