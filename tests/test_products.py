@@ -83,6 +83,29 @@ def test_products_larger_than_a_block(native: Native, rows: int, columns: int, d
     assert np.linalg.norm(results[0] - expected) <= LIMIT * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("rows", [2, 6, 10, 16, 23, 128, 700])
+@pytest.mark.parametrize("columns", [10, 30, 128, 600])
+@pytest.mark.parametrize("transposed", [False, True], ids=["c", "t"])
+def test_black_pixels_change_no_bit(native: Native, rows: int, columns: int, transposed: bool) -> None:
+    """Depths at which all is zero may be passed over: what comes out has the bits of the product without them."""
+    products, rng = Products(native.product), np.random.default_rng(4)
+    a, b = matrix(rng, rows, 784, transposed), matrix(rng, 784, columns, False)
+    black = rng.random(784) < 0.6
+    a[:, black] = 0
+    a[rng.random(rows) < 0.2] = 0
+    start, results = matrix(rng, rows, columns, False), []
+    few = np.ascontiguousarray(a[:, ~black].T).T if transposed else np.ascontiguousarray(a[:, ~black])
+    for left, right in ((a, b), (few, np.ascontiguousarray(b[~black]))):
+        for threads in (1, 2):
+            native.set_threads(threads)
+            c = start.copy()
+            products.product(0.7, left, right, 1.0, c)
+            results.append(c)
+    assert len({c.tobytes() for c in results}) == 1
+    expected = 0.7 * (a.astype(np.float64) @ b) + start
+    assert np.linalg.norm(results[0] - expected) <= LIMIT * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(3, 4), (1, 5), (40, 600), (0, 5)])
 def test_a_product_over_no_depth_only_scales(native: Native, rows: int, columns: int) -> None:
     """What a rank that has no row of a batch adds to the gradient."""

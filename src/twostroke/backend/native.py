@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from ..atomic_file import write_atomically
 
-SOURCES: Final = ("threads.c", "products.c", "player.c")
+SOURCES: Final = ("threads.c", "tiles.c", "blocks.c", "rows.c", "products.c", "player.c")
 SWITCH: Final = "TWOSTROKE_COMPILE"  # 0: never compile
 FLAGS: Final = ("-O2", "-march=native", "-fPIC", "-shared", "-pthread", "-x", "c", "-", "-o")
 LIMIT_S: Final = 60

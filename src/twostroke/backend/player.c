@@ -40,7 +40,7 @@ static void ufunc_part(const word *op, word row, word end, word done, word stop)
         }
         for (done = start; done < stop; done += PIECE) {
             intptr_t n = op[5] || op[6] ? (stop - done < PIECE ? stop - done : PIECE) : stop - done;
-            char *part[3];
+            char *part[3] = {NULL};
             intptr_t step[3];
             for (word i = 0; i < args; i++) {
                 part[i] = data[i] + done * strides[i];

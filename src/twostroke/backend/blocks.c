@@ -1,0 +1,194 @@
+/* A block of a product: its parts laid out for the tiles, its tasks shared by threads. */
+
+#if HAVE_PRODUCTS
+
+/* Tiles of ``vectors`` next to each other, one below the other. */
+INLINE void tiles(const product *p, const float *a, word rows, const float *b, word b_row, float *c, word columns,
+                  int vectors, int whole, const depths *list) {
+    for (word row = 0, n; row < rows; row += n, c += n * p->c_row) {
+        n = tile_rows(rows - row);
+        const float *from = a + row * (p->a_packed ? p->depth : p->a_row);
+        word a_row = p->a_packed ? 1 : p->a_row, a_depth = p->a_packed ? n : p->a_depth;
+        if (list && !list->count && p->beta == 1.0f) {
+            list++;
+            continue;
+        }
+#define TILE(n, list) tile(p, from, a_row, a_depth, b, b_row, c, columns, n, vectors, whole, list)
+        if (n == ROWS && list) TILE(ROWS, list);
+        else if (n == ROWS) TILE(ROWS, NULL);
+        else if (n == 6 && list) TILE(6, list);
+        else if (n == 6) TILE(6, NULL);
+        else if (n == 4 && list) TILE(4, list);
+        else if (n == 4) TILE(4, NULL);
+        else if (n == 2) TILE(2, list);
+        else TILE(1, list);
+        if (list) list++;
+    }
+}
+
+/* Rows of A in the order in which tiles read them. Four rows to the end of a cache line, then the next four: rows whose
+   distance is a power of two would throw each other out. */
+static void pack_rows(const product *p, const float *a, word rows, float *to) {
+    for (word row = 0, n; row < rows; row += n, a += n * p->a_row, to += n * p->depth) {
+        n = tile_rows(rows - row);
+        word d = 0;
+        for (; p->a_depth == 1 && n % 4 == 0 && d + 16 <= p->depth; d += 16)
+            for (word r = 0; r < n; r += 4)
+                for (word i = d; i < d + 16; i += 4) {
+                    const float *from = a + r * p->a_row + i;
+                    float *out = to + i * n + r;
+                    __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + p->a_row);
+                    __m128 r2 = _mm_loadu_ps(from + 2 * p->a_row), r3 = _mm_loadu_ps(from + 3 * p->a_row);
+                    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+                    _mm_storeu_ps(out, r0), _mm_storeu_ps(out + n, r1);
+                    _mm_storeu_ps(out + 2 * n, r2), _mm_storeu_ps(out + 3 * n, r3);
+                }
+        for (; p->a_row == 1 && n % 4 == 0 && d < p->depth; d++)
+            for (word r = 0; r < n; r += 4) _mm_storeu_ps(to + d * n + r, _mm_loadu_ps(a + r + d * p->a_depth));
+        for (; d < p->depth; d++)
+            for (word r = 0; r < n; r++) to[d * n + r] = a[r * p->a_row + d * p->a_depth];
+    }
+}
+
+/* Panel ``index`` of B from row ``d`` to ``end``: its rows one after the other, zeros where B ends. */
+static void pack_panel(const product *p, word index, word d, word end, float *to) {
+    word column = index * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
+    const float *b = p->b + column * p->b_column;
+    to += column * p->depth + d * PANEL;
+    if (columns < PANEL) memset(to, 0, (size_t)((end - d) * PANEL) * sizeof(float));
+    for (; p->b_row == 1 && d + 4 <= end; d += 4, to += 4 * PANEL) {
+        word j = 0;
+        for (; j + 4 <= columns; j += 4) {
+            const float *from = b + d + j * p->b_column;
+            __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + p->b_column);
+            __m128 r2 = _mm_loadu_ps(from + 2 * p->b_column), r3 = _mm_loadu_ps(from + 3 * p->b_column);
+            _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+            _mm_storeu_ps(to + j, r0), _mm_storeu_ps(to + PANEL + j, r1);
+            _mm_storeu_ps(to + 2 * PANEL + j, r2), _mm_storeu_ps(to + 3 * PANEL + j, r3);
+        }
+        for (; j < columns; j++)
+            for (word i = 0; i < 4; i++) to[i * PANEL + j] = b[d + i + j * p->b_column];
+    }
+    for (; d < end; d++, to += PANEL)
+        for (word j = 0; j < columns; j++) to[j] = b[d * p->b_row + j * p->b_column];
+}
+
+/* Whole panels ``first`` to ``stop`` of a B whose rows are contiguous. */
+static void pack_panels(const product *p, word first, word stop, word d, word end, float *to) {
+    for (; d < end; d++)
+        for (word panel = first; panel < stop; panel++) {
+            const float *from = p->b + d * p->b_row + panel * PANEL;
+            float *line = to + (panel * p->depth + d) * PANEL;
+            store(line, load(from)), store(line + LANES, load(from + LANES));
+        }
+}
+
+static float panels[B_FLOATS] __attribute__((aligned(64)));
+static float rows_of_a[A_FLOATS] __attribute__((aligned(64)));
+
+static void pack_task(const void *argument, word index) {
+    const product *p = argument;
+    if (index >= p->packs) {
+        word row = (index - p->packs) * p->chunk, rows = p->rows - row < p->chunk ? p->rows - row : p->chunk;
+        pack_rows(p, p->a + row * p->a_row, rows, rows_of_a + row * p->depth);
+        return;
+    }
+    /* A quarter of the depth of some panels. */
+    word quarter = (p->depth + 3) / 4, d = index % 4 * quarter, end = d + quarter < p->depth ? d + quarter : p->depth;
+    word first = index / 4 * WIDTH, stop = first + WIDTH, whole = p->b_column == 1 ? p->columns / PANEL : 0;
+    if (whole > stop) whole = stop;
+    if (first < whole) pack_panels(p, first, whole, d, end, panels);
+    for (word panel = first < whole ? whole : first; panel < stop && panel * PANEL < p->columns; panel++)
+        if (d < end) pack_panel(p, panel, d, end, panels);
+}
+
+/* Some rows of C by a panel of B. */
+static void panel_tiles(const product *p, const float *a, word row, word rows, word panel, const depths *lists) {
+    word column = panel * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
+    const float *b = p->packed ? panels + column * p->depth : p->b + column;
+    float *c = p->c + row * p->c_row + column * p->c_column;
+    word b_row = p->packed ? PANEL : p->b_row;
+    if (columns <= LANES && p->packed) tiles(p, a, rows, b, b_row, c, columns, 1, 1, lists);
+    else if (columns <= LANES) tiles(p, a, rows, b, b_row, c, columns, 1, 0, lists);
+    else if (columns == PANEL || p->packed) tiles(p, a, rows, b, b_row, c, columns, 2, 1, lists);
+    else tiles(p, a, rows, b, b_row, c, columns, 2, 0, lists);
+}
+
+/* Some rows of C by some panels of B. */
+static void tiles_task(const void *argument, word index) {
+    const product *p = argument;
+    word row = index % p->chunks * p->chunk, first = index / p->chunks * p->group, count = (p->columns + PANEL - 1) / PANEL;
+    word end = row + p->chunk < p->rows ? row + p->chunk : p->rows;
+    word stop = first + p->group < count ? first + p->group : count;
+    static _Thread_local depths lists[LISTS];
+    for (word n = p->along_rows ? ROWS : p->chunk; row < end; row += n) {
+        word rows = end - row < n ? end - row : n;
+        const float *a = p->a_packed ? rows_of_a + row * p->depth : p->a + row * p->a_row;
+        for (word i = 0, used = 0, m; p->listed && i < rows; i += m) {
+            m = tile_rows(rows - i);
+            if (p->a_packed) list_depths(a + i * p->depth, 1, m, m, p->depth, &lists[used++]);
+            else list_depths(a + i * p->a_row, p->a_row, p->a_depth, m, p->depth, &lists[used++]);
+        }
+        for (word panel = first; panel < stop; panel++) panel_tiles(p, a, row, rows, panel, p->listed ? lists : NULL);
+    }
+}
+
+/* Few rows of A and a large B, which is read where it is, in strips: wide ones, for memory is quicker along rows. */
+enum { STRIP_ROWS = LANES == 16 ? 6 : 2 };
+static depths strip_lists[PACKED_ROWS];
+
+INLINE word strip_rows(word rows) { return rows >= STRIP_ROWS ? STRIP_ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
+
+static void strips_task(const void *argument, word index) {
+    const product *p = argument;
+    const float *b = p->b + index * STRIP, *a = p->a;
+    float *c = p->c + index * STRIP * p->c_column;
+    const depths *list = strip_lists;
+    for (word left = p->rows, n; left; left -= n, a += n * p->a_row, c += n * p->c_row, list++) {
+        n = strip_rows(left);
+#define STRIP_TILE(n, list) tile(p, a, p->a_row, p->a_depth, b, p->b_row, c, STRIP, n, 4, 1, list)
+        if (n == STRIP_ROWS && p->listed) STRIP_TILE(STRIP_ROWS, list);
+        else if (n == STRIP_ROWS) STRIP_TILE(STRIP_ROWS, NULL);
+        else if (n == 4) STRIP_TILE(4, p->listed ? list : NULL);
+        else if (n == 2) STRIP_TILE(2, p->listed ? list : NULL);
+        else STRIP_TILE(1, p->listed ? list : NULL);
+    }
+}
+
+/* What whole strips there are; the columns that are left. */
+static product strips(product p, int worth) {
+    word count = p.columns / STRIP, used = 0, n;
+    for (word row = 0; p.listed && row < p.rows; row += n) {
+        n = strip_rows(p.rows - row);
+        list_depths(p.a + row * p.a_row, p.a_row, p.a_depth, n, p.depth, &strip_lists[used++]);
+    }
+    share(strips_task, &p, count, worth);
+    p.b += count * STRIP, p.c += count * STRIP * p.c_column, p.columns -= count * STRIP;
+    return p;
+}
+
+/* A block of the columns and of the depth. */
+static void block_product(product p) {
+    int worth = p.rows * p.columns * p.depth >= SHARED;
+    p.listed = worth && lists_pay(&p);
+    if (p.rows < PACKED_ROWS && p.b_column == 1 && (p.columns * p.depth >= LARGE || p.c_column != 1)) {
+        p = strips(p, worth);
+        if (!p.columns) return;
+    }
+    word count = (p.columns + PANEL - 1) / PANEL, rows = p.rows, all = A_FLOATS / p.depth / CHUNK * CHUNK;
+    p.packed = rows >= PACKED_ROWS || p.b_column != 1;
+    p.a_packed = rows >= PACKED_ROWS && p.columns >= 256;
+    p.chunk = rows * count < CHUNK * TASKS ? ROWS : CHUNK;
+    p.along_rows = p.columns * p.depth <= NEAR;
+    p.packs = p.packed ? 4 * ((count + WIDTH - 1) / WIDTH) : 0;
+    for (word row = 0; row < rows; row += p.rows, p.a += p.rows * p.a_row, p.c += p.rows * p.c_row, p.packs = 0) {
+        p.rows = p.a_packed && rows - row > all ? all : rows - row;
+        p.chunks = (p.rows + p.chunk - 1) / p.chunk;
+        word parts = (TASKS + p.chunks - 1) / p.chunks, packs = p.packs + (p.a_packed ? p.chunks : 0);
+        p.group = (count + parts - 1) / parts;
+        if (packs) share(pack_task, &p, packs, worth && packs > 4);
+        share(tiles_task, &p, p.chunks * ((count + p.group - 1) / p.group), worth);
+    }
+}
+
+#endif

@@ -1,0 +1,158 @@
+/* Products with one row of A, or a depth of one: a batch of one sample. */
+
+#if HAVE_PRODUCTS
+
+/* A pixel that is black and a unit that is off are zeros: the rows of a matrix that they meet are neither read nor
+   changed. (An infinity in such a row does not come through.) */
+static float factors[FACTORS];
+static word places[FACTORS];
+
+/* The elements of a vector, and where they lie in steps of ``far``; those that are zero only if ``zeros``. */
+static word list_factors(const float *a, word stride, word count, word far, int zeros) {
+    word n = 0;
+    for (word i = 0; i < count; i++) {
+        factors[n] = a[i * stride], places[n] = i * far;
+        n += zeros || factors[n] != 0.0f;
+    }
+    return n;
+}
+
+/* The listed factors times their rows of B: strips of columns, or else the sums would wait for each other. */
+INLINE void row_strip(const product *p, const float *b, word first, word stop, float *c, word columns, int vectors, int whole) {
+    vector sum[4] = {fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f)};
+    float sums[STRIP];
+    mask last = first_lanes(columns - (vectors - 1) * LANES);
+    for (word i = first; i < stop; i++) {
+        const float *line = b + places[i];
+        vector x = fill(factors[i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            sum[v] = multiply_add(x, whole || v < vectors - 1 ? load(line + v * LANES) : load_part(last, line + v * LANES), sum[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) store(sums + v * LANES, sum[v]);
+    write_tile(p, sums, c, 1, columns);
+}
+
+static void row_product(const product *p, word first, word stop) {
+    word j = 0, n = p->columns;
+    for (; j + STRIP <= n; j += STRIP) row_strip(p, p->b + j, first, stop, p->c + j, STRIP, 4, 1);
+    for (; j + PANEL <= n; j += PANEL) row_strip(p, p->b + j, first, stop, p->c + j, PANEL, 2, 1);
+    if (j + LANES < n) row_strip(p, p->b + j, first, stop, p->c + j, n - j, 2, 0);
+    else if (j < n) row_strip(p, p->b + j, first, stop, p->c + j, n - j, 1, 0);
+}
+
+/* A part of the factors, into a row of its own of C. */
+static void row_task(const void *argument, word index) {
+    product part = *(const product *)argument;
+    word first = index * part.chunk, stop = first + part.chunk < part.depth ? first + part.chunk : part.depth;
+    part.c += index * part.columns;
+    row_product(&part, first, stop);
+}
+
+INLINE float dot(const float *a, const float *b, vector sums, word d, word depth) {
+    float values[LANES], sum = 0.0f;
+    for (; d + LANES <= depth; d += LANES) sums = multiply_add(load(a + d), load(b + d), sums);
+    for (; d < depth; d++) sum = __builtin_fmaf(a[d], b[d], sum);
+    store(values, sums);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int v = 0; v < n; v++) values[v] += values[v + n];
+    return values[0] + sum;
+}
+
+/* The transpose of a matrix: every element of C is a row of it times a row. */
+static void dots_task(const void *argument, word index) {
+    const product *p = argument;
+    word first = index * p->chunk, end = first + p->chunk < p->columns ? first + p->chunk : p->columns;
+    word even = p->depth / (2 * LANES) * 2 * LANES, together;
+    for (word j = first; j < end; j += together) {
+        const float *b = p->b + j * p->b_column;
+        word step = p->b_column;
+        together = end - j < 4 ? 1 : 4; /* rows: their sums do not wait for each other */
+        vector sums[4][2] = {{fill(0.0f), fill(0.0f)}, {fill(0.0f), fill(0.0f)}, {fill(0.0f), fill(0.0f)}, {fill(0.0f), fill(0.0f)}};
+        for (word d = 0; d < even; d += 2 * LANES) {
+            vector x = load(p->a + d), y = load(p->a + d + LANES);
+#define ADD_ROW(r)                                                                       \
+    sums[r][0] = multiply_add(x, load(b + (r) * step + d), sums[r][0]);                  \
+    sums[r][1] = multiply_add(y, load(b + (r) * step + d + LANES), sums[r][1]);
+            ADD_ROW(0)
+            if (together == 1) continue;
+            ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
+        }
+        for (word r = 0; r < together; r++) {
+            float value = p->alpha * dot(p->a, b + r * step, sums[r][0] + sums[r][1], even, p->depth), *c = p->c + j + r;
+            *c = p->beta == 0.0f ? value : __builtin_fmaf(p->beta, *c, value);
+        }
+    }
+}
+
+/* Depth one, what a batch of one sample adds to the weights: row by row of C, those that are listed. The end of a row is
+   written exactly: a masked store would hold up the load of the next row. */
+static void outer_task(const void *argument, word index) {
+    const product *p = argument;
+    word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns;
+    const float *b = p->b;
+    float beta = p->beta;
+    for (; i < end; i++) {
+        float x = p->alpha * factors[i], *y = p->c + places[i];
+        word j = 0;
+        for (; j + LANES <= n; j += LANES) {
+            vector old = beta == 0.0f ? fill(0.0f) : multiply(fill(beta), load(y + j));
+            store(y + j, multiply_add(fill(x), load(b + j), old));
+        }
+        for (; j + 4 <= n; j += 4) {
+            __m128 old = beta == 0.0f ? _mm_setzero_ps() : _mm_mul_ps(_mm_set1_ps(beta), _mm_loadu_ps(y + j));
+            _mm_storeu_ps(y + j, _mm_fmadd_ps(_mm_set1_ps(x), _mm_loadu_ps(b + j), old));
+        }
+        for (; j < n; j++) y[j] = __builtin_fmaf(x, b[j], beta == 0.0f ? 0.0f : beta * y[j]);
+    }
+}
+
+static void row_by_matrix(product p) {
+    static float sums[PARTS * WIDEST];
+    product part = p;
+    part.depth = list_factors(p.a, p.a_depth, p.depth, p.b_row, 0);
+    word parts = part.depth * p.columns >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
+    if (parts == 1) {
+        row_product(&p, 0, part.depth);
+        return;
+    }
+    part.c = sums, part.alpha = 1.0f, part.beta = 0.0f, part.chunk = (part.depth + parts - 1) / parts;
+    share(row_task, &part, parts, 1);
+    for (word j = 0; j < p.columns; j++) {
+        float sum = sums[j];
+        for (word i = 1; i < parts; i++) sum += sums[i * p.columns + j];
+        sum *= p.alpha;
+        p.c[j] = p.beta == 0.0f ? sum : __builtin_fmaf(p.beta, p.c[j], sum);
+    }
+}
+
+/* The number of parts of a matrix that meets one row does not depend on the number of threads. */
+static int row_of_a(product p) {
+    if (p.depth == 1 && p.b_column == 1 && p.c_column == 1) {
+        product part = p;
+        for (word row = 0; row < p.rows; row += FACTORS, part.c += FACTORS * p.c_row) {
+            word count = p.rows - row < FACTORS ? p.rows - row : FACTORS;
+            part.rows = list_factors(p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1.0f);
+            word parts = part.rows * p.columns >= SHARED_ROW ? PARTS : 1;
+            part.chunk = (part.rows + parts - 1) / parts;
+            share(outer_task, &part, parts, parts > 1);
+        }
+    } else if (p.rows == 1 && p.b_row == 1 && p.a_depth == 1 && p.c_column == 1 && p.b_column != 1) {
+        word parts = p.columns * p.depth >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
+        p.chunk = (p.columns + parts - 1) / parts;
+        share(dots_task, &p, parts, parts > 1);
+    } else if (p.rows == 1 && p.b_column == 1 && p.c_column == 1) {
+        product part = p;
+        for (word d = 0; d < p.depth; d += FACTORS) {
+            part.depth = p.depth - d < FACTORS ? p.depth - d : FACTORS;
+            part.a = p.a + d * p.a_depth, part.b = p.b + d * p.b_row, part.beta = d ? 1.0f : p.beta;
+            row_by_matrix(part);
+        }
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+#endif
