@@ -126,3 +126,42 @@ def test_argmax_of_ties_and_nan() -> None:
         out = np.full(5, -1)
         strictly([partial(np.argmax, x, axis=1, out=out)])()
         assert out.tolist() == np.argmax(x, axis=1).tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1030, 101), (33_003, 10), (3, 40_001), (300, 300)])
+def test_large_calls_are_shared_with_the_same_bits(threads: int, shape: tuple[int, int]) -> None:
+    """Every kind of loop, large enough for several threads, each part of it once: repeated, it would change again."""
+    native, rng = library().native, np.random.default_rng(0)
+    assert native is not None
+    orders: Any = ("C", "F")
+    ufuncs: Any = (np.add, np.maximum)
+    rows, columns = shape
+    before = native.threads()
+    native.set_threads(threads)
+    try:
+        for order in orders:
+            x: Any = np.asarray(rng.standard_normal(shape, dtype=np.float32), order=order)
+            b, column = rng.standard_normal((1, columns), dtype=np.float32), np.ones((rows, 1), np.float32)
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            calls: list[tuple[Any, ...]] = [
+                (np.add, x, b),
+                (np.add, ..., b),  # into its own input
+                (np.divide, x, column),
+                (np.tanh, x),
+                (np.greater, x, 0.5),
+                (np.divide, pixels, np.float32(255)),
+            ]
+            for function, *args in calls:
+                played, plain = (np.ones(shape, np.float32, order) for _ in range(2))
+                strictly([partial(function, *(played if x is ... else x for x in args), out=played)])()
+                function(*(plain if x is ... else x for x in args), out=plain)
+                assert played.tobytes() == plain.tobytes()
+            if order == "F":
+                sums, expected = np.empty(rows, np.float32), np.empty(rows, np.float32)
+                for ufunc in ufuncs:
+                    strictly([partial(ufunc.reduce, x, 1, None, sums)])()
+                    ufunc.reduce(x, 1, None, expected)
+                    assert sums.tobytes() == expected.tobytes()
+    finally:
+        native.set_threads(before)

@@ -63,24 +63,26 @@ static void ufunc_part(const word *op, word row, word end, word done, word stop)
     }
 }
 
-/* A part of the inner loop if that is long, else of the outer one. */
-static void ufunc_task(const void *argument, word index) {
+static void outer_part(const void *argument, word index) {
     const word *op = argument;
-    word outer = op[3], inner = op[4], along = inner >= outer, size = along ? inner : outer;
-    word first = size * index / UFUNC_TASKS, end = size * (index + 1) / UFUNC_TASKS;
-    if (along) ufunc_part(op, 0, outer, first, end);
-    else ufunc_part(op, first, end, 0, inner);
+    ufunc_part(op, op[3] * index / UFUNC_TASKS, op[3] * (index + 1) / UFUNC_TASKS, 0, op[4]);
 }
 
-/* Large ones are shared, if every part has elements of the result of its own. */
+static void inner_part(const void *argument, word index) {
+    const word *op = argument;
+    ufunc_part(op, 0, op[3], op[4] * index / UFUNC_TASKS, op[4] * (index + 1) / UFUNC_TASKS);
+}
+
+/* Large ones are shared, along a loop that gives every part elements of the result of its own. */
 static void ufunc(const word *op) {
     const word *result = op + 8 + 3 * (op[2] - 1);
-    if (op[3] * op[4] < SHARED_ELEMENTS || !result[op[4] >= op[3] ? 2 : 1]) {
+    int along_outer = op[3] >= UFUNC_TASKS && result[1];
+    if (op[3] * op[4] < SHARED_ELEMENTS || !(along_outer || result[2])) {
         ufunc_part(op, 0, op[3], 0, op[4]);
         return;
     }
     pthread_mutex_lock(&in_use);
-    share(ufunc_task, op, UFUNC_TASKS, 1);
+    share(along_outer ? outer_part : inner_part, op, UFUNC_TASKS, 1);
     pthread_mutex_unlock(&in_use);
 }
 
