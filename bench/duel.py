@@ -52,6 +52,10 @@ GRID_BATCHES: Final = (1, 16, 128, 1024)
 CHECK_STEPS: Final = 10
 WEIGHTS_TOLERANCE: Final = 1e-4  # of the weights, relative L2
 UPDATE_TOLERANCE: Final = 1e-3  # of what ten steps changed: a peer that learns nothing must not pass
+# Of what a round of 64 changed. By then a hidden unit within rounding of zero may have fallen on the other side, 1e-4 each
+# time: right peers were up to 9.8e-4 apart on the CPU (784-30-10 to 1024-2048-2048-1024, batches of 1 to 1024; weights
+# 1.4e-5). Mistakes begin at 8e-3: one step of 64 left out, a batch taken twice, a rate 1 % too high.
+ROUND_TOLERANCE: Final = 3e-3
 CONTROL_REACH: Final = 0.10  # an A/A interval may be no wider: one of [0.1, 10] contains 1.00 too, and tells nothing
 LEAST_ROW_SECONDS: Final = 5.0  # to import a peer and check it
 WARM_PART: Final = 0.15  # of a block, untimed, before each block
@@ -140,7 +144,7 @@ def check_agreement(row: Row, ours: Peer, peer: Peer, problem: Problem) -> bool:
     """Ten steps of both from the same weights on the same batches: whether the same weights come out."""
     sides = [contestant.make(problem) for contestant in (ours, peer)]
     row.weights_error, row.update_error = errors_after(CHECK_STEPS, sides, problem)
-    return agrees(row, CHECK_STEPS, row.weights_error, row.update_error)
+    return agrees(row, CHECK_STEPS, row.weights_error, row.update_error, UPDATE_TOLERANCE)
 
 
 def check_round(row: Row, ours: Side, peer: Side, problem: Problem) -> bool:
@@ -153,7 +157,7 @@ def check_round(row: Row, ours: Side, peer: Side, problem: Problem) -> bool:
         return True
     row.round_steps = steps
     row.round_weights_error, row.round_update_error = errors_after(steps, (ours, peer), problem)
-    return agrees(row, steps, row.round_weights_error, row.round_update_error)
+    return agrees(row, steps, row.round_weights_error, row.round_update_error, ROUND_TOLERANCE)
 
 
 def errors_after(steps: int, sides: Sequence[Side], problem: Problem) -> tuple[float, float]:
@@ -166,9 +170,9 @@ def errors_after(steps: int, sides: Sequence[Side], problem: Problem) -> tuple[f
     return weights, relative_error(found, expected, problem.weights)
 
 
-def agrees(row: Row, steps: int, weights: float, update: float) -> bool:
+def agrees(row: Row, steps: int, weights: float, update: float, limit: float) -> bool:
     """Whether the errors are in their limits; if not, the row says so. One that is not a number is not."""
-    if weights <= WEIGHTS_TOLERANCE and update <= UPDATE_TOLERANCE:
+    if weights <= WEIGHTS_TOLERANCE and update <= limit:
         return True
     row.status, row.reason = "disagrees", f"after {steps} steps: weights {weights:.1e}, update {update:.1e}"
     return False

@@ -186,8 +186,22 @@ def test_a_peer_whose_rounds_learn_something_else_disagrees(monkeypatch: pytest.
 
 def test_an_error_that_is_no_number_does_not_pass() -> None:
     row = duel.Row("fake", [3], 1, 1)
-    assert not duel.agrees(row, 10, float("nan"), 0.0)
+    assert not duel.agrees(row, 10, float("nan"), 0.0, 1.0)
     assert row.status == "disagrees"
+
+
+@pytest.mark.parametrize(
+    ("error", "ten_pass", "round_passes"), [(9e-4, True, True), (2e-3, False, True), (8e-3, False, False)]
+)
+def test_rounds_have_a_limit_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, error: float, ten_pass: bool, round_passes: bool
+) -> None:
+    """Between the worst of right peers and the least of mistakes."""
+    monkeypatch.setattr(duel, "errors_after", lambda *_: (1e-5, error))
+    peer = Peer("fake", "1", lambda _: FakeSide(64))
+    row = duel.Row("fake", [3], 1, 1)
+    assert duel.check_agreement(row, peer, peer, fake_problem()) is ten_pass
+    assert duel.check_round(row, FakeSide(1), FakeSide(64), fake_problem()) is round_passes
 
 
 # --- rows that end early ------------------------------------------------------------------------------------------
