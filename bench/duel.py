@@ -52,9 +52,9 @@ GRID_BATCHES: Final = (1, 16, 128, 1024)
 CHECK_STEPS: Final = 10
 WEIGHTS_TOLERANCE: Final = 1e-4  # of the weights, relative L2
 UPDATE_TOLERANCE: Final = 1e-3  # of what ten steps changed: a peer that learns nothing must not pass
-# Of what a round of 64 changed. By then a hidden unit within rounding of zero may have fallen on the other side, 1e-4 each
-# time: right peers were up to 9.8e-4 apart on the CPU (784-30-10 to 1024-2048-2048-1024, batches of 1 to 1024; weights
-# 1.4e-5). Mistakes begin at 8e-3: one step of 64 left out, a batch taken twice, a rate 1 % too high.
+# Of what a round of 64 changed. By then a hidden unit within rounding of zero may have fallen on the other side, some
+# 1e-4 each time: right peers were up to 9.8e-4 apart on the CPU (784-30-10 to 1024-2048-2048-1024, batch 1 to 1024;
+# weights 1.4e-5). Mistakes begin at 8e-3: one step of 64 left out, a batch taken twice, a rate 1 % too high.
 ROUND_TOLERANCE: Final = 3e-3
 CONTROL_REACH: Final = 0.10  # an A/A interval may be no wider: one of [0.1, 10] contains 1.00 too, and tells nothing
 LEAST_ROW_SECONDS: Final = 5.0  # to import a peer and check it
@@ -70,6 +70,7 @@ class Row:
     batch_size: int
     threads: int
     device: str = "cpu"
+    noise: bool = False  # inputs without zeros
     status: str = "ok"  # or noisy, disagrees, not installed, unavailable, failed, not run: only "ok" may be claimed
     reason: str = ""
     peer_version: str = ""
@@ -198,7 +199,7 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
         row.status, row.reason = "not installed", str(error)
         return
     row.peer_version = peer.version
-    problem = make_problem(row.layers, row.batch_size, row.threads, device=row.device)
+    problem = make_problem(row.layers, row.batch_size, row.threads, device=row.device, noise=row.noise)
     try:
         if not check_agreement(row, ours, peer, problem):
             return
@@ -252,7 +253,7 @@ def duel_in_own_process(row: Row, arguments: argparse.Namespace, seconds: float)
         sys.executable, __file__, "--row", "--peer", row.peer, "--layers", ",".join(map(str, row.layers)),
         "--batch-size", str(row.batch_size), "--threads", str(row.threads), "--blocks", str(arguments.blocks),
         "--device", row.device,
-        "--block-ms", str(arguments.block_ms), "--settle-ms", str(arguments.settle_ms),
+        "--block-ms", str(arguments.block_ms), "--settle-ms", str(arguments.settle_ms), *["--noise"] * row.noise,
     ]  # fmt: skip
     done = run(command, seconds)
     try:
@@ -304,6 +305,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both sides (default cpu)")
+    parser.add_argument(
+        "--noise", action="store_true", help="normal numbers for inputs, which are never zero, not MNIST"
+    )
     parser.add_argument("--blocks", type=int, default=40, metavar="N", help="timed blocks of each side (default 40)")
     parser.add_argument(
         "--block-ms", type=float, default=20.0, metavar="MS", help="a block's least length (default 20)"
@@ -335,7 +339,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows, print a table and the JSON line; 1 if a peer disagrees or fails."""
     arguments = parse(argv)
     cells = [(layers, n) for layers in arguments.layers for n in arguments.batch_size]
-    rows = [Row(peer, layers, n, arguments.threads, arguments.device) for layers, n in cells for peer in arguments.peer]
+    rows = [
+        Row(peer, layers, n, arguments.threads, arguments.device, arguments.noise)
+        for layers, n in cells
+        for peer in arguments.peer
+    ]
     if arguments.row:
         duel(rows[0], arguments.blocks, arguments.block_ms / 1e3, arguments.settle_ms / 1e3)
         print(json.dumps(asdict(rows[0])))

@@ -30,14 +30,17 @@ class Ours:
     mode = "TrainingStep.learn, recorded for each prepared batch; SGD; targets one-hot inside the step"
 
     def __init__(self, problem: Problem) -> None:
-        # "auto" never takes more threads than the cores that the process is bound to.
-        self.backend = select_backend(problem.device, "auto" if problem.threads > 1 else 1)
+        self.backend = select_backend(problem.device, problem.threads)
         self.lr = problem.lr
         with self.backend.active():
             self.net = MLP(problem.layers, backend=self.backend)
-            self.net.parameters = self.backend.asarray(np.concatenate([a.ravel() for a in problem.weights]))
+            flat = np.concatenate([a.ravel() for a in problem.weights])
+            self.net.parameters = self.backend.copy_of(flat, self.net.dtype)
             upload = self.backend.asarray
-            data = [(upload(X), upload(y, label_dtype(problem.layers[-1]))) for X, y in problem.batches]
+            data = [
+                (self.backend.copy_of(X, self.net.dtype), upload(y, label_dtype(problem.layers[-1])))
+                for X, y in problem.batches
+            ]
             self.step = TrainingStep(self.net, *data[0], SGD(self.net), problem.batch_size)
             self._works = [partial(self._learn, X, labels) for X, labels in data]
             steps = [self.backend.record(work) for work in self._works]

@@ -87,8 +87,10 @@ class MLP:
         elementwise_output = self.output if loss == "quadratic" and self.output != "softmax" else "identity"
         names = [activation] * (len(self.layers) - 2) + [elementwise_output]
         self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
-        host = initial_parameters(self.layers, self.init, seed) if parameters is None else parameters
-        self.parameters = self.backend.asarray(host, self.dtype)
+        if parameters is None:
+            self.parameters = self.backend.copy_of(initial_parameters(self.layers, self.init, seed), self.dtype)
+        else:
+            self.parameters = self.backend.asarray(parameters, self.dtype)
 
     @property
     def parameters(self) -> Array:
@@ -120,8 +122,7 @@ class MLP:
         if backend is not self.backend:
             host = self.backend.to_host(self.parameters)
             self.backend = backend
-            # A copy: on the CPU asarray would share memory with the array that was there before.
-            self.parameters = backend.asarray(host.copy(), self.dtype)
+            self.parameters = backend.copy_of(host, self.dtype)
         return self
 
     def predict_proba(self, X: Any) -> Any:

@@ -41,7 +41,10 @@ class Optimizer:
 
     def _make_target(self) -> Array:
         """A zeroed buffer like the parameters."""
-        return self.net.backend.xp.zeros_like(self.net.parameters)
+        parameters = self.net.parameters
+        target = self.net.backend.empty(parameters.shape, str(parameters.dtype))
+        target.fill(0)
+        return target
 
     def set_rate(self, lr: float) -> None:
         """Begin a step with learning rate ``lr``, and with ``l2`` as it is now. The one part that is not recorded.

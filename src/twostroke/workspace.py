@@ -53,33 +53,34 @@ class Workspace:
         weighted: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        xp = backend.xp
+        xp, empty = backend.xp, backend.empty
         self.backend = backend
         self.widths = tuple(widths)
         self.capacity = capacity
         n_in, n_out = widths[0], widths[-1]
         backward = capacity if training else 0
-        self._A = [xp.empty(capacity * width, dtype) for width in widths]
-        self._dA = [xp.empty(backward * width, dtype) for width in widths[1:]]
-        self._T = xp.empty(capacity * n_out, dtype)
-        self._scratch = xp.empty(capacity * n_out, dtype)
-        self._losses, self._rows = xp.empty(capacity, dtype), xp.empty(capacity, dtype)
-        self._ones = xp.ones(backward, dtype)
-        self._pixels = xp.empty(capacity * n_in, "uint8")
-        self._labels = xp.empty(capacity, label_dtype(n_out))
-        self._indices, self._predictions = xp.empty(capacity, "int64"), xp.empty(capacity, "int64")
+        self._A = [empty(capacity * width, dtype) for width in widths]
+        self._dA = [empty(backward * width, dtype) for width in widths[1:]]
+        self._T = empty(capacity * n_out, dtype)
+        self._scratch = empty(capacity * n_out, dtype)
+        self._losses, self._rows = empty(capacity, dtype), empty(capacity, dtype)
+        self._ones = empty(backward, dtype)
+        self._ones.fill(1)
+        self._pixels = empty(capacity * n_in, "uint8")
+        self._labels = empty(capacity, label_dtype(n_out))
+        self._indices, self._predictions = empty(capacity, "int64"), empty(capacity, "int64")
         self._classes = xp.arange(n_out, dtype=self._labels.dtype).reshape(1, n_out)
-        self._weights = xp.empty(capacity if weighted else 0, dtype)
+        self._weights = empty(capacity if weighted else 0, dtype)
         hidden = self.widths[1:-1] if dropout else ()
-        self._keys = xp.empty(capacity if dropout else 0, "uint32")
-        self._masks = [xp.empty(capacity * width, dtype) for width in hidden]
-        self._bits = [xp.empty(capacity * max(hidden, default=0), "uint32") for _ in range(2)]
+        self._keys = empty(capacity if dropout else 0, "uint32")
+        self._masks = [empty(capacity * width, dtype) for width in hidden]
+        self._bits = [empty(capacity * max(hidden, default=0), "uint32") for _ in range(2)]
         # A Weyl sequence: no two units of the network have the same number.
         self._units = [
             (xp.arange(sum(hidden[:layer]), sum(hidden[: layer + 1]), dtype="uint32") * 0x9E3779B9).reshape(1, -1)
             for layer in range(len(hidden))
         ]
-        self._keep, self._scale = xp.empty((1, 1), dtype), xp.empty((1, 1), dtype)
+        self._keep, self._scale = empty((1, 1), dtype), empty((1, 1), dtype)
         self._keep.fill(1.0 - dropout)
         self._scale.fill(1.0 / (1.0 - dropout))
         self._threshold = round(dropout * 2**32)

@@ -161,6 +161,16 @@ class Backend(ABC):
     def to_host(self, array: Array) -> np.ndarray:
         """An array of this device as a NumPy array: the only way down, and a synchronisation point."""
 
+    def empty(self, shape: int | tuple[int, ...], dtype: str) -> Array:
+        """Memory for what a step computes with, where it is quickest: here the module's own."""
+        return self.xp.empty(shape, dtype)
+
+    def copy_of(self, host: np.ndarray, dtype: str) -> Array:
+        """A host array's copy on this device, in memory that ``empty`` gave."""
+        out = self.empty(host.shape, dtype)
+        self.xp.copyto(out, self.asarray(host, dtype))
+        return out
+
     @abstractmethod
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         """``out = alpha * a b + beta * out`` in place, with no temporary.

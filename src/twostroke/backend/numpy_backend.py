@@ -6,6 +6,7 @@ two of them fight for the cores. SciPy's is taken because its ``gemm`` has alpha
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import threading
@@ -25,6 +26,7 @@ from .program import Program, Unplayable
 from .tape import Recorder, Tape
 from .threads import ThreadGovernor
 
+LINE: Final = 64  # bytes of a cache line
 AT_ONCE_S: Final = 5e-3  # a signal waits so long, and the player's caller costs nothing any more
 
 
@@ -64,6 +66,12 @@ class NumpyBackend(Backend):
 
     def to_host(self, array: Array) -> np.ndarray:
         return np.asarray(array)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: str) -> Array:
+        # From the start of a cache line, so that no vector lies across two: a tenth to a third of a small step's time.
+        flat = np.empty(math.prod(np.atleast_1d(shape)) * np.dtype(dtype).itemsize + LINE, np.uint8)
+        start = -flat.ctypes.data % LINE
+        return flat[start : len(flat) - LINE + start].view(dtype).reshape(shape)
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         modules = self._modules
