@@ -3,6 +3,7 @@
    it has begun. */
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -116,5 +117,6 @@ static void share(run_task *run, const void *argument, word count, int worth) {
         pthread_mutex_unlock(&door);
     }
     work(0);
-    while (atomic_load(&unfinished)) pause_a_little();
+    for (int spins = 0; atomic_load(&unfinished); pause_a_little())
+        if (++spins > SPINS) sched_yield(); /* whoever has the last task may be waiting for a core */
 }
