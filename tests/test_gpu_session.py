@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,38 @@ def test_the_results_are_written_after_every_part(tmp_path: Path) -> None:
         session.wait()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+# --- every part, small, over the fakes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [part for part in gpu_session.PARTS if part.argv is None], ids=lambda part: part.name)
+def test_a_part_runs_to_its_end(
+    part: gpu_session.Part, gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch, fresh_probe: None
+) -> None:
+    """What it finds is JSON and has a headline. This GPU knows no TF32 and never fills up; its speed means nothing."""
+    fake: Any = sys.modules["cupy"]
+    fake.get_default_memory_pool = lambda: SimpleNamespace(
+        used_bytes=lambda: 0, free_all_blocks=lambda: None, get_limit=lambda: 0
+    )
+    monkeypatch.setattr("twostroke.backend.probe.cupy_wheels", lambda: ["cupy-cuda12x 14.2.0"])
+    for name, layers in (
+        ("gpu_right.SMALL", (784, 5, 3)),
+        ("gpu_quick.SMALL", (784, 5, 3)),
+        ("gpu_quick.LARGE", (7, 5, 3)),
+    ):
+        monkeypatch.setattr(f"bench.{name}", layers)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (1100, 784), dtype=np.uint8), np.arange(1100, dtype=np.uint8) % 3
+    data = Dataset.from_arrays(images, labels, images[:50], labels[:50])
+    monkeypatch.setattr("twostroke.load_dataset", lambda _: data)
+    for variable, value in (part.environment or {}).items():
+        monkeypatch.setenv(variable, value)
+    function = getattr(gpu_right, part.name, None) or getattr(gpu_quick, part.name)
+    found = json.loads(json.dumps(function()))
+    if part.name != "large":
+        assert found["ok"] is (part.name not in ("tf32_fails_parity", "memory")), found
+    assert gpu_session.headline(part.name, {"found": found}) != "unreadable: see the JSON"
 
 
 # --- bits -----------------------------------------------------------------------------------------------------
