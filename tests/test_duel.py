@@ -4,13 +4,15 @@ CuPy, refusals, the peers' step."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,6 +115,35 @@ def test_compiled_steps_know_that_the_weights_stay_where_they_are() -> None:
     side.run(2)
     assert [parameter.data_ptr() for parameter in side.parameters] == before
     assert not torch.equal(side.parameters[0], torch.from_numpy(given.weights[0]))
+
+
+def test_pytorchs_graph_is_captured_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No garbage is collected meanwhile; afterwards the weights are what they were. PyTorch's parts are planted."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = importlib.import_module("bench.peers.torch_graph")
+    collecting, replays = [], []
+
+    @contextlib.contextmanager
+    def capture(graph: Any) -> Iterator[None]:
+        collecting.append(gc.isenabled())
+        yield
+
+    streams = SimpleNamespace(wait_stream=lambda _: None)
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(
+        Stream=lambda: streams, current_stream=lambda: streams, stream=contextlib.nullcontext, graph=capture,
+        CUDAGraph=lambda: SimpleNamespace(replay=lambda: replays.append(1)), synchronize=lambda: None,
+    ))  # fmt: skip
+    monkeypatch.setattr("bench.peers.torch_manual.put", lambda _, array: torch.tensor(array))
+    for peer in ("torch_manual", "torch_graph"):
+        monkeypatch.setattr(f"bench.peers.{peer}.batches", lambda given: [
+            (torch.tensor(X), torch.tensor(y)) for X, y in given.batches
+        ])  # fmt: skip
+    given = problem("cuda")
+    side = module.make(given)
+    assert (collecting, gc.isenabled()) == ([False], True)
+    assert all(np.array_equal(a, b) for a, b in zip(side.weights(), given.weights, strict=True))
+    side.run(2 * BATCHES)
+    assert len(replays) == 2
 
 
 def test_jax_leaves_us_memory_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

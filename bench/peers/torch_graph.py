@@ -5,6 +5,8 @@ The strongest form found: forward, loss, backward and update of every batch are 
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from bench.peers import PeerUnavailableError, Problem, Side
@@ -34,8 +36,14 @@ class TorchGraph(TorchManual):
             self.learn(data[:3])
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self.learn(data)
+        collecting = gc.isenabled()
+        gc.disable()  # the other side's garbage may hold what waits for the device, which ends a capture
+        try:
+            with torch.cuda.graph(self._graph):
+                self.learn(data)
+        finally:
+            if collecting:
+                gc.enable()
         for parameter, value in zip(self.parameters, before, strict=True):
             parameter.copy_(value)
         self._held = data
