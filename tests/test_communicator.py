@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,28 @@ def test_not_distributed_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PMI_SIZE", "3")
     with pytest.raises(ConfigError, match=r"found 3 processes without it.*mpirun -n N"), joined(False):
         pass
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "draw", "report", "export", "bench", "verify", "doctor"])
+def test_only_training_is_for_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert cli.main([command]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert err.startswith(
+        f"[rank 0] error: an MPI launcher started several processes that would each do the same: "
+        f"{command}: found 2 processes"
+    )
+    assert cli.main([command, "--help"]) == 0
+    assert cli.main(["--help"]) == cli.main(["--version"]) == 0
+    monkeypatch.setenv("PMI_SIZE", "1")
+    capsys.readouterr()
+    cli.main([command, "--no-such-option"])
+    assert "No such option" in capsys.readouterr().err
 
 
 def test_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +197,124 @@ def test_the_watchdog_leaves_those_alone_that_work() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("moment", ["during the wait", "just before it"])
+def test_a_signal_ends_a_wait_for_a_frozen_rank_soon(moment: str) -> None:
+    """Inside MPI no handler of Python's runs: here it is C's pause, begun again after each signal."""
+    send = "os.kill(os.getpid(), signal.SIGTERM)"
+    when = (
+        f"threading.Timer(0.3, lambda: {send}).start(); dog.begin()" if "during" in moment else f"{send}; dog.begin()"
+    )
+    began = time.monotonic()
+    result = python(
+        "import ctypes, os, signal, threading\n"
+        "from twostroke import communicator\n"
+        "communicator.HURRY_S = 0.6\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))\n"
+        "dog = communicator.Watchdog(40, 1)\n"
+        f"{when}\n"
+        "for _ in range(2): ctypes.CDLL(None).sleep(15)\n"
+    )
+    assert time.monotonic() - began < 15
+    assert result.returncode == 143
+    assert result.stderr.startswith("[rank 1] stopped by SIGTERM while another rank did not answer. Go on from")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_signal_does_not_shorten_the_waits_after_the_next_one() -> None:
+    """Ranks that have agreed to stop wait for rank 0 to save, as long as it takes."""
+    result = python(
+        "import os, signal, time\n"
+        "from twostroke import communicator\n"
+        "communicator.HURRY_S = 0.4\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "dog = communicator.Watchdog(40, 1)\n"
+        "dog.begin(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1); dog.end()\n"
+        "dog.begin(); time.sleep(1.5); dog.end()\n"
+        "os.kill(os.getpid(), signal.SIGTERM); dog.begin(); time.sleep(0.1); dog.end()\n"
+        "dog.begin(); time.sleep(1.5); dog.end()\n"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_agree() -> None:
     on_ranks(3, lambda ranks: agree(ranks, {"a": 1, "b": [2]}))
     with pytest.raises(ConfigError, match="a 0 on rank 0 and 1 on rank 1; a 0 on rank 0 and 2 on rank 2"):
         on_ranks(3, lambda ranks: agree(ranks, {"a": ranks.rank, "b": 5}))
     with pytest.raises(ConfigError, match="late None on rank 0 and 1 on rank 1"):
         on_ranks(2, lambda ranks: agree(ranks, {"late": 1} if ranks.rank else {}))
+
+
+class Request:
+    """Done after a few tests."""
+
+    def __init__(self) -> None:
+        self.left = 3
+
+    def Test(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+class FakeMPI:
+    """As much of the module as a communicator of two ranks on one host takes, seen from rank 0; notes its calls."""
+
+    IN_PLACE, COMM_TYPE_SHARED = "in place", "shared"
+    Exception = ArithmeticError
+    rank, size = 0, 2
+
+    def __init__(self, library: str, cores: int) -> None:
+        self.library, self.cores = library, cores
+        self.calls: list[str] = []
+        self.COMM_WORLD = self
+
+    def Get_library_version(self) -> str:
+        return self.library
+
+    def Split_type(self, _: str) -> FakeMPI:
+        return self
+
+    def allgather(self, value: Any) -> list[Any]:
+        self.calls.append("allgather")
+        return [set(range(self.cores))] * 2 if isinstance(value, set) else [value, (False, *value[1:])]
+
+    def bcast(self, value: Any) -> Any:
+        self.calls.append("bcast")
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: Any) -> Request:
+            self.calls.append(name)
+            return Request()
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("library", "cores", "polls"),
+    [
+        ("MPICH Version:      5.0.2", 8, True),
+        ("MPICH Version:      5.0.2", 1, True),
+        ("Open MPI v5.0.11, package", 8, False),
+        ("Open MPI v5.0.11, package", 1, True),
+    ],
+)
+def test_a_wait_that_would_spin_gives_its_core_away(
+    monkeypatch: pytest.MonkeyPatch, library: str, cores: int, polls: bool
+) -> None:
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    mpi = FakeMPI(library, cores)
+    ranks = MPIProcess(mpi)
+    signal.set_wakeup_fd(-1)
+    assert ranks.crowded == (cores < 2)
+    assert ranks.describe()["cores_of_host"] == cores
+    mpi.calls.clear()
+    ranks.allreduce_(np.zeros(3))
+    ranks.bcast_(np.zeros(3))
+    ranks.bcast_obj(1)
+    ranks.barrier()
+    blocking = ["Allreduce", "Bcast", "bcast", "Barrier"]
+    assert mpi.calls == (["Iallreduce", "Ibcast", "Ibarrier", "bcast", "Ibarrier"] if polls else blocking)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,31 @@ def test_the_first_lines_name_every_setting(data: Dataset) -> None:
     assert "momentum 0.9" in report.settings_line(TrainConfig(optimizer="nesterov"), "fast")
 
 
+@pytest.mark.parametrize(
+    ("ranks", "hosts", "cores", "share", "expected"),
+    [
+        (2, 1, 8, 0.5, "50% of the training time; 4 ranks would be 1.33 times as fast at most"),
+        (2, 1, 8, 0.72, "4 ranks would be 1.16 times as fast at most: more ranks do not pay, a larger batch might"),
+        (2, 1, 3, 0.25, "; 3 ranks would be 1.33 times as fast at most"),
+        (2, 1, 2, 0.1, "10% of the training time; there are as many ranks as cores (2)"),
+        (3, 1, 2, 0.9, "90% of the training time; 3 ranks share 2 cores: fewer are faster"),
+        (2, 2, 1, 0.5, "; 4 ranks would be 1.33 times as fast at most"),  # another host may bring more cores
+    ],
+)
+def test_more_ranks_are_never_recommended_than_a_host_has_cores(
+    ranks: int, hosts: int, cores: int, share: float, expected: str
+) -> None:
+    told = {"ranks": ranks, "hosts": hosts, "cores_of_host": cores, "step_seconds": 8.0, "summing_seconds": 8 * share}
+    line = report.summing_line(told)
+    assert line.startswith("communication: ")
+    assert line.endswith(expected)
+
+
+def test_sharing_cores_is_said_in_one_line() -> None:
+    assert report.crowded_line(3, 2) == "3 ranks share 2 cores and wait for each other: 2 would be faster"
+    assert "2 ranks share 1 core and" in report.crowded_line(2, 1)
+
+
 def test_an_epoch_is_one_line() -> None:
     assert report.epoch_line(epoch()) == (
         "epoch  1/10  train loss 0.2500 acc  50.00%  test loss 0.1250 acc 100.00%  2.00 s  1,000 samples/s"

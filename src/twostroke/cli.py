@@ -23,8 +23,8 @@ from .commands.predict import predict
 from .commands.report import report
 from .commands.train import train
 from .commands.verify import verify
-from .communicator import current, launched
-from .errors import DeviceError, TwoStrokeError
+from .communicator import COMMAND, current, launched, speaks_before_mpi
+from .errors import ConfigError, DeviceError, TwoStrokeError
 from .terminal import ClosedPipe, Stopped, complain, discard_stdout, say, stoppable, tolerate_encodings
 from .version import __version__
 
@@ -49,6 +49,14 @@ def _twostroke(
         say(f"twostroke {__version__}")
     elif ctx.invoked_subcommand is None:
         print(ctx.get_help(), flush=True)
+    elif ctx.invoked_subcommand != "train" and launched()[1] > 1 and "--help" not in ctx.obj:
+        raise ConfigError(
+            "an MPI launcher started several processes that would each do the same",
+            where=ctx.invoked_subcommand,
+            found=f"{launched()[1]} processes",
+            expected="one",
+            remedy=f"Start it without the launcher; only training is shared: {COMMAND}.",
+        )
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -73,19 +81,21 @@ def main(args: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exc()
         line, code = _explain(error)
-        return _leave(line, code, words)
+        return _leave(line, code, words, alike=isinstance(error, UsageError))
 
 
-def _leave(line: str | None, code: int, words: Sequence[str]) -> int:
+def _leave(line: str | None, code: int, words: Sequence[str], *, alike: bool = False) -> int:
     """Say why, and return the exit code; a rank of an MPI job ends the whole job with it.
 
-    What all ranks have found is rank 0's to say: the others wait, and are ended by its end.
+    What all ranks have found is rank 0's to say: the others wait, and are ended by its end. Before MPI has started
+    nothing ends them; ``alike`` is what all of them must find.
     """
     ranks = current()
-    rank, size = (ranks.rank, ranks.size) if ranks.size > 1 else launched()
+    joined = ranks.size > 1
+    rank, size = (ranks.rank, ranks.size) if joined else launched()
     if rank:
         time.sleep(RANK_0_FIRST_S)
-    if line and ("--distributed" in words or not rank):
+    if line and (joined or speaks_before_mpi(alike=alike or "--distributed" not in words)):
         complain(f"[rank {rank}] {line}" if size > 1 else line)
     ranks.abort(code)
     return code

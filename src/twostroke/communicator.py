@@ -10,6 +10,8 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -23,10 +25,14 @@ import numpy as np
 from .errors import ConfigError, PeerError
 
 LAUNCHERS: Final = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+LOCAL_RANKS: Final = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 COMMAND: Final = "mpirun -n N twostroke train --distributed"
 WATCHDOG: Final = "TWOSTROKE_WATCHDOG"
 WATCHDOG_S: Final = 600.0
+HURRY_S: Final = 10.0  # the limit after a signal: who sends one does not want to wait for a rank that is frozen
 TICKS: Final = 20  # in which the watchdog counts its limit: a process that was itself stopped has not waited
+YIELDING_S: Final = 0.01  # a wait gives its core away for so long, and then sleeps in between
+NAP_S: Final = 1e-4
 
 
 def launched() -> tuple[int, int]:
@@ -36,6 +42,14 @@ def launched() -> tuple[int, int]:
         if all(value.isdecimal() for value in values):
             return int(values[0]), int(values[1])
     return 0, 1
+
+
+def speaks_before_mpi(*, alike: bool) -> bool:
+    """Whether this process is the one to say an error found before MPI starts: of all ranks if it is ``alike`` on all,
+    else of those on its host, which have the same packages and environment."""
+    rank, _ = launched()
+    local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), str(rank))
+    return rank == 0 or (not alike and local == "0")
 
 
 class Communicator:
@@ -53,6 +67,16 @@ class Communicator:
     def cores(self) -> int:
         """How many threads this rank may use."""
         return len(_own_cores())
+
+    @property
+    def host_cores(self) -> int:
+        """How many cores the ranks on this host have together."""
+        return len(_own_cores())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether ranks on this host must share a core."""
+        return self.local_size > self.host_cores
 
     def allreduce_(self, array: np.ndarray) -> None:
         """``array`` <- its sum over all ranks, in place: contiguous, on the host, alike on every rank."""
@@ -92,11 +116,19 @@ class SingleProcess(Communicator):
 
 
 class Watchdog:
-    """Ends this process when one of its calls has waited for other ranks longer than ``limit`` seconds."""
+    """Ends this process when one of its calls has waited for other ranks longer than ``limit`` seconds.
+
+    While Python's main thread waits inside MPI its handlers of signals do not run. So the watchdog hears of signals,
+    too: the call that waits then, or else the next one, may last ``HURRY_S`` more.
+    """
 
     def __init__(self, limit: float, rank: int) -> None:
         self.limit, self.rank = limit, rank
         self._calls, self._waiting = 0, False
+        self._signals, write = os.pipe()
+        os.set_blocking(write, False)
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def begin(self) -> None:
@@ -109,19 +141,34 @@ class Watchdog:
         self._waiting = False
 
     def _watch(self) -> None:
-        ticks, seen = 0, 0
+        ticks, seen, hurried, number = 0, 0, -1, 0
         while ticks <= TICKS:
-            time.sleep(self.limit / TICKS)
-            ticks, seen = (ticks + 1 if self._waiting and seen == self._calls else 0), self._calls
+            hurry = hurried >= self._calls
+            received = self._heard(min(self.limit, HURRY_S if hurry else math.inf) / TICKS)
+            if received and not hurry:
+                number, hurried, ticks = received, self._calls + (not self._waiting), 0
+            else:
+                ticks = ticks + 1 if self._waiting and seen == self._calls else 0
+            seen = self._calls
         error = PeerError(
             "another rank does not answer",
             where=f"rank {self.rank}",
             found=f"no answer for {self.limit:g} s",
             remedy=f"Go on from the checkpoint with --resume; {WATCHDOG}=SECONDS sets the limit.",
         )
+        line, code = f"error: {error}", error.exit_code
+        if number and hurried == self._calls:
+            line, code = f"stopped by {signal.Signals(number).name} while another rank did not answer.", 128 + number
+            line += " Go on from the checkpoint with --resume."
         with suppress(OSError):
-            os.write(2, f"[rank {self.rank}] error: {error}\n".encode())
-        os._exit(error.exit_code)  # the main thread is inside MPI and will not come back
+            os.write(2, f"[rank {self.rank}] {line}\n".encode())
+        os._exit(code)  # the main thread is inside MPI and will not come back
+
+    def _heard(self, seconds: float) -> int:
+        """A signal that wants the end, or 0 if none has come for so long."""
+        if not select.select([self._signals], [], [], seconds)[0]:
+            return 0
+        return max((n for n in os.read(self._signals, 4096) if n in (signal.SIGINT, signal.SIGTERM)), default=0)
 
 
 class MPIProcess(Communicator):
@@ -131,6 +178,7 @@ class MPIProcess(Communicator):
         self._mpi, self._world = mpi, mpi.COMM_WORLD
         self.rank, self.size = self._world.rank, self._world.size
         self._watchdog = Watchdog(limit, self.rank)
+        self._polls = False
         first_line = mpi.Get_library_version().replace("\x00", "").splitlines()[0]
         self.library = " ".join(first_line.partition(",")[0].replace("Version:", "").split())
         expected = launched()[1]
@@ -145,29 +193,47 @@ class MPIProcess(Communicator):
         host = self._together(self._world.Split_type, mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = host.rank, host.size
         self._host_cores = self._together(host.allgather, _own_cores())
-        self.hosts = sum(self.allgather_obj(self.local_rank == 0))
+        hosts = [crowded for first, crowded in self.allgather_obj((not self.local_rank, self.crowded)) if first]
+        self.hosts = len(hosts)
+        # MPICH waits in a spin. Where a core has more to do than one rank, each of the many hand-overs within a sum
+        # then costs a time slice. On one host its calls that do not block are as quick; between hosts they may not be.
+        self._polls = any(hosts) or (self.hosts == 1 and "MPICH" in self.library)
 
     @property
     def cores(self) -> int:
         # A launcher may have bound each rank to cores of its own, or have left all of them to all.
-        share = len(set().union(*self._host_cores)) // self.local_size
-        return min(len(self._host_cores[self.local_rank]), max(1, share))
+        return min(len(self._host_cores[self.local_rank]), max(1, self.host_cores // self.local_size))
+
+    @property
+    def host_cores(self) -> int:
+        return len(set().union(*self._host_cores))
 
     def allreduce_(self, array: np.ndarray) -> None:
-        self._together(self._world.Allreduce, self._mpi.IN_PLACE, array)
+        if self._polls:
+            self._together(self._poll, self._world.Iallreduce, self._mpi.IN_PLACE, array)
+        else:
+            self._together(self._world.Allreduce, self._mpi.IN_PLACE, array)
 
     def bcast_(self, array: np.ndarray) -> None:
-        self._together(self._world.Bcast, array)
+        if self._polls:
+            self._together(self._poll, self._world.Ibcast, array)
+        else:
+            self._together(self._world.Bcast, array)
 
     def bcast_obj(self, value: Any) -> Any:
+        self._meet()
         return self._together(self._world.bcast, value)
 
     def allgather_obj(self, value: Any) -> list[Any]:
+        self._meet()
         values: list[Any] = self._together(self._world.allgather, value)
         return values
 
     def barrier(self) -> None:
-        self._together(self._world.Barrier)
+        if self._polls:
+            self._meet()
+        else:
+            self._together(self._world.Barrier)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -187,7 +253,20 @@ class MPIProcess(Communicator):
             self._mpi.Finalize()
 
     def describe(self) -> dict[str, Any]:
-        return {"ranks": self.size, "hosts": self.hosts, "mpi": self.library}
+        return {"ranks": self.size, "hosts": self.hosts, "cores_of_host": self.host_cores, "mpi": self.library}
+
+    def _meet(self) -> None:
+        """Wait here rather than in the call that follows, if its own waiting is dear."""
+        if self._polls:
+            self._together(self._poll, self._world.Ibarrier)
+
+    def _poll(self, call: Callable[..., Any], *arguments: Any) -> None:
+        request, began = call(*arguments), time.monotonic()
+        while not request.Test():
+            if time.monotonic() - began < YIELDING_S:
+                os.sched_yield()
+            else:
+                time.sleep(NAP_S)
 
     def _together(self, call: Callable[..., Any], *arguments: Any) -> Any:
         self._watchdog.begin()

@@ -71,19 +71,32 @@ def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
     return f"ranks: {ranks['ranks']}{hosts}{threads}; gradients are summed by {ranks['gradients_summed_by']}"
 
 
+def crowded_line(ranks: int, cores: int) -> str:
+    """What is worth knowing where ranks outnumber the cores of their machine."""
+    return f"{ranks} ranks share {cores} core{_s(cores)} and wait for each other: {cores} would be faster"
+
+
 def summing_line(ranks: Mapping[str, Any]) -> str:
     """What part of the time went to sums, with the waiting for the slowest rank, and whether more ranks would pay.
 
-    ``n`` ranks spend c on their part of a step and s on the sum. With 2n a step takes at least c / 2 + s.
+    ``n`` ranks spend c on their part of a step and s on the sum. With m a step takes at least c n / m + s; m is 2n, but
+    no more than one host has cores.
     """
     total, summing = ranks["step_seconds"], ranks["summing_seconds"]
     if not total or ranks["ranks"] == 1:
         return f"communication: none, {ranks['ranks']} rank"
     share = summing / total
-    gain = 1 / ((1 - share) / 2 + share)
-    verdict = f"{2 * ranks['ranks']} ranks would be {gain:.2f} times as fast at most"
-    if gain < PAYS:
-        verdict += ": more ranks do not pay, a larger batch might"
+    n, cores = ranks["ranks"], ranks.get("cores_of_host", 0)
+    more = min(2 * n, cores) if ranks.get("hosts") == 1 else 2 * n
+    gain = 1 / ((1 - share) * n / more + share) if more > n else 1.0
+    if more > n:
+        verdict = f"{more} ranks would be {gain:.2f} times as fast at most"
+        if gain < PAYS:
+            verdict += ": more ranks do not pay, a larger batch might"
+    elif more == n:
+        verdict = f"there are as many ranks as cores ({n})"
+    else:
+        verdict = f"{n} ranks share {cores} core{_s(cores)}: fewer are faster"
     return f"communication: {share:.0%} of the training time; {verdict}"
 
 

@@ -15,7 +15,7 @@ from .. import options, pictures, record, report
 from ..atomic_file import write_atomically
 from ..backend import Backend, select_backend
 from ..checkpoint import restore, save_checkpoint, share
-from ..communicator import Communicator, joined
+from ..communicator import Communicator, agree, joined
 from ..data_parallel import DistributedRun
 from ..dataset import Dataset, load_dataset
 from ..digit_image import FIELD
@@ -24,7 +24,7 @@ from ..findings import examine
 from ..metrics import Result
 from ..mlp import MLP
 from ..model_file import save_model
-from ..run_folder import locked, would_be_writable, writable_folder
+from ..run_folder import locked, set_aside, would_be_writable, writable_folder
 from ..settings import KEYS, Settings, named, resolve, to_toml
 from ..terminal import (
     Say,
@@ -41,6 +41,7 @@ from ..training import EpochRecord, TrainingRun, evaluate
 from .report import write_page
 
 CHECKPOINT: Final = "checkpoint.safetensors"
+RECORD: Final = "record.json"
 SHOWN: Final = "# All settings of a run. In a FILE.toml: twostroke train --config FILE.toml"
 
 
@@ -92,6 +93,7 @@ def train(
             discard_stdout()
             warnings.simplefilter("ignore")
         log = _log_format(log_format, json)
+        agree(ranks, {"--dry-run": dry_run, "--show-config": show_config, "--resume": resume})
         settings = resolve(flags, config)
         if report:
             pictures.require("--report")
@@ -136,9 +138,12 @@ class _Job:
     def make_run(self, net: MLP, data: Dataset, backend: Backend) -> TrainingRun:
         if not self.distributed:
             return TrainingRun(net, data, self.settings.config, backend)
-        facts = {**record.versions(), "checkpoint-every": self.every, "resume": self.resume, "device": backend.name}
+        facts = {**record.versions(), "--checkpoint-every": self.every, "--tf32": self.settings.tf32}
+        facts["device"] = backend.name
         run = DistributedRun(net, data, self.settings.config, backend, communicator=self.ranks, facts=facts)
         self.tell(report.ranks_line(run.describe(), backend))
+        if self.ranks.crowded:
+            warnings.warn(report.crowded_line(self.ranks.local_size, self.ranks.host_cores), stacklevel=2)
         return run
 
 
@@ -168,7 +173,7 @@ def _rehearse(job: _Job) -> None:
         run = job.make_run(net, data, backend)
         if job.resume:
             _restore(run, data, folder, job)
-        names = ["model.safetensors", "record.json"] + [CHECKPOINT] * bool(job.every) + ["report.html"] * job.page
+        names = ["model.safetensors", RECORD] + [CHECKPOINT] * bool(job.every) + ["report.html"] * job.page
         files = [folder / name for name in names]
         plan = record.plan_record(run, data, settings.effective(data, net), files)
     lines = report.plan_lines(plan)
@@ -201,6 +206,8 @@ def _run_training(job: _Job) -> None:
         run = job.make_run(net, data, backend)
         if job.resume:
             _restore(run, data, folder, job)
+        if job.writes and not run.done:
+            set_aside(folder / RECORD, settings.names["out"])
         with _epochs_told(job) as tell_epoch:
             for epoch in run.history:
                 tell_epoch(epoch)
@@ -288,7 +295,7 @@ def _finish(job: _Job, run: TrainingRun, data: Dataset, test: Result, folder: Pa
 
 def _save(net: MLP, model: Path, result: dict[str, Any]) -> None:
     save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
-    path = model.with_name("record.json")
+    path = model.with_name(RECORD)
     try:
         write_atomically(path, f"{record.to_json(result)}\n".encode())
     except OSError as error:
