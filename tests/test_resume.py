@@ -306,6 +306,31 @@ def test_the_lock_is_free_when_a_run_has_ended(whole: Path) -> None:
         os.close(descriptor)
 
 
+def test_a_record_is_the_folder_s_newest_run_s_or_there_is_none(
+    options: list[str], tmp_path: Path, go: Callable[..., Process]
+) -> None:
+    """A supervisor takes record.json for the end of the run that it started."""
+    old, kept = tmp_path / "record.json", tmp_path / "record-previous.json"
+    old.write_text("old")
+    for refused in (["--lr", "-1"], ["--layers", "5,5"], ["--dry-run"]):
+        end(go(*options, "--out", tmp_path, *refused))
+        assert os.listdir(tmp_path) == ["record.json"]
+    found, _, err = end(go(*options, "--out", tmp_path, "--optimizer", "sgd", "--lr", "1e30"))
+    assert found == 6, err
+    assert (old.exists(), kept.read_text()) == (False, "old")
+    # Begun anew, also with --resume where there is nothing to go on from; nothing to set aside is no reason to lose it.
+    assert end(go(*options, "--out", tmp_path, "--epochs", 1, "--resume", "--checkpoint-every", 3))[0] == 0
+    assert kept.read_text() == "old"
+    first = old.read_bytes()
+    # Gone on with when it was done, the record stays; and is written again.
+    assert end(go(*options, "--out", tmp_path, "--epochs", 1, "--resume"))[0] == 0
+    assert kept.read_text() == "old"
+    assert json.loads(old.read_bytes())["history"] == json.loads(first)["history"]
+    assert end(go(*options, "--out", tmp_path, "--epochs", 1))[0] == 0
+    assert kept.exists()
+    assert kept.read_text() != "old"
+
+
 def no_folder(tmp_path: Path, name: str) -> Any:
     if name == "under a file":
         (tmp_path / "file").write_text("a file")

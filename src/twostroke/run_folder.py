@@ -9,9 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .atomic_file import sync_folder
+from .checkpoint import previous
 from .errors import ConfigError
 
-FILES = ("model.safetensors", "record.json", "checkpoint.safetensors", "checkpoint-previous.safetensors", "report.html")
+FILES = (
+    *("model.safetensors", "record.json", "checkpoint.safetensors", "report.html"),
+    *("record-previous.json", "checkpoint-previous.safetensors"),
+)
 
 
 def writable_folder(folder: Path, argument: str) -> Path:
@@ -42,6 +47,17 @@ def would_be_writable(folder: Path, argument: str) -> Path:
     if problem:
         raise _unwritable(folder, argument, problem)
     return folder
+
+
+def set_aside(path: Path, argument: str) -> None:
+    """Keep a file of an earlier run under another name: from now on what bears its name is this run's."""
+    try:
+        os.replace(path, previous(path))
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unwritable(path.parent, argument, error.strerror or str(error)) from error
 
 
 def _blocked(folder: Path) -> str | None:
