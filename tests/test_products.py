@@ -108,7 +108,7 @@ def test_black_pixels_change_no_bit(native: Native, rows: int, columns: int, tra
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 4), (1, 5), (40, 600), (0, 5)])
 def test_a_product_over_no_depth_only_scales(native: Native, rows: int, columns: int) -> None:
-    """What a rank that has no row of a batch adds to the gradient."""
+    """And never divides by it."""
     products = Products(native.product)
     for beta, expected in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
         c = np.ones((rows, columns), np.float32)
