@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from strict_device import StrictBackend, traffic
 from test_floors import run_python
-from twostroke import DataError, DivergenceError, TwoStrokeError, estimator
+from twostroke import ConfigError, DataError, DivergenceError, TwoStrokeError, estimator
 from twostroke.sklearn import MLPClassifier, MLPRegressor
 from twostroke.solvers import Epochs
 
@@ -455,6 +455,18 @@ def test_bad_data_is_one_line() -> None:
         MLPClassifier(**HERE).partial_fit(X, y)
     with pytest.raises(ValueError, match="class_weight: found balanced"):
         MLPClassifier(class_weight="balanced", **HERE).partial_fit(X, y, classes=np.arange(10))
+    for class_weight in (
+        "foo",
+        3,
+        {0: "heavy"},
+        {0: -1.0},
+        {0: np.nan},
+        {7: 1.0, 11: 2.0},
+        dict.fromkeys(range(10), 0.0),
+    ):
+        with pytest.raises(ConfigError, match="class_weight: found") as caught:
+            MLPClassifier(class_weight=class_weight, **HERE).fit(X, y)
+        assert "\n" not in str(caught.value)
     model.fit(X, y).set_params(warm_start=True)
     with pytest.raises(DataError, match="other classes than before: y"):
         model.fit(X[y < 5], y[y < 5])

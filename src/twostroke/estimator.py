@@ -32,7 +32,6 @@ try:
     from sklearn.metrics import accuracy_score, r2_score
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_array, check_random_state, shuffle
-    from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
@@ -179,7 +178,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return X, y
 
     def _weights(self, y: Any, sample_weight: Any) -> np.ndarray | None:
-        """The samples' weights (N,) or None: those given, times those of their classes."""
+        """The samples' weights (N,) or None."""
         weights = None
         if sample_weight is not None:
             given = check_array(on_host(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
@@ -190,10 +189,6 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
                 what = "negative weights" if given.min() < 0 else "all weights are zero"
                 raise DataError(what, where="sample_weight", expected="weights >= 0, one at least above 0")
             weights = given
-        class_weight = getattr(self, "class_weight", None)
-        if class_weight is not None:
-            by_class = compute_sample_weight(class_weight, y)
-            weights = by_class if weights is None else weights * by_class
         return weights
 
     # --- the network

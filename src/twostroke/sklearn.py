@@ -22,6 +22,7 @@ from .workspace import label_dtype
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
@@ -118,6 +119,25 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             return y, np.searchsorted(self.classes_, y).astype(label_dtype(len(self.classes_)))
         self.out_activation_ = "logistic"
         return y, self._label_binarizer.transform(y)
+
+    def _weights(self, y: Any, sample_weight: Any) -> np.ndarray | None:
+        """Those given, times those of their classes."""
+        weights = super()._weights(y, sample_weight)
+        if self.class_weight is None:
+            return weights
+        problem = ConfigError(
+            "bad weights of classes",
+            where="class_weight",
+            found=repr(self.class_weight),
+            expected='"balanced", or a dictionary of weights >= 0 of classes in y, one above 0',
+        )
+        try:
+            by_class = np.asarray(compute_sample_weight(self.class_weight, y), np.float64)
+        except (ValueError, TypeError) as error:
+            raise problem from error
+        if not (np.isfinite(by_class).all() and by_class.min() >= 0 and by_class.any()):
+            raise problem
+        return by_class if weights is None else weights * by_class
 
     def _decide(self, outputs: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._label_binarizer.inverse_transform(
