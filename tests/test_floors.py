@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tokenize
@@ -276,6 +277,24 @@ def run_python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     command = [sys.executable, *options, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/design.md"])
+def test_the_pages_place_every_file(page: str) -> None:
+    """The README's tables on its floor; the plan's by its name."""
+    path = Path(__file__).parents[1] / page
+    if not path.exists():
+        pytest.skip(f"this copy of the project has no {page}")
+    text = path.read_text(encoding="utf-8")
+    names = [set(floor) - {"__main__"} for floor in FLOORS]
+    if page.startswith("README"):
+        rows = re.findall(r"^\| (\d) \| (`.*?) \|", text, re.MULTILINE)
+        found = [set(re.findall(r"`(\w+)/?`", " ".join(f for n, f in rows if int(n) == floor))) for floor in range(6)]
+        assert found == names
+    else:
+        inside = {name.rpartition("/")[2] for name in SOURCES if name.startswith("backend/")}
+        missing = [name for name in set().union(*names, inside) if not re.search(rf"\b{name}(\.py|/)", text)]
+        assert not missing
 
 
 def test_importing_is_quiet_and_light() -> None:

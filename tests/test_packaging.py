@@ -99,6 +99,18 @@ def test_the_extras_are_those_of_the_documentation() -> None:
     assert named <= extras
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_readmes_name_the_extras_that_commands_need_and_what_all_is(page: str) -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for_developers = {"test", "test-all", "lint", "docs", "browser", "bench", "peers"}
+    need_a_gpu, need_mpi = {"cuda12", "cuda13", "nccl"}, {"mpi", "mpi-local"}
+    line = next(line for line in read(page).splitlines() if "`mpi-local`" in line)
+    named = set(re.findall(r"`([\w-]+)`", line)) - {"all"}
+    assert named == set(extras) - for_developers - {"all", "cuda12", "cuda13"}
+    (everything,) = extras["all"]
+    assert set(re.findall(r"[\w-]+", everything)) - {OURS} == named - need_a_gpu - need_mpi
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 
