@@ -98,6 +98,40 @@ def test_the_readme_s_python_does_what_it_says(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["digits.safetensors"]
 
 
+KERNEL = r"""
+import os, sys
+os.environ |= dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), os.getcwd())
+import nbclient, nbformat
+cell = nbformat.v4.new_code_cell(sys.stdin.read())
+notebook = nbformat.v4.new_notebook(cells=[cell])
+nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120, store_widget_state=True).execute()
+print(*((output.get("text") or output["data"]["text/plain"]).strip() for output in cell.outputs), sep="\n")
+state = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+print(*(output["data"]["text/plain"] for model in state.values() for output in model["state"].get("outputs", [])))
+"""
+
+
+def test_the_notebook_s_bar_is_drawn_in_jupyter(tmp_path: Path) -> None:
+    """The page's own lines in a kernel: both epochs are printed, and the live bar ends at 100 %."""
+    for module in ("nbclient", "ipykernel", "ipywidgets"):
+        pytest.importorskip(module, reason=f"a notebook needs {module} (extra docs)")
+    page = ROOT / "docs" / "automate-a-run.md"
+    (code,) = (block.text for block in blocks(page) if "rich.progress" in block.text)
+    run = subprocess.run(
+        [sys.executable, "-c", KERNEL],
+        input=code,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment() | {"PYTHONWARNINGS": "default"},  # the kernel's own are not ours
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^1 0\.9\d+\n2 0\.9\d+$", run.stdout, re.MULTILINE), run.stdout
+    assert re.search(r"^training .*━.*100%", run.stdout, re.MULTILINE), run.stdout
+    assert "Warning" not in run.stdout
+
+
 QUOTED = [(page, block) for page in PAGES for block in blocks(page) if block.note.startswith("source:")]
 
 
