@@ -19,6 +19,7 @@ from PIL import Image
 import twostroke
 from twostroke.cli import main
 from twostroke.commands import train as train_command
+from twostroke.digit_image import BOX, FIELD
 from twostroke.mlp import MLP
 from twostroke.model_file import describe_model, load_model, save_model
 from twostroke.run_folder import locked
@@ -498,6 +499,13 @@ def test_predict_reads_images(run: Any, model: Path, tmp_path: Path) -> None:
     assert [one["source"] for one in json.loads(out)["predictions"]] == [str(path) for path in paths]
     paths[1].write_bytes(b"no image")
     refused(run("predict", model, *paths), 4, "b.jpg", "PNG")
+
+
+def test_predict_s_help_says_how_a_picture_is_prepared(run: Any) -> None:
+    code, out, _ = run("predict", "--help")
+    assert code == 0
+    for words in (f"a box of {BOX} x {BOX}", "centre of mass", f"a field of {FIELD} x {FIELD}"):
+        assert words in " ".join(out.split())
 
 
 def test_predict_wants_one_kind_of_thing(run: Any, tiny: str, model: Path) -> None:

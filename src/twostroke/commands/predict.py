@@ -23,7 +23,11 @@ def predict(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell what digit a picture shows, and how sure the network is."""
+    """Tell what digit a picture shows, and how sure the network is.
+
+    A picture is prepared as MNIST's were, and shown so: the ink, light on black, is scaled into a box of 20 x 20
+    pixels, and its centre of mass put into the middle of a field of 28 x 28.
+    """
     if bool(images) == (index is not None):
         what = "both images and --index" if images else "neither an image nor --index"
         raise ConfigError("bad arguments", found=what, expected="one of them", remedy="See: twostroke predict --help.")
