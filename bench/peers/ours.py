@@ -20,7 +20,7 @@ from twostroke.training import TrainingStep
 from twostroke.workspace import label_dtype
 
 VERSION = __version__
-SMALL = 1e7  # floating-point operations of a step: some 100 us on a core
+SMALL = 5e8  # floating-point operations of a step: some 4 ms on a core, where Python beside it no longer counts
 
 
 class Ours:
