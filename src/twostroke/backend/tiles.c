@@ -28,7 +28,6 @@ typedef __m512 vector;
 typedef __mmask16 mask;
 #define first_lanes(n) ((mask)((1u << (n)) - 1))
 #define load_part(m, p) _mm512_maskz_loadu_ps(m, p)
-#define store_part(p, m, v) _mm512_mask_storeu_ps(p, m, v)
 #define load(p) _mm512_loadu_ps(p)
 #define store(p, v) _mm512_storeu_ps(p, v)
 #define fill(x) _mm512_set1_ps(x)
@@ -42,7 +41,6 @@ typedef __m256i mask;
 static const int32_t LANE_MASKS[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 #define first_lanes(n) _mm256_loadu_si256((const __m256i *)(LANE_MASKS + 8 - (n)))
 #define load_part(m, p) _mm256_maskload_ps(p, m)
-#define store_part(p, m, v) _mm256_maskstore_ps(p, m, v)
 #define load(p) _mm256_loadu_ps(p)
 #define store(p, v) _mm256_storeu_ps(p, v)
 #define fill(x) _mm256_set1_ps(x)
