@@ -56,18 +56,21 @@ static void pack_panel(const product *p, word index, word d, word end, float *to
     const float *b = p->b + column * p->b_column;
     to += column * p->depth + d * PANEL;
     if (columns < PANEL) memset(to, 0, (size_t)((end - d) * PANEL) * sizeof(float));
-    for (; p->b_row == 1 && d + 4 <= end; d += 4, to += 4 * PANEL) {
-        word j = 0;
-        for (; j + 4 <= columns; j += 4) {
-            const float *from = b + d + j * p->b_column;
-            __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + p->b_column);
-            __m128 r2 = _mm_loadu_ps(from + 2 * p->b_column), r3 = _mm_loadu_ps(from + 3 * p->b_column);
-            _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-            _mm_storeu_ps(to + j, r0), _mm_storeu_ps(to + PANEL + j, r1);
-            _mm_storeu_ps(to + 2 * PANEL + j, r2), _mm_storeu_ps(to + 3 * PANEL + j, r3);
-        }
+    if (p->b_row == 1) {
+        word n = (end - d) & ~(word)3, j = 0;
+        for (; j + 4 <= columns; j += 4)
+            for (word i = 0; i < n; i += 4) {
+                const float *from = b + d + i + j * p->b_column;
+                float *out = to + i * PANEL + j;
+                __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + p->b_column);
+                __m128 r2 = _mm_loadu_ps(from + 2 * p->b_column), r3 = _mm_loadu_ps(from + 3 * p->b_column);
+                _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+                _mm_storeu_ps(out, r0), _mm_storeu_ps(out + PANEL, r1);
+                _mm_storeu_ps(out + 2 * PANEL, r2), _mm_storeu_ps(out + 3 * PANEL, r3);
+            }
         for (; j < columns; j++)
-            for (word i = 0; i < 4; i++) to[i * PANEL + j] = b[d + i + j * p->b_column];
+            for (word i = 0; i < n; i++) to[i * PANEL + j] = b[d + i + j * p->b_column];
+        d += n, to += n * PANEL;
     }
     for (; d < end; d++, to += PANEL)
         for (word j = 0; j < columns; j++) to[j] = b[d * p->b_row + j * p->b_column];
@@ -86,6 +89,15 @@ static void pack_panels(const product *p, word first, word stop, word d, word en
 static float panels[B_FLOATS] __attribute__((aligned(64)));
 static float rows_of_a[A_FLOATS] __attribute__((aligned(64)));
 
+/* ``WIDTH`` panels from ``first``, from row ``d`` to ``end``. */
+static void pack_some_panels(const product *p, word first, word d, word end, float *to) {
+    word stop = first + WIDTH, whole = p->b_column == 1 ? p->columns / PANEL : 0;
+    if (whole > stop) whole = stop;
+    if (first < whole) pack_panels(p, first, whole, d, end, to);
+    for (word panel = first < whole ? whole : first; panel < stop && panel * PANEL < p->columns; panel++)
+        if (d < end) pack_panel(p, panel, d, end, to);
+}
+
 static void pack_task(const void *argument, word index) {
     const product *p = argument;
     if (index >= p->packs) {
@@ -93,19 +105,14 @@ static void pack_task(const void *argument, word index) {
         pack_rows(p, p->a + row * p->a_row, rows, rows_of_a + row * p->depth);
         return;
     }
-    /* A quarter of the depth of some panels. */
     word quarter = (p->depth + 3) / 4, d = index % 4 * quarter, end = d + quarter < p->depth ? d + quarter : p->depth;
-    word first = index / 4 * WIDTH, stop = first + WIDTH, whole = p->b_column == 1 ? p->columns / PANEL : 0;
-    if (whole > stop) whole = stop;
-    if (first < whole) pack_panels(p, first, whole, d, end, panels);
-    for (word panel = first < whole ? whole : first; panel < stop && panel * PANEL < p->columns; panel++)
-        if (d < end) pack_panel(p, panel, d, end, panels);
+    pack_some_panels(p, index / 4 * WIDTH, d, end, panels);
 }
 
 /* Some rows of C by a panel of B. */
 static void panel_tiles(const product *p, const float *a, word row, word rows, word panel, const depths *lists) {
     word column = panel * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
-    const float *b = p->packed ? panels + column * p->depth : p->b + column;
+    const float *b = p->packed ? p->panels + column * p->depth : p->b + column;
     float *c = p->c + row * p->c_row + column * p->c_column;
     word b_row = p->packed ? PANEL : p->b_row;
     if (columns <= LANES && p->packed) tiles(p, a, rows, b, b_row, c, columns, 1, 1, lists);
@@ -177,6 +184,7 @@ static void block_product(product p) {
     }
     word count = (p.columns + PANEL - 1) / PANEL, rows = p.rows, all = A_FLOATS / p.depth / CHUNK * CHUNK;
     p.packed = rows >= PACKED_ROWS || p.b_column != 1;
+    p.panels = panels;
     p.a_packed = rows >= PACKED_ROWS && p.columns >= 256;
     p.chunk = rows * count < CHUNK * TASKS ? ROWS : CHUNK;
     p.along_rows = p.columns * p.depth <= NEAR;
@@ -189,6 +197,67 @@ static void block_product(product p) {
         if (packs) share(pack_task, &p, packs, worth && packs > 4);
         share(tiles_task, &p, p.chunks * ((count + p.group - 1) / p.group), worth);
     }
+}
+
+/* A large B and not so many rows that the time to read it would vanish. Each task lays out some panels of its own, near
+   the thread that needs them, and meets them with all rows; none waits for the others, so that one reads while another
+   computes. A is laid out before. */
+enum { OWN_COLUMNS = WIDTH * PANEL, OWN_FLOATS = OWN_COLUMNS * BLOCK_DEPTH, SLAB = 256, TURNED_ROWS = 48 };
+static _Thread_local float own[OWN_FLOATS] __attribute__((aligned(64)));
+
+/* The piece of the depth from ``d`` on. */
+INLINE product depth_piece(const product *p, word d) {
+    product piece = *p;
+    piece.depth = p->depth - d < BLOCK_DEPTH ? p->depth - d : BLOCK_DEPTH;
+    piece.a = p->a + d * p->a_depth, piece.b = p->b + d * p->b_row, piece.beta = d ? 1.0f : p->beta;
+    return piece;
+}
+
+/* Some rows of A in a piece of the depth. */
+static void slab_task(const void *argument, word index) {
+    const product *p = argument;
+    word row = index % p->chunks * CHUNK, rows = p->rows - row < CHUNK ? p->rows - row : CHUNK;
+    word d = index / p->chunks * BLOCK_DEPTH;
+    product piece = depth_piece(p, d);
+    pack_rows(&piece, piece.a + row * p->a_row, rows, rows_of_a + d * p->rows + row * piece.depth);
+}
+
+/* All rows by some panels. */
+static void own_panels_task(const void *argument, word index) {
+    const product *p = argument;
+    word column = index * OWN_COLUMNS;
+    static _Thread_local depths list;
+    for (word d = 0; d < p->depth; d += BLOCK_DEPTH) {
+        product piece = depth_piece(p, d);
+        piece.b += column * p->b_column, piece.c += column * p->c_column, piece.panels = own;
+        piece.columns = p->columns - column < OWN_COLUMNS ? p->columns - column : OWN_COLUMNS;
+        pack_some_panels(&piece, 0, 0, piece.depth, own);
+        for (word row = 0, n; row < p->rows; row += n) {
+            n = tile_rows(p->rows - row);
+            const float *a = rows_of_a + d * p->rows + row * piece.depth;
+            if (p->listed) list_depths(a, 1, n, n, piece.depth, &list);
+            for (word panel = 0; panel * PANEL < piece.columns; panel++)
+                panel_tiles(&piece, a, row, n, panel, p->listed ? &list : NULL);
+        }
+    }
+}
+
+/* Whether this was such a product. Every sum has the order that it has in block_product: threads may be asked for. */
+static int large_b_product(product p) {
+    word rows = p.rows, slabs = (rows + SLAB - 1) / SLAB, slab = (rows + slabs - 1) / slabs;
+    word tasks = (p.columns + OWN_COLUMNS - 1) / OWN_COLUMNS, in_rows = p.b_column == 1;
+    if (rows < (in_rows ? PACKED_ROWS : TURNED_ROWS) || (in_rows && slabs > 1) || tasks < 2 * wanted) return 0;
+    if (p.columns * p.depth < LARGE || p.columns < 2 * slab || slab * p.depth > A_FLOATS) return 0;
+    p.packed = p.a_packed = 1;
+    for (word row = 0; row < rows; row += slab) {
+        product part = p;
+        part.a += row * p.a_row, part.c += row * p.c_row, part.rows = rows - row < slab ? rows - row : slab;
+        part.listed = lists_pay(&part);
+        part.chunks = (part.rows + CHUNK - 1) / CHUNK;
+        share(slab_task, &part, part.chunks * ((p.depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH), 1);
+        share(own_panels_task, &part, tasks, 1);
+    }
+    return 1;
 }
 
 #endif

@@ -12,6 +12,7 @@ static void whole_product(product p) {
         return;
     }
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
+    if (large_b_product(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
     int tall = p.a_row == 1 && p.a_depth != 1 && p.columns <= LANES && p.rows >= STRIP;
     if (wide || tall) {
