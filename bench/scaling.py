@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.duel import CONTROL_REACH, median_interval, relative_error
 from bench.timing import RESULTS, describe_machine
 from twostroke import MLP, TrainConfig, select_backend
+from twostroke.backend import Backend
 from twostroke.batches import batch_bounds
 from twostroke.communicator import Communicator, joined
 from twostroke.data_parallel import SharedStep, Stop
@@ -59,6 +60,7 @@ class Row:
     batch_size: int
     ranks: int
     mpi: str = ""
+    path: str = ""  # how gradients were summed
     status: str = "ok"  # or noisy, disagrees, failed: only "ok" may be claimed
     reason: str = ""
     speedup: float | None = None
@@ -166,7 +168,9 @@ def measure(row: Row, blocks: int, block_s: float, settle_s: float) -> Row:
         meet()
         guess = together.run(20)
         row.steps["together"] = ranks.bcast_obj(max(1, math.ceil(block_s / guess)))
-        row.sum_s, row.latency_s = probe(ranks, len(before) + 1, settle_s), probe(ranks, 1, settle_s)
+        assert isinstance(together.step, SharedStep)
+        row.path = together.step.path
+        row.sum_s, row.latency_s = (probe(together.backend, ranks, n, settle_s) for n in (len(before) + 1, 1))
         single, shared = row.steps["alone"], row.steps["together"]
         for _ in range(max(1, blocks // 2)):
             a, b = alone(one, single), all_together(together, shared)
@@ -185,15 +189,15 @@ def calibrate(contestant: Contestant, block_s: float) -> int:
     return max(1, math.ceil(block_s / min(contestant.run(5) for _ in range(3))))
 
 
-def probe(ranks: Communicator, count: int, settle_s: float) -> float:
+def probe(backend: Backend, ranks: Communicator, count: int, settle_s: float) -> float:
     """Seconds of a sum of ``count`` float32 over the ranks: the median of ten blocks."""
-    array, seconds = np.zeros(count, np.float32), []
+    (_, add_up, _), seconds = backend.summing(count, "float32", ranks), []
     for _ in range(10):
         time.sleep(settle_s)
         ranks.barrier()
         began = time.perf_counter()
         for _ in range(PROBES // 10):
-            ranks.allreduce_(array)
+            add_up()
         seconds.append((time.perf_counter() - began) / (PROBES // 10))
     return float(np.median(seconds))
 

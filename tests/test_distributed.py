@@ -217,6 +217,17 @@ def test_rank_0_alone_speaks_and_writes_and_the_bits_repeat(data: str, tmp_path:
     assert (told["ranks"], told["hosts"], told["steps"]) == (3, 1, 30 * 7)
 
 
+def test_sums_through_mpi_have_the_bits_of_those_in_shared_memory(data: str, tmp_path: Path) -> None:
+    words = [data, *OPTIONS, "--dtype", "float32"]
+    for path, switch in (("shared memory", "1"), ("MPI", "0")):
+        result = mpirun(2, *words, "--out", str(tmp_path / path), TWOSTROKE_SHARED_SUM=switch)
+        assert result.returncode == 0, result.stderr
+        assert f"gradients are summed by {path}" in result.stdout
+        assert record(tmp_path / path)["distributed"]["gradients_summed_by"] == path
+    a, b = tensors(tmp_path / "shared memory"), tensors(tmp_path / "MPI")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
 def test_threads_are_divided_unless_they_are_given(data: str, tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     result = mpirun(cores, data, *OPTIONS, "--out", str(tmp_path / "a"))
@@ -240,27 +251,31 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 """
 
 
-def test_ranks_that_share_a_core_do_not_crawl(tmp_path: Path, figure: Callable[[str, float], None]) -> None:
+@pytest.mark.parametrize("switch", ["0", "1"], ids=["mpi", "shared"])
+def test_ranks_that_share_a_core_do_not_crawl(
+    tmp_path: Path, figure: Callable[[str, float], None], switch: str
+) -> None:
     """MPICH alone takes a third of a second for a sum here, our way a millisecond."""
     script = tmp_path / "sums.py"
     script.write_text(
         f"{CROWDED}\n"
         "import time\n"
-        "import numpy as np\n"
+        "from twostroke import select_backend\n"
         "from twostroke.communicator import joined\n"
         "with joined(distributed=True) as ranks:\n"
-        "    array = np.ones(100_000, np.float32)\n"
+        "    array, add_up, path = select_backend('cpu', 1).summing(100_000, 'float32', ranks)\n"
+        "    array.fill(1)\n"
         "    ranks.barrier()\n"
         "    began = time.perf_counter()\n"
-        "    for _ in range(20): ranks.allreduce_(array)\n"
+        "    for _ in range(20): add_up()\n"
         "    assert ranks.allgather_obj(ranks.rank) == [0, 1] and array[0] == 2.0**20\n"
         "    if ranks.rank == 0: print((time.perf_counter() - began) / 20)\n"
     )
-    result = run(
-        "mpirun", "-n", "2", *PYTHON, str(script), "--distributed", PRTE_MCA_hwloc_default_binding_policy="none"
-    )
+    variables = {"PRTE_MCA_hwloc_default_binding_policy": "none", "TWOSTROKE_SHARED_SUM": switch}
+    result = run("mpirun", "-n", "2", *PYTHON, str(script), "--distributed", **variables)
     assert result.returncode == 0, result.stderr
-    figure("seconds for a sum of 400 kB over 2 ranks on one core", float(result.stdout))
+    how = "in shared memory" if switch == "1" else "through MPI"
+    figure(f"seconds for a sum of 400 kB over 2 ranks on one core, {how}", float(result.stdout))
     assert float(result.stdout) < 0.1
 
 

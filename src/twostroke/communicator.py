@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from .errors import ConfigError, PeerError
+from .shared_sum import SharedSum, shared_memory
 
 LAUNCHERS: Final = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
 LOCAL_RANKS: Final = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
@@ -80,6 +81,11 @@ class Communicator:
 
     def allreduce_(self, array: np.ndarray) -> None:
         """``array`` <- its sum over all ranks, in place: contiguous, on the host, alike on every rank."""
+
+    def shared_sum(self, count: int, dtype: str) -> SharedSum | None:
+        """An array (count,) on the host and the quickest sum of it over ranks that share memory; None on all ranks if
+        they do not."""
+        return None
 
     def bcast_(self, array: np.ndarray) -> None:
         """``array`` <- rank 0's, in place: contiguous, on the host, alike on every rank."""
@@ -214,6 +220,10 @@ class MPIProcess(Communicator):
         else:
             self._together(self._world.Allreduce, self._mpi.IN_PLACE, array)
 
+    def shared_sum(self, count: int, dtype: str) -> SharedSum | None:
+        memory = shared_memory(count, dtype, self) if self.hosts == 1 and self.size > 1 else None
+        return None if memory is None else SharedSum(memory, self.rank, self.size, count, dtype, _wait)
+
     def bcast_(self, array: np.ndarray) -> None:
         if self._polls:
             self._together(self._poll, self._world.Ibcast, array)
@@ -261,12 +271,7 @@ class MPIProcess(Communicator):
             self._together(self._poll, self._world.Ibarrier)
 
     def _poll(self, call: Callable[..., Any], *arguments: Any) -> None:
-        request, began = call(*arguments), time.monotonic()
-        while not request.Test():
-            if time.monotonic() - began < YIELDING_S:
-                os.sched_yield()
-            else:
-                time.sleep(NAP_S)
+        _wait(call(*arguments).Test)
 
     def _together(self, call: Callable[..., Any], *arguments: Any) -> Any:
         self._watchdog.begin()
@@ -370,6 +375,16 @@ def agree(communicator: Communicator, facts: Mapping[str, Any]) -> None:
             found="; ".join(differing),
             remedy="Start them all with the same options, data and packages.",
         )
+
+
+def _wait(ready: Callable[[], bool]) -> None:
+    """Return when ``ready()``, and give the core away until then."""
+    began = time.monotonic()
+    while not ready():
+        if time.monotonic() - began < YIELDING_S:
+            os.sched_yield()
+        else:
+            time.sleep(NAP_S)
 
 
 def _own_cores() -> set[int]:

@@ -101,10 +101,9 @@ class SharedStep(TrainingStep):
         self.steps, self.seconds, self.summing_seconds = 0, 0.0, 0.0
         self._communicator, self._stop = communicator, stop
         self._scale = backend.scalars(1, net.dtype)
-        message = backend.xp.zeros(count + 1, net.dtype)
+        message, self._sum, self.path = backend.summing(count + 1, net.dtype, communicator)
         self._gradient, self._flag = message[:count], message[count:]
         self._gradient_views = layer_views(self._gradient, net.layers)
-        self._sum, self.path = backend.summing(message, communicator)
         self._move = backend.record(self._update)
 
     def run(self, order: Array, start: int, stop: int, lr: float) -> None:

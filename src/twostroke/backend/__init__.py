@@ -122,6 +122,8 @@ class Ranks(Protocol):
 
     def allreduce_(self, array: np.ndarray) -> None: ...
 
+    def shared_sum(self, count: int, dtype: str) -> Any: ...
+
     def bcast_obj(self, value: Any) -> Any: ...
 
     def allgather_obj(self, value: Any) -> list[Any]: ...
@@ -215,9 +217,10 @@ class Backend(ABC):
         ranks.allreduce_(host)
         self.xp.copyto(array, self.asarray(host))
 
-    def summing(self, array: Array, ranks: Ranks) -> tuple[Callable[[], None], str]:
-        """The quickest way to sum ``array`` over all ranks, to be called at every step; and the name of the way."""
-        return partial(self.sum_through_host, array, ranks), "MPI, through the host"
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> tuple[Array, Callable[[], None], str]:
+        """An array of zeros (count,), the quickest way to sum it over all ranks at every step, and the way's name."""
+        array = self.xp.zeros(count, dtype)
+        return array, partial(self.sum_through_host, array, ranks), "MPI, through the host"
 
     def active(self) -> AbstractContextManager[object]:
         """Enter this around work: it makes the device current, or sets the number of BLAS threads."""

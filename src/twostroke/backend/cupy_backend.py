@@ -119,14 +119,15 @@ class CupyBackend(Backend):
         found = cupy.cuda.runtime.getDeviceProperties(self._index).get("uuid", b"")
         return found.hex() or f"{platform.node()} {cupy.cuda.Device(self._index).pci_bus_id}"
 
-    def summing(self, array: Array, ranks: Ranks) -> tuple[Callable[[], None], str]:
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> tuple[Array, Callable[[], None], str]:
         from cupy.cuda import nccl
 
+        array = cupy.zeros(count, dtype)
         if ranks.size > 1 and all(ranks.allgather_obj(bool(nccl.available))):
-            return NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr), "NCCL"
+            return array, NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr), "NCCL"
         import cupyx
 
-        return PinnedSum(array, cupyx.empty_pinned(array.shape, array.dtype), ranks), "MPI, through the host"
+        return array, PinnedSum(array, cupyx.empty_pinned(array.shape, array.dtype), ranks), "MPI, through the host"
 
     def active(self) -> AbstractContextManager[object]:
         return _Active(self._index, self.device)

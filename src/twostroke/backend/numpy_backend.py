@@ -109,8 +109,13 @@ class NumpyBackend(Backend):
     def scalars(self, count: int, dtype: str) -> Scalars:
         return Cells(np, count, dtype)
 
-    def summing(self, array: Array, ranks: Ranks) -> tuple[Callable[[], None], str]:
-        return partial(ranks.allreduce_, array), "MPI"
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> tuple[Array, Callable[[], None], str]:
+        shared = ranks.shared_sum(count, dtype)
+        if shared is not None:
+            return shared.array, shared, "shared memory"
+        array = self.empty(count, dtype)
+        array.fill(0)
+        return array, partial(ranks.allreduce_, array), "MPI"
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: Tape = []
