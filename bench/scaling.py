@@ -191,7 +191,7 @@ def calibrate(contestant: Contestant, block_s: float) -> int:
 
 def probe(backend: Backend, ranks: Communicator, count: int, settle_s: float) -> float:
     """Seconds of a sum of ``count`` float32 over the ranks: the median of ten blocks."""
-    (_, add_up, _), seconds = backend.summing(count, "float32", ranks), []
+    add_up, seconds = backend.summing(count, "float32", ranks).run, []
     for _ in range(10):
         time.sleep(settle_s)
         ranks.barrier()

@@ -46,7 +46,7 @@ def test_every_rank_has_the_sum_in_the_order_of_ranks(size: int, count: int, dty
         for values in rounds:
             add_up.array[:] = values[ranks.rank]
             add_up()
-            sums.append(add_up.array.tobytes())
+            sums.append(add_up.total.tobytes())
         return sums
 
     expected = []

@@ -101,8 +101,9 @@ class SharedStep(TrainingStep):
         self.steps, self.seconds, self.summing_seconds = 0, 0.0, 0.0
         self._communicator, self._stop = communicator, stop
         self._scale = backend.scalars(1, net.dtype)
-        message, self._sum, self.path = backend.summing(count + 1, net.dtype, communicator)
+        message, total, self._sum, self.path = backend.summing(count + 1, net.dtype, communicator)
         self._gradient, self._flag = message[:count], message[count:]
+        self._total, self._flags = total[:count], total[count:]
         self._gradient_views = layer_views(self._gradient, net.layers)
         self._move = backend.record(self._update)
 
@@ -121,7 +122,7 @@ class SharedStep(TrainingStep):
         half = time.perf_counter()
         with self._communicator.watched():
             self._sum()
-            self._stop.agreed = bool(backend.to_host(self._flag)[0])
+            self._stop.agreed = bool(backend.to_host(self._flags)[0])
         summed = time.perf_counter()
         self._move()
         self.steps += 1
@@ -135,7 +136,7 @@ class SharedStep(TrainingStep):
         backward(self.net, buffers, self._gradient_views, 1.0, 0.0, 0.0, self._scale[0])
 
     def _update(self) -> None:
-        self.optimizer.accumulate(self._gradient)
+        self.optimizer.accumulate(self._total)
         self.optimizer.update()
 
 

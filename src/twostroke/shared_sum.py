@@ -28,10 +28,12 @@ class Ranks(Protocol):
 
 
 class SharedSum:
-    """``array`` (count,), this rank's own, and a call that makes it the sum over all ranks.
+    """``array`` (count,), this rank's own, and a call that puts the sum over all ranks into ``total`` (count,).
 
     The ranks' arrays lie in ``memory`` one after the other. Each rank adds up one part of them, in the order of ranks,
-    so that all have the same bits, and then takes the other parts. ``wait(ready)`` returns when ``ready()`` is true.
+    so that all have the same bits, and then all take all parts. ``total`` is in no other rank's cache: to write
+    where another one has just read takes three times as long. ``array`` is overwritten, ``wait(ready)`` returns when
+    ``ready()`` is true.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class SharedSum:
         self._rank, self._wait = rank, wait
         own = self._arrays[rank][self._parts[rank]]
         self._scratch = np.empty_like(own)
-        self.array = self._arrays[rank]
+        self.array, self.total = self._arrays[rank], np.empty(count, dtype)
 
     def __call__(self) -> None:
         self._meet()
@@ -63,9 +65,8 @@ class SharedSum:
             first = np.add(first, array, out=self._scratch)
         np.add(first, last, out=self.array[part])
         self._meet()
-        for index, array in enumerate(self._arrays):
-            if index != self._rank:
-                np.copyto(self.array[self._parts[index]], array[self._parts[index]])
+        for part, array in zip(self._parts, self._arrays, strict=True):
+            np.copyto(self.total[part], array[part])
         self._meet()  # nobody may change what another one has not yet taken
 
     def _meet(self) -> None:

@@ -129,6 +129,16 @@ class Ranks(Protocol):
     def allgather_obj(self, value: Any) -> list[Any]: ...
 
 
+class Summing(NamedTuple):
+    """``run`` makes ``total`` the sum of all ranks' ``array``, which it overwrites; they may be one. ``path`` names the
+    way."""
+
+    array: Array
+    total: Array
+    run: Callable[[], None]
+    path: str
+
+
 class Backend(ABC):
     """What one device offers. ``NumpyBackend`` and ``CupyBackend`` are the two kept implementations."""
 
@@ -217,10 +227,10 @@ class Backend(ABC):
         ranks.allreduce_(host)
         self.xp.copyto(array, self.asarray(host))
 
-    def summing(self, count: int, dtype: str, ranks: Ranks) -> tuple[Array, Callable[[], None], str]:
-        """An array of zeros (count,), the quickest way to sum it over all ranks at every step, and the way's name."""
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
+        """The quickest way to sum an array (count,) over all ranks at every step."""
         array = self.xp.zeros(count, dtype)
-        return array, partial(self.sum_through_host, array, ranks), "MPI, through the host"
+        return Summing(array, array, partial(self.sum_through_host, array, ranks), "MPI, through the host")
 
     def active(self) -> AbstractContextManager[object]:
         """Enter this around work: it makes the device current, or sets the number of BLAS threads."""

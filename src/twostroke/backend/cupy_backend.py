@@ -15,7 +15,7 @@ import cupy
 import numpy as np
 
 from ..errors import DeviceError
-from . import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps
+from . import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps, Summing
 from .blas import column_major
 from .capture import Capture, EpochGraphs
 from .cublas import OwnHandle, SharedHandle
@@ -119,15 +119,17 @@ class CupyBackend(Backend):
         found = cupy.cuda.runtime.getDeviceProperties(self._index).get("uuid", b"")
         return found.hex() or f"{platform.node()} {cupy.cuda.Device(self._index).pci_bus_id}"
 
-    def summing(self, count: int, dtype: str, ranks: Ranks) -> tuple[Array, Callable[[], None], str]:
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
         from cupy.cuda import nccl
 
         array = cupy.zeros(count, dtype)
         if ranks.size > 1 and all(ranks.allgather_obj(bool(nccl.available))):
-            return array, NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr), "NCCL"
+            add_up = NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr)
+            return Summing(array, array, add_up, "NCCL")
         import cupyx
 
-        return array, PinnedSum(array, cupyx.empty_pinned(array.shape, array.dtype), ranks), "MPI, through the host"
+        host = cupyx.empty_pinned(array.shape, array.dtype)
+        return Summing(array, array, PinnedSum(array, host, ranks), "MPI, through the host")
 
     def active(self) -> AbstractContextManager[object]:
         return _Active(self._index, self.device)

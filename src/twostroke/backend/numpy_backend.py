@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from . import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps
+from . import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps, Summing
 from .blas import Blas, ThreadCount, column_major, scipy_blas
 from .native import library
 from .products import Products
@@ -109,13 +109,13 @@ class NumpyBackend(Backend):
     def scalars(self, count: int, dtype: str) -> Scalars:
         return Cells(np, count, dtype)
 
-    def summing(self, count: int, dtype: str, ranks: Ranks) -> tuple[Array, Callable[[], None], str]:
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
         shared = ranks.shared_sum(count, dtype)
         if shared is not None:
-            return shared.array, shared, "shared memory"
+            return Summing(shared.array, shared.total, shared, "shared memory")
         array = self.empty(count, dtype)
         array.fill(0)
-        return array, partial(ranks.allreduce_, array), "MPI"
+        return Summing(array, array, partial(ranks.allreduce_, array), "MPI")
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         tape: Tape = []
