@@ -1,7 +1,7 @@
 """What does a step of three kernels cost? ``python bench/fused_spike.py``, on a GPU.
 
-``fused_step.cu`` has a whole training step of a network with one hidden layer in three kernels. Here it trains beside the
-package, on MNIST, for each net, batch size and optimiser:
+``fused_step.cu`` has a whole training step of a network with one hidden layer in three kernels. Here it trains beside
+the package, on MNIST, for each net, batch size and optimiser:
 
     right     ten steps against the package's, call by call: weights, losses, predictions; and twice the same bits
     captured  microseconds of the package's step: a launch for each, and all in one launch
@@ -37,7 +37,7 @@ CHECK_STEPS, LONG = 10, 50
 TOLERANCE: Final = 5e-6  # relative L2 of weights and losses, as in `twostroke verify parity`
 OTHERWISE: Final = 1e-3  # of the predictions may differ: two classes within rounding of each other
 RATE: Final = 0.1
-# Of the source: a tile of the weights' gradient, threads of a block, units of a tile, samples of a tile, depth of a stage.
+# Of the source: rows of a tile of the weights; threads of a block, units and samples of a tile, depth of a stage.
 ROWS: Final = (32, 16, 8)
 THREADS, UNITS, SAMPLES, DEPTH, WARP = 256, 32, 32, 32, 32
 SHARES: Final = (1, 2, 4)  # blocks of the first kernel for each multiprocessor
@@ -114,7 +114,8 @@ class Fused:
         count, total, zeros = np.int32(batch), np.int32(len(samples.order)), partial(xp.zeros, dtype="float32")
         parts = zeros((self.parts, batch, hidden))
         units, delta1, delta2 = zeros((batch, hidden)), zeros((batch, hidden)), zeros((batch, classes))
-        self._copyto, velocity, rates = xp.copyto, rule.state.get("velocity", zeros(1)), np.array(rates, "float32")
+        drawn, rate, table = xp.zeros(batch, "int32"), zeros(1), side.backend.asarray(np.array(rates, "float32"))
+        self._copyto, velocity = xp.copyto, rule.state.get("velocity", zeros(1))
         momentum, notes = np.float32(getattr(rule, "momentum", 0.0)), (side.running.losses, side.running.predictions)
         grids = (
             (*tiles, self.parts),
@@ -123,14 +124,17 @@ class Fused:
         )
         blocks_of = (THREADS, ceiling(hidden, WARP) * WARP, THREADS)
         arguments: tuple[tuple[Any, ...], ...] = (
-            (samples.images, samples.order, net.parameters, self.position, parts, count, total, np.int32(each)),
             (
-                parts, np.int32(self.parts), net.parameters, samples.labels, samples.order, self.position, count, total,
+                samples.images, samples.order, table, net.parameters, self.position, drawn, rate, parts, count, total,
+                np.int32(each),
+            ),
+            (
+                parts, np.int32(self.parts), net.parameters, samples.labels, drawn, self.position, count, total,
                 units, delta1, delta2, *notes,
             ),
             (
-                samples.images, samples.order, units, delta1, delta2, side.backend.asarray(rates), momentum,
-                self.position, net.parameters, velocity, count, total,
+                samples.images, drawn, units, delta1, delta2, rate, momentum, self.position, net.parameters, velocity,
+                count, total,
             ),
         )  # fmt: skip
         self.kernels = {

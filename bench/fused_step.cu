@@ -29,6 +29,7 @@
 
 constexpr int WARP = 32, THREADS = 256, DEPTH = 32, COLUMNS = 32;
 constexpr int UNITS = (HIDDEN + WARP - 1) / WARP * WARP;  // threads of `output`
+constexpr int AT_ONCE = 16;                               // parts of a sum under way
 constexpr unsigned ALL = 0xffffffffu;
 
 static_assert(ROWS == 32 || ROWS == 16 || ROWS == 8, "a tile's rows");
@@ -105,8 +106,8 @@ __device__ void product(Left left, Right right, int stages, Tile<R>& tile, float
 // --- what tiles are filled with -----------------------------------------------------------------------------------
 
 // Four pixels of a sample in a word, from `pixel` on; after the last one a white one, whose weights are the biases.
-__device__ unsigned four_pixels(const unsigned char* images, long long sample, int pixel) {
-    const unsigned char* at = images + sample * INPUTS + pixel;
+__device__ unsigned four_pixels(const unsigned char* images, int sample, int pixel) {
+    const unsigned char* at = images + static_cast<long long>(sample) * INPUTS + pixel;
     if (INPUTS % 4 == 0) {
         if (pixel < INPUTS) return *reinterpret_cast<const unsigned*>(at);
         return pixel == INPUTS ? 255u : 0u;
@@ -127,8 +128,7 @@ __device__ float scaled(unsigned word, int i) {
 // Rows are 32 samples of a batch, the depth is their pixels.
 struct SamplesByPixel {
     const unsigned char* images;
-    long long sample;  // this thread's, or -1
-    int first;
+    int sample, first;  // this thread's sample, or -1; the first pixel of this part of the depth
     unsigned word;
 
     __device__ void fetch(int stage) {
@@ -156,18 +156,17 @@ template <int R>
 struct PixelsBySample : Features<R> {
     using Features<R>::depth, Features<R>::offset;
     const unsigned char* images;
-    const long long* order;  // of this batch
-    int count, first;
-    long long sample;  // of the next stage: its number is fetched a stage before its pixels
+    const int* drawn;
+    int batch, first, sample;  // a sample's number is fetched a stage before its pixels
     unsigned word;
 
-    __device__ PixelsBySample(const unsigned char* images, const long long* order, int count, int first)
-        : images(images), order(order), count(count), first(first), word(0) {
+    __device__ PixelsBySample(const unsigned char* images, const int* drawn, int batch, int first)
+        : images(images), drawn(drawn), batch(batch), first(first), word(0) {
         look_up(0);
     }
     __device__ void look_up(int stage) {
         const int row = stage * DEPTH + depth();
-        sample = depth() < DEPTH && row < count ? order[row] : -1;
+        sample = depth() < DEPTH && row < batch ? drawn[row] : -1;
     }
     __device__ void fetch(int stage) {
         word = sample < 0 ? 0u : four_pixels(images, sample, first + offset());
@@ -221,24 +220,31 @@ struct Matrix {
 
 // --- the kernels --------------------------------------------------------------------------------------------------
 
-// parts (gridDim.z, batch, HIDDEN) <- the products of `stages` stages of the depth each.
+// parts (gridDim.z, batch, HIDDEN) <- the products of `stages` stages of the depth each; drawn (batch,) <- the numbers of
+// the samples, -1 beyond the last; rate (1,) <- the step's. The kernels after it read these without asking for the step
+// first: a read that waits for another is a third of a microsecond.
 // Grid: columns of 32 units, rows of 32 samples, parts. Block: THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS)
     layer1(const unsigned char* __restrict__ images, const long long* __restrict__ order,
-           const float* __restrict__ parameters, int* position, float* __restrict__ parts, int batch, int samples,
+           const float* __restrict__ rates, const float* __restrict__ parameters, int* position,
+           int* __restrict__ drawn, float* __restrict__ rate, float* __restrict__ parts, int batch, int samples,
            int stages) {
     __shared__ Tile<32> tile;
     const int thread = threadIdx.x, step = position[0], unit = blockIdx.x * COLUMNS + thread % COLUMNS;
     const int row0 = blockIdx.y * 32, mine = row0 + thread / 8, part = blockIdx.z, first = part * stages * DEPTH;
     const Batch now = batch_of(step, batch, samples);
-    if (blockIdx.x + blockIdx.y + blockIdx.z == 0 && thread == 0) position[1] = step;
-    const long long sample = mine < now.count ? order[now.start + mine] : -1;
+    const int sample = mine < now.count ? static_cast<int>(order[now.start + mine]) : -1;
+    if (blockIdx.x + blockIdx.z == 0 && thread % 8 == 0 && mine < batch) drawn[mine] = sample;
     float sums[32 * COLUMNS / THREADS];
     product<32>(SamplesByPixel{images, sample, first, 0u},
                 Matrix(parameters, INPUTS + 1, HIDDEN, first, blockIdx.x * COLUMNS), stages, tile, sums);
     for (int i = 0; i < 32 * COLUMNS / THREADS; ++i) {
         const int row = row0 + (thread + i * THREADS) / COLUMNS;
         if (row < now.count && unit < HIDDEN) parts[(part * batch + row) * HIDDEN + unit] = sums[i];
+    }
+    if (blockIdx.x + blockIdx.y + blockIdx.z == 0 && thread == 0) {
+        position[1] = step;
+        rate[0] = rates[step];
     }
 }
 
@@ -260,35 +266,41 @@ __device__ float slope(float a) {
 
 // hidden (batch, HIDDEN), delta1 (batch, HIDDEN), delta2 (batch, CLASSES); a loss and a prediction for each sample.
 // Grid: batch. Block: UNITS.
-extern "C" __global__ void __launch_bounds__(UNITS)
+extern "C" __global__ void __launch_bounds__(UNITS, 1024 / UNITS)
     output(const float* __restrict__ parts, int n_parts, const float* __restrict__ parameters,
-           const unsigned char* __restrict__ labels, const long long* __restrict__ order, const int* position, int batch,
+           const unsigned char* __restrict__ labels, const int* __restrict__ drawn, const int* position, int batch,
            int samples, float* __restrict__ hidden, float* __restrict__ delta1, float* __restrict__ delta2,
            float* __restrict__ losses, long long* __restrict__ predictions) {
     __shared__ float logits[UNITS / WARP][CLASSES];
     const int unit = threadIdx.x, lane = unit % WARP, warp = unit / WARP, row = blockIdx.x;
-    const Batch now = batch_of(position[1], batch, samples);
-    if (row >= now.count) return;
-    const bool real = unit < HIDDEN;
-    const float* W = parameters + (INPUTS + 1) * HIDDEN;
-    float weights[CLASSES], z = 0.0f;
-    for (int k = 0; k < CLASSES; ++k) weights[k] = real ? W[unit * CLASSES + k] : 0.0f;
-    const int label = labels[order[now.start + row]];
-#pragma unroll 8
-    for (int part = 0; part < n_parts; ++part) z += real ? parts[(part * batch + row) * HIDDEN + unit] : 0.0f;
+    const bool counts = lane < CLASSES, real = unit < HIDDEN;
+    const int k = counts ? lane : 0;  // other lanes repeat the first class, which changes no maximum
+    const float *W = parameters + (INPUTS + 1) * HIDDEN, *mine = parts + row * HIDDEN + unit;
+    // What needs no other read is read first.
+    const int sample = drawn[row], step = position[1];
+    float weights[CLASSES], logit = W[HIDDEN * CLASSES + k], z = 0.0f;
+    for (int c = 0; c < CLASSES; ++c) weights[c] = real ? W[unit * CLASSES + c] : 0.0f;
+    for (int part = 0; part < n_parts; part += AT_ONCE) {
+        float some[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i)
+            some[i] = real && part + i < n_parts ? mine[(part + i) * batch * HIDDEN] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) z += some[i];
+    }
+    if (sample < 0) return;
+    const int label = labels[sample];
+    const Batch now = batch_of(step, batch, samples);
     const float a = real ? activated(z) : 0.0f;
-    for (int k = 0; k < CLASSES; ++k) {
-        const float sum = warp_sum(a * weights[k]);
-        if (lane == 0) logits[warp][k] = sum;
+    for (int c = 0; c < CLASSES; ++c) {
+        const float sum = warp_sum(a * weights[c]);
+        if (lane == 0) logits[warp][c] = sum;
     }
     __syncthreads();
 
     // From here on every warp does the same, a class in a lane, so that none has to wait for another.
-    const bool counts = lane < CLASSES;
-    const int k = counts ? lane : 0;  // the others repeat the first class: the highest logit is not changed by it
-    float logit = W[HIDDEN * CLASSES + k], top;
     for (int w = 0; w < UNITS / WARP; ++w) logit += logits[w][k];
-    top = logit;
+    float top = logit;
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
         const float other = __shfl_xor_sync(ALL, top, distance);
         top = other > top ? other : top;
@@ -324,10 +336,10 @@ constexpr int WIDE = tiles(HIDDEN, COLUMNS), FIRST_LAYER = tiles(INPUTS + 1, ROW
 // velocity <- momentum velocity - rate gradient, parameters <- parameters + velocity; without MOMENTUM straight into
 // the parameters. Grid: FIRST_LAYER tiles and then tiles(HIDDEN + 1, ROWS) of the second. Block: THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    update(const unsigned char* __restrict__ images, const long long* __restrict__ order,
-           const float* __restrict__ hidden, const float* __restrict__ delta1, const float* __restrict__ delta2,
-           const float* __restrict__ rates, float momentum, int* position, float* __restrict__ parameters,
-           float* __restrict__ velocity, int batch, int samples) {
+    update(const unsigned char* __restrict__ images, const int* __restrict__ drawn, const float* __restrict__ hidden,
+           const float* __restrict__ delta1, const float* __restrict__ delta2, const float* __restrict__ rate,
+           float momentum, int* position, float* __restrict__ parameters, float* __restrict__ velocity, int batch,
+           int samples) {
     __shared__ Tile<ROWS> tile;
     constexpr int OWN = ROWS * COLUMNS / THREADS;
     const int thread = threadIdx.x, block = blockIdx.x, step = position[1];
@@ -336,27 +348,27 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int inputs = second ? HIDDEN : INPUTS, width = second ? CLASSES : HIDDEN;
     const int row0 = (second ? block - FIRST_LAYER : block / WIDE) * ROWS, column0 = second ? 0 : block % WIDE * COLUMNS;
     const int stages = tiles(now.count, DEPTH), column = column0 + thread % COLUMNS;
-    if (block == 0 && thread == 0) position[0] = step + 1;
 
     int places[OWN];  // of this thread's parameters, -1 outside of the matrix
-    float before[OWN], moving[OWN], gradient[OWN];
+    float before[OWN], moving[OWN], gradient[OWN];  // read here, used at the end
     for (int i = 0; i < OWN; ++i) {
         const int row = row0 + (thread + i * THREADS) / COLUMNS;
         const bool inside = row <= inputs && column < width;
         places[i] = inside ? (second ? (INPUTS + 1) * HIDDEN : 0) + row * width + column : -1;
         before[i] = inside ? parameters[places[i]] : 0.0f;
-        moving[i] = MOMENTUM && inside ? momentum * velocity[places[i]] : 0.0f;
+        moving[i] = MOMENTUM && inside ? velocity[places[i]] : 0.0f;
     }
+    const float by = rate[0];
     const Matrix delta(second ? delta2 : delta1, now.count, width, 0, column0);
     if (second)
         product<ROWS>(HiddenBySample<ROWS>(hidden, now.count, row0), delta, stages, tile, gradient);
     else
-        product<ROWS>(PixelsBySample<ROWS>(images, order + now.start, now.count, row0), delta, stages, tile, gradient);
-    const float rate = rates[step];
+        product<ROWS>(PixelsBySample<ROWS>(images, drawn, batch, row0), delta, stages, tile, gradient);
     for (int i = 0; i < OWN; ++i) {
         if (places[i] < 0) continue;
-        const float change = moving[i] - rate * gradient[i];
+        const float change = momentum * moving[i] - by * gradient[i];
         if (MOMENTUM) velocity[places[i]] = change;
         parameters[places[i]] = before[i] + change;
     }
+    if (block == 0 && thread == 0) position[0] = step + 1;
 }

@@ -28,7 +28,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shared_memory")))
 #define __syncthreads() cuda_on_cpu::barrier(__LINE__)
 #define __shfl_sync(mask, value, lane) cuda_on_cpu::shuffle(__LINE__, mask, value, (lane) & 31)

@@ -47,7 +47,7 @@ class Argument(ctypes.Structure):
 
 
 class RawModule:
-    """CuPy's, on the CPU. ``order`` is that of threads and blocks; arrays lie against a guard on one side or the other."""
+    """CuPy's, on the CPU. ``order`` is that of threads and blocks; in order 1 arrays are guarded closely in front."""
 
     def __init__(self, code: str, options: Sequence[str] = (), order: int = 0) -> None:
         assert all(option.startswith("--std=") for option in options), options
@@ -79,7 +79,7 @@ def library(code: str) -> ctypes.CDLL:
     """The source as a library of the CPU; skips the test where no compiler is."""
     if not COMPILER:
         pytest.skip("no C++ compiler to run CUDA sources with")
-    kernels = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(', code)
+    kernels = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(', code)
     text = f'#include "cuda_on_cpu.h"\n{code}\n' + "".join(f"RUN_ON_CPU({kernel})\n" for kernel in kernels)
     with tempfile.TemporaryDirectory() as folder:
         file, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
