@@ -335,7 +335,7 @@ constexpr int WIDE = tiles(HIDDEN, COLUMNS), FIRST_LAYER = tiles(INPUTS + 1, ROW
 
 // velocity <- momentum velocity - rate gradient, parameters <- parameters + velocity; without MOMENTUM straight into
 // the parameters. Grid: FIRST_LAYER tiles and then tiles(HIDDEN + 1, ROWS) of the second. Block: THREADS.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 8 ? 3 : 2)
     update(const unsigned char* __restrict__ images, const int* __restrict__ drawn, const float* __restrict__ hidden,
            const float* __restrict__ delta1, const float* __restrict__ delta2, const float* __restrict__ rate,
            float momentum, int* position, float* __restrict__ parameters, float* __restrict__ velocity, int batch,

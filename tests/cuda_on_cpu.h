@@ -1,7 +1,7 @@
 // CUDA's words for a C++ compiler, to run a kernel's own source on a CPU and see it break its rules.
 //
-// A block's threads are fibers, run one at a time from barrier to barrier, in an order of the caller's choice: without a
-// barrier that is needed some order reads too early or too late. Found and said: threads that meet different barriers or
+// A block's threads are fibers, run one at a time from barrier to barrier, warp by warp, in an order of the caller's choice:
+// without a barrier that is needed some order reads too early or too late. Found and said: threads that meet different barriers or
 // end beside one that waits, shuffles of less than a warp, reads and writes beyond an argument's array (it lies against a
 // page that nobody may touch) or beyond an array of known size. Shared memory is NaN when a block begins.
 #pragma once
@@ -16,9 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <numeric>
-#include <random>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -63,6 +61,7 @@ namespace cuda_on_cpu {
 
 constexpr std::size_t PAGE = 4096, STACK = 1 << 17;
 constexpr unsigned char POISON = 0xff;  // NaN
+constexpr unsigned WARP_SIZE = 32;
 enum State { READY, AT_BARRIER, AT_SHUFFLE, ENDED };
 
 struct Fiber {
@@ -78,7 +77,8 @@ static std::vector<Fiber> fibers;
 static std::vector<char*> stacks;
 static jmp_buf scheduler;
 static std::size_t current;
-static std::function<void()> body;
+static void (*body)(const void* call);
+static const void* call;
 static std::string message;
 static sigjmp_buf jump;
 
@@ -109,7 +109,7 @@ T shuffle(int line, unsigned mask, T value, int lane) {
 }
 
 inline void begin() {
-    body();
+    body(call);
     fibers[current].state = ENDED;
     _longjmp(scheduler, 1);
 }
@@ -127,25 +127,51 @@ inline bool together(std::size_t first, std::size_t last, State state) {
     });
 }
 
-// Lets those go on that may; false where none may.
-inline bool release() {
-    bool any = false;
-    const std::size_t count = fibers.size();
-    for (std::size_t warp = 0; warp + 32 <= count; warp += 32) {
-        if (!together(warp, warp + 32, AT_SHUFFLE)) continue;
-        double values[32];
-        for (int i = 0; i < 32; ++i) values[i] = fibers[warp + fibers[warp + i].lane].value;
-        for (int i = 0; i < 32; ++i) fibers[warp + i].value = values[i], fibers[warp + i].state = READY;
-        any = true;
-    }
-    if (together(0, count, AT_BARRIER)) {
-        for (Fiber& fiber : fibers) fiber.state = READY;
-        any = true;
-    }
-    return any;
+// A warp's shuffle, where all of it has come; false where not.
+inline bool exchange(std::size_t warp) {
+    if (warp + WARP_SIZE > fibers.size() || !together(warp, warp + WARP_SIZE, AT_SHUFFLE)) return false;
+    double values[WARP_SIZE];
+    for (unsigned i = 0; i < WARP_SIZE; ++i) values[i] = fibers[warp + fibers[warp + i].lane].value;
+    for (unsigned i = 0; i < WARP_SIZE; ++i) fibers[warp + i].value = values[i], fibers[warp + i].state = READY;
+    return true;
 }
 
-inline void run_block(int order, std::mt19937& random) {
+// A linear congruential generator, as std::shuffle wants one.
+struct Random {
+    using result_type = unsigned;
+    std::uint64_t state;
+    static constexpr unsigned min() { return 0; }
+    static constexpr unsigned max() { return 0xffffffffu; }
+    unsigned operator()() {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        return static_cast<unsigned>(state >> 32);
+    }
+};
+
+// 0 ... count - 1 in the order asked for.
+inline std::vector<unsigned> turns(std::size_t count, int order, Random& random) {
+    std::vector<unsigned> found(count);
+    std::iota(found.begin(), found.end(), 0u);
+    if (order == 1) std::reverse(found.begin(), found.end());
+    if (order > 1) std::shuffle(found.begin(), found.end(), random);
+    return found;
+}
+
+// As far as the warp comes without the others.
+inline void run_warp(std::size_t warp, int order, Random& random) {
+    const std::size_t lanes = std::min<std::size_t>(WARP_SIZE, fibers.size() - warp);
+    do {
+        for (unsigned lane : turns(lanes, order, random)) {
+            current = warp + lane;
+            if (fibers[current].state != READY) continue;
+            const unsigned index = static_cast<unsigned>(current);
+            threadIdx = {index % blockDim.x, index / blockDim.x % blockDim.y, index / blockDim.x / blockDim.y};
+            resume();
+        }
+    } while (exchange(warp));
+}
+
+inline void run_block(int order, Random& random) {
     if (__start_shared_memory) std::memset(__start_shared_memory, POISON, __stop_shared_memory - __start_shared_memory);
     for (std::size_t i = 0; i < fibers.size(); ++i) {
         Fiber& fiber = fibers[i];
@@ -156,19 +182,13 @@ inline void run_block(int order, std::mt19937& random) {
         fiber.state = READY, fiber.line = 0, fiber.begun = false;
         makecontext(&fiber.context, begin, 0);
     }
-    std::vector<std::size_t> turns(fibers.size());
-    std::iota(turns.begin(), turns.end(), 0);
-    if (order == 1) std::reverse(turns.begin(), turns.end());
-    do {
-        if (order > 1) std::shuffle(turns.begin(), turns.end(), random);
-        for (std::size_t turn : turns) {
-            if (fibers[turn].state != READY) continue;
-            current = turn;
-            const unsigned index = static_cast<unsigned>(turn);
-            threadIdx = {index % blockDim.x, index / blockDim.x % blockDim.y, index / blockDim.x / blockDim.y};
-            resume();
-        }
-    } while (release());
+    const std::size_t warps = (fibers.size() + WARP_SIZE - 1) / WARP_SIZE;
+    for (bool again = true; again;) {
+        for (unsigned warp : turns(warps, order, random)) run_warp(std::size_t{warp} * WARP_SIZE, order, random);
+        again = together(0, fibers.size(), AT_BARRIER);
+        for (Fiber& fiber : fibers)
+            if (again) fiber.state = READY;
+    }
     for (std::size_t i = 0; i < fibers.size() && message.empty(); ++i)
         if (fibers[i].state != ENDED)
             message = where(i) + " waits at line " + std::to_string(fibers[i].line) + " for threads that do not come";
@@ -209,18 +229,14 @@ inline void on_signal(int, siginfo_t* info, void*) {
 }
 
 inline void run_grid(const Launch& launch) {
-    std::mt19937 random(static_cast<unsigned>(launch.order));
+    Random random{static_cast<std::uint64_t>(launch.order)};
     gridDim = launch.grid, blockDim = launch.block;
     fibers.resize(std::size_t{blockDim.x} * blockDim.y * blockDim.z);
     while (stacks.size() < fibers.size()) {
         const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
         stacks.push_back(static_cast<char*>(mmap(nullptr, STACK, PROT_READ | PROT_WRITE, flags, -1, 0)));
     }
-    std::vector<unsigned> blocks(std::size_t{gridDim.x} * gridDim.y * gridDim.z);
-    std::iota(blocks.begin(), blocks.end(), 0u);
-    if (launch.order == 1) std::reverse(blocks.begin(), blocks.end());
-    if (launch.order > 1) std::shuffle(blocks.begin(), blocks.end(), random);
-    for (unsigned block : blocks) {
+    for (unsigned block : turns(std::size_t{gridDim.x} * gridDim.y * gridDim.z, launch.order, random)) {
         blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
         run_block(launch.order, random);
         if (!message.empty()) return;
@@ -252,7 +268,9 @@ const char* run(void (*kernel)(T...), const Launch& launch, const Argument* argu
     for (int i = 0; i < count; ++i)
         if (arguments[i].array) places[i].put(arguments[i], launch.at_end);
     const std::tuple<T...> values{read<T>(arguments[I], places[I], I)...};
-    body = [&] { kernel(std::get<I>(values)...); };
+    const auto with_values = [&] { kernel(std::get<I>(values)...); };
+    call = &with_values;
+    body = [](const void* it) { (*static_cast<const decltype(with_values)*>(it))(); };
     struct sigaction action {}, before[3];
     const int signals[3] = {SIGSEGV, SIGBUS, SIGILL};
     action.sa_sigaction = on_signal;
@@ -260,6 +278,7 @@ const char* run(void (*kernel)(T...), const Launch& launch, const Argument* argu
     for (int i = 0; i < 3; ++i) sigaction(signals[i], &action, &before[i]);
     if (message.empty() && sigsetjmp(jump, 1) == 0) run_grid(launch);
     for (int i = 0; i < 3; ++i) sigaction(signals[i], &before[i], nullptr);
+    call = nullptr;
     for (int i = 0; i < count; ++i) {
         if (!arguments[i].array) continue;
         if (message.empty() && !places[i].whole_around()) message = "written beside argument " + std::to_string(i);
