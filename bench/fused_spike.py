@@ -194,7 +194,7 @@ def microseconds(backend: Any, run: Callable[[], object]) -> float:
     from bench.gpu_quick import microseconds as of_call
 
     run()
-    return statistics.median(of_call(backend, run, 7, 4)) / LONG
+    return statistics.median(of_call(backend, run, 5, 10)) / LONG
 
 
 def graph(backend: Any, work: Callable[[], None]) -> Callable[[], None]:

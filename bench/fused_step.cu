@@ -4,26 +4,28 @@
 //   output   a sample in a block: sums the parts, hidden units, logits, softmax, loss; back to both deltas
 //   update   the gradients of both layers as products over the batch, and the new parameters
 //
-// Each needs all of what the one before has made, and a kernel's end is the only barrier of a whole grid: so three. There
-// are no atomics: every sum has one order, so the bits are the same from run to run.
+// Each needs all of what the one before has made, and a kernel's end is the only barrier of a whole grid: so three.
+// There are no atomics: every sum has one order, so the bits are the same from run to run.
 //
-// - The bias is a weight of one more input that is always 1 (a white pixel), as the parameters lie in memory: W and then
-//   b, (inputs + 1, units). So no kernel has code for biases but `output`.
+// - The bias is a weight of one more input that is always 1 (a white pixel), as the parameters lie in memory: W and
+//   then b, (inputs + 1, units). So no kernel has code for biases but `output`.
 // - Activation is `output`'s work, not `layer1`'s: at batch 128 the first product has 16 tiles of 32 x 32, and 132
-//   multiprocessors want work. So its depth is split (gridDim.z), each part is written by itself, and `output` adds them
-//   up in order. More blocks than multiprocessors hide the way of the pixels from memory.
-// - A tile is 4 x 4 sums a thread: two 16-byte reads of shared memory for 16 multiplications keep the arithmetic the slower
-//   side. A tile of ROWS x 32 needs 2 ROWS threads; the 256 of a block share its depth as groups, added up at the end.
-// - `update` has as many blocks as tiles of the weights, and none may be split: it is 105 at ROWS 32 for 784-128-10, and
-//   ROWS 16 or 8 for fewer units. The parameters are read before the sums, whose time hides theirs.
-// - The next stage's numbers are fetched into registers before this stage is computed, and used (scaled, stored) after it.
-// - `position` holds {the step that comes next, the step that runs}: two, so that no kernel reads what it writes. A graph
-//   of any number of steps finds its samples, rates and places of notes by it. The last batch may be a smaller one.
+//   multiprocessors want work. So its depth is split (gridDim.z), each part is written by itself, and `output` adds
+//   them up in order. More blocks than multiprocessors hide the way of the pixels from memory.
+// - A tile is 4 x 4 sums a thread: two 16-byte reads of shared memory for 16 multiplications keep the arithmetic the
+//   slower side. A tile of ROWS x 32 needs 2 ROWS threads; the 256 of a block share its depth as groups, added up at
+//   the end.
+// - `update` has as many blocks as tiles of the weights, and none may be split: 105 at ROWS 32 for 784-128-10, so there
+//   is ROWS 16 or 8 for fewer units. The parameters are read before the sums, whose time hides theirs.
+// - The next stage's numbers are fetched into registers before this stage is computed, and used (scaled, stored) after
+//   it. Reads that depend on nothing come first: one that waits for another costs what a thousand multiplications do.
+// - `position` holds {the step that comes next, the step that runs}: two, so that no kernel reads what it writes. A
+//   graph of any number of steps finds its samples, rates and places of notes by it. The last batch may be smaller.
 //
-// A persistent kernel would keep W, b and the momentum of a share of the hidden units in shared memory from step to step
-// (12 units of 784-128-10 are 75 KB with momentum), and would need: a grid-wide barrier in place of the kernel's end
-// (all blocks resident, a counter in memory, a bound on the wait), an exchange of partial logits at each step (batch x 10
-// numbers of every block), and a load of the next batch under way while this one is computed.
+// A persistent kernel would keep its share of the hidden units in shared memory from step to step (6.3 KB a unit of 784
+// inputs, with its momentum), and would need: a barrier of the grid in place of the kernels' ends (all blocks resident,
+// a counter in memory), one exchange of partial logits a step (batch x CLASSES of every block), and every block's
+// reading of all pixels of the batch, the next one under way while this one is computed. It is not built.
 //
 // Defined by whoever compiles this: INPUTS, HIDDEN, CLASSES, ROWS (32, 16 or 8), SIGMOID and MOMENTUM (0 or 1).
 
@@ -46,8 +48,8 @@ __device__ Batch batch_of(int step, int batch, int samples) {
 
 // --- tiles --------------------------------------------------------------------------------------------------------
 
-// Where a depth of a stage lies in a tile. Neighbouring depths lie 8 apart: threads that have four of them in one word, and
-// store these down a column, then meet all 32 banks. Any order will do, if it is the same on both sides.
+// Where a depth of a stage lies in a tile. Neighbouring depths lie 8 apart: threads that have four of them in one word,
+// and store these down a column, then meet all 32 banks. Any order will do, if it is the same on both sides.
 __device__ int slot(int depth) { return depth % 4 * 8 + depth / 4; }
 
 // Two stages, so that one barrier parts the storing of a stage from the computing of the one before.
@@ -205,7 +207,7 @@ struct Matrix {
     float values[4];
 
     __device__ Matrix(const float* data, int rows, int width, int first, int column)
-        : data(data), rows(rows), width(width), first(first), column(column + static_cast<int>(threadIdx.x) % COLUMNS) {}
+        : data(data), rows(rows), width(width), first(first), column(column + int(threadIdx.x) % COLUMNS) {}
     __device__ static int depth(int i) { return threadIdx.x / COLUMNS + 8 * i; }
     __device__ void fetch(int stage) {
         for (int i = 0; i < 4; ++i) {
@@ -220,9 +222,9 @@ struct Matrix {
 
 // --- the kernels --------------------------------------------------------------------------------------------------
 
-// parts (gridDim.z, batch, HIDDEN) <- the products of `stages` stages of the depth each; drawn (batch,) <- the numbers of
-// the samples, -1 beyond the last; rate (1,) <- the step's. The kernels after it read these without asking for the step
-// first: a read that waits for another is a third of a microsecond.
+// parts (gridDim.z, batch, HIDDEN) <- the products of `stages` stages of the depth each; drawn (batch,) <- the numbers
+// of the samples, -1 beyond the last; rate (1,) <- the step's. The kernels after it find these without asking for the
+// step first.
 // Grid: columns of 32 units, rows of 32 samples, parts. Block: THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS)
     layer1(const unsigned char* __restrict__ images, const long long* __restrict__ order,
@@ -346,7 +348,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 8 ? 3 : 2)
     const Batch now = batch_of(step, batch, samples);
     const bool second = block >= FIRST_LAYER;
     const int inputs = second ? HIDDEN : INPUTS, width = second ? CLASSES : HIDDEN;
-    const int row0 = (second ? block - FIRST_LAYER : block / WIDE) * ROWS, column0 = second ? 0 : block % WIDE * COLUMNS;
+    const int row0 = (second ? block - FIRST_LAYER : block / WIDE) * ROWS;
+    const int column0 = second ? 0 : block % WIDE * COLUMNS;
     const int stages = tiles(now.count, DEPTH), column = column0 + thread % COLUMNS;
 
     int places[OWN];  // of this thread's parameters, -1 outside of the matrix

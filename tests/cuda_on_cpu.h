@@ -1,9 +1,10 @@
 // CUDA's words for a C++ compiler, to run a kernel's own source on a CPU and see it break its rules.
 //
-// A block's threads are fibers, run one at a time from barrier to barrier, warp by warp, in an order of the caller's choice:
-// without a barrier that is needed some order reads too early or too late. Found and said: threads that meet different barriers or
-// end beside one that waits, shuffles of less than a warp, reads and writes beyond an argument's array (it lies against a
-// page that nobody may touch) or beyond an array of known size. Shared memory is NaN when a block begins.
+// A block's threads are fibers, run one at a time from barrier to barrier, warp by warp, in an order of the caller's
+// choice: without a barrier that is needed some order reads too early or too late. Found and said: threads that meet
+// different barriers or end beside one that waits, shuffles of less than a warp, reads and writes beyond an argument's
+// array (it lies against a page that nobody may touch) or beyond an array of known size. Shared memory is NaN when a
+// block begins.
 #pragma once
 
 #include <signal.h>

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import fused_spike
+from bench import fused_spike, gpu_session
 from bench.fused_spike import Fused, Samples, Side, source
 
 from cuda_on_cpu import ORDERS, BrokenRule, RawModule
@@ -242,6 +242,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGraphs]:
     monkeypatch.setenv("TWOSTROKE_CAPTURE", "auto")
     monkeypatch.setattr(fused_spike, "LONG", 3)
     monkeypatch.setattr(fused_spike, "CHECK_STEPS", 2)
+    monkeypatch.setattr(fused_spike, "ROWS", (32, 8))
     fused_spike.compiled.cache_clear()  # its modules are of the CuPy that was there before
     yield graphs
     fused_spike.compiled.cache_clear()
@@ -260,7 +261,7 @@ def test_a_case_is_checked_and_timed(gpu: FakeGraphs) -> None:
     for row in rows:
         assert row.get("failed") is None
         assert row["right"]
-        assert [entry["rows"] for entry in row["fused"]] == list(fused_spike.ROWS)
+        assert [entry["rows"] for entry in row["fused"]] == [32, 8]
         assert row["ratio"] == min(row["captured_us"].values()) / min(row["best"]["us"].values()) > 0
         assert list(row["alone_us"]) == list(fused_spike.KERNELS)
         assert "right" in fused_spike.line(row)
@@ -300,6 +301,18 @@ def test_every_way_to_share_the_work_is_another(gpu: FakeGraphs) -> None:
             module = type("Module", (), {"get_function": lambda self, name: lambda *_: None})()
             parts = [Fused(side, samples_of(layers, batch), [0.1], batch, module, *way).parts for way in tried]
             assert len({*zip(parts, (rows for rows, _ in tried), strict=True)}) == len(tried) >= len(fused_spike.ROWS)
+
+
+def test_the_session_shows_what_decides() -> None:
+    row = {"layers": [784, 128, 10], "batch_size": 128, "optimizer": "momentum", "captured_us": {"a": 50.0, "b": 48.0}}
+    rows = [
+        {"floor_us": 4.0},
+        row | {"best": {"us": {"a": 9.0, "b": 8.04}}},
+        row | {"failed": "x"},
+        row | {"layers": []},
+    ]
+    assert gpu_session.headline("fused_spike", {"found": {"rows": rows, "ok": True}}) == "momentum 8.0 us of 48"
+    assert "NOT RIGHT" in gpu_session.headline("fused_spike", {"found": {"rows": rows, "ok": False}})
 
 
 def test_a_dry_run_lists_every_case() -> None:
