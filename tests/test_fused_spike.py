@@ -20,11 +20,10 @@ from bench.fused_spike import Fused, Samples, Side, source
 from cuda_on_cpu import ORDERS, BrokenRule, RawModule
 from fake_graphs import FakeGraphs, plant_fake_graphs
 from test_gpu_faults import ARCHITECTURES, double_arithmetic, nvrtc
-from twostroke.backend import host_backend
+from twostroke.backend import Backend, host_backend
 from twostroke.backend.probe import Probe
 
 ROOT = Path(__file__).parents[1]
-STEPS = 10
 
 
 def samples_of(layers: Sequence[int], count: int) -> Samples:
@@ -37,17 +36,18 @@ def samples_of(layers: Sequence[int], count: int) -> Samples:
 def trained(
     layers: Sequence[int], batch: int, count: int, activation: str = "relu", optimizer: str = "momentum",
     rows: int = 32, blocks: int = 132, order: int = 0, code: str | None = None, weights: float = 1.0,
+    gpu: Backend | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
     """What the kernels and the package's step leave behind, and both compared. NaN lies where nobody may read."""
-    samples, sides = (
-        samples_of(layers, count),
-        [Side(host_backend(), layers, optimizer, count, activation) for _ in "12"],
-    )
+    samples, backends = samples_of(layers, count), (gpu or host_backend(), host_backend())
+    sides = [Side(backend, layers, optimizer, count, activation) for backend in backends]
     for side in sides:
         side.net.parameters *= weights
     start, steps = sides[0].found()["weights"], -(-count // batch)
-    module = RawModule(code or source(layers, activation, optimizer, rows), ("--std=c++17",), order)
-    fused = Fused(sides[0], samples, fused_spike.rates_of(steps), batch, module, rows, blocks)
+    code = code or source(layers, activation, optimizer, rows)
+    module = fused_spike.compiled(code) if gpu else RawModule(code, ("--std=c++17",), order)
+    there = Samples(*map(backends[0].asarray, samples))
+    fused = Fused(sides[0], there, fused_spike.rates_of(steps), batch, module, rows, blocks)
     fused.restart()
     for _ in range(steps):
         for array in fused.scratch:
@@ -81,6 +81,14 @@ def test_ten_steps_are_those_of_the_package(
     assert np.array_equal(found["predictions"], expected["predictions"])
     assert result["relative_l2"]["change"] <= 5e-5, result  # of what the steps changed
     figure("three kernels against the package, weights, relative L2", result["relative_l2"]["weights"])
+
+
+def test_ten_steps_on_a_gpu(cuda: Backend) -> None:
+    with cuda.active():
+        for optimizer in fused_spike.OPTIMIZERS:
+            ends = [trained((784, 128, 10), 70, 9 * 70 + 1, optimizer=optimizer, rows=16, gpu=cuda) for _ in "12"]
+            assert ends[0][2]["right"], ends[0][2]
+            assert all(np.array_equal(ends[0][0][name], ends[1][0][name]) for name in ends[0][0])
 
 
 def test_the_bits_do_not_depend_on_who_comes_first() -> None:
