@@ -18,7 +18,7 @@ from bench import fused_spike, gpu_session
 from bench.fused_spike import Fused, Samples, Side, source
 
 from cuda_on_cpu import ORDERS, BrokenRule, RawModule
-from fake_graphs import FakeGraphs, plant_fake_graphs
+from fake_graphs import FakeGraph, FakeGraphs, plant_fake_graphs
 from test_gpu_faults import ARCHITECTURES, double_arithmetic, nvrtc
 from twostroke.backend import Backend, host_backend
 from twostroke.backend.probe import Probe
@@ -288,6 +288,19 @@ def test_a_kernel_that_is_wrong_is_told(gpu: FakeGraphs, monkeypatch: pytest.Mon
     assert "WRONG" in fused_spike.line(row)
 
 
+def test_a_graph_with_other_bits_is_told(gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(self: FakeGraph) -> None:
+        for call in self.calls[:-1]:
+            call()
+
+    monkeypatch.setattr(FakeGraph, "launch", launch)
+    monkeypatch.setattr(fused_spike, "ROWS", (32,))
+    monkeypatch.setattr(fused_spike, "OPTIMIZERS", ("sgd",))
+    _, row = measured()
+    assert [(entry["right"], entry["repeats"]) for entry in row["fused"]] == [(True, False)]
+    assert row["right"] is False
+
+
 def test_a_case_that_fails_leaves_its_reason(gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_spike, "KERNELS", ("layer1", "nothing", "update"))
     rows = measured()[1:]
@@ -301,7 +314,7 @@ def test_a_gpu_that_does_not_capture_is_refused(gpu: FakeGraphs, monkeypatch: py
         measured()
 
 
-def test_every_way_to_share_the_work_is_another(gpu: FakeGraphs) -> None:
+def test_every_way_to_share_the_work_is_another() -> None:
     for layers in fused_spike.NETS:
         for batch in fused_spike.BATCHES:
             tried = list(fused_spike.ways(layers, batch, 132))
