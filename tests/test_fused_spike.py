@@ -290,7 +290,7 @@ def test_a_kernel_that_is_wrong_is_told(gpu: FakeGraphs, monkeypatch: pytest.Mon
 
 def test_a_graph_with_other_bits_is_told(gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(self: FakeGraph) -> None:
-        for call in self.calls[:-1]:
+        for call in self.calls if len(self.calls) < 5 else self.calls[:-1]:
             call()
 
     monkeypatch.setattr(FakeGraph, "launch", launch)
