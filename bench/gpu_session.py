@@ -77,7 +77,7 @@ GPU_PEERS: Final = (
     "torch-eager", "torch-manual", "torch-graph", "jax-scan", "jax-step", "torch-compile", "torch-autotune",
 )  # fmt: skip
 DUELS: Final = (
-    "--device", "cuda", "--threads", "4", "--blocks", "8", "--settle-ms", "5", "--no-save", "--limit", "105",
+    "--device", "cuda", "--threads", "4", "--blocks", "8", "--settle-ms", "5", "--no-save", "--limit", "95",
     "--row-limit", "40", "--json", "{out}/duel-cuda.json", "--peer", *GPU_PEERS,
 )  # fmt: skip
 TO_98: Final = ("--device", "cuda", "--seeds", "100", "--no-save")
@@ -102,9 +102,10 @@ PARTS: Final = [
     Part("step", "quick", 30, "launches, allocations and host time of a step call by call", None, CALL_BY_CALL),
     Part("trace", "quick", 40, "a profiler's trace of an epoch: kernels, copies, waits"),
     Part("waterfall", "quick", 50, "time of a step, way by way, and the floors"),
-    Part("large", "quick", 45, "784-4096-4096-10 at batch 8192 against its GEMMs"),
-    Part("capture_spike", "quick", 90, "ways to capture a product", _script("capture_spike.py", "--seconds", "8")),
-    Part("duels", "quick", 115, "against PyTorch and JAX", _script("duel.py", *DUELS)),
+    Part("large", "quick", 40, "784-4096-4096-10 at batch 8192 against its GEMMs"),
+    Part("capture_spike", "quick", 70, "ways to capture a product", _script("capture_spike.py", "--seconds", "6")),
+    Part("fused_spike", "quick", 40, "a step of three kernels against the captured one", _script("fused_spike.py")),
+    Part("duels", "quick", 105, "against PyTorch and JAX", _script("duel.py", *DUELS)),
     Part(
         "time_to_accuracy", "quick", 65, "100 seeds to 98 %, three clocks",
         _script("time_to_accuracy.py", *TO_98, "--limit", "35", "--cold", "3"),
@@ -209,6 +210,16 @@ def _spike_headline(found: Any) -> str:
     return ", ".join(f"{row['way']} {row['us']:.0f} us" for row in rows if "us" in row)
 
 
+def _fused_headline(found: Any) -> str:
+    rows = [row for row in found["rows"] if row.get("batch_size") == 128 and row.get("layers") == [*SMALL]]
+    times = (
+        f"{row['optimizer']} {min(row['best']['us'].values()):.1f} us of {min(row['captured_us'].values()):.0f}"
+        for row in rows
+        if "best" in row
+    )
+    return ", ".join(times) + ("" if found["ok"] else ", NOT RIGHT EVERYWHERE")
+
+
 def _duels_headline(found: Any) -> str:
     return ", ".join(f"{row['peer']} {row['ratio']:.2f}" for row in found["rows"] if row["status"] == "ok")
 
@@ -232,6 +243,7 @@ HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "trace": _trace_headline,
     "waterfall": _waterfall_headline,
     "capture_spike": _spike_headline,
+    "fused_spike": _fused_headline,
     "duels": _duels_headline,
     "time_to_accuracy": _to_98_headline,
     "time_to_accuracy_again": _to_98_headline,
