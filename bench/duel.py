@@ -210,7 +210,10 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
     except PeerUnavailableError as error:
         row.status, row.reason = "unavailable", str(error)
         return
-    fighters["control"].steps = fighters["ours"].steps
+    # Blocks of as many steps: a side whose steps are timed one by one after each rest would be timed half asleep.
+    most = max(fighter.steps for fighter in fighters.values())
+    for fighter in fighters.values():
+        fighter.steps = math.ceil(most / fighter.side.granularity) * fighter.side.granularity
     row.peer_mode = fighters["peer"].side.mode
     row.on = getattr(fighters["ours"].side, "describe", dict)()
     row.steps = {name: fighter.steps for name, fighter in fighters.items()}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bench import duel, processes
-from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, load_peer
+from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, load_peer, make_problem
 
 from fake_graphs import FakeGraphs, plant_fake_graphs
 from twostroke.backend.probe import probe_cuda
@@ -67,6 +67,19 @@ def test_a_peer_of_the_cpu_is_not_timed_on_a_gpu() -> None:
         row = duel.Row(name, list(LAYERS), BATCH, 1, "cuda")
         duel.duel(row, 2, 0.001, 0)
         assert (row.status, row.reason) == ("unavailable", "knows the CPU only")
+
+
+@pytest.mark.parametrize("peer", ["numpy-out", "seed-loop"])
+def test_all_blocks_have_the_same_steps(peer: str) -> None:
+    row = duel.Row(peer, [6, 5, 3], 32, 1)
+    duel.duel(row, 2, 0.002, 0)
+    assert row.status in ("ok", "noisy"), row.reason
+    assert row.steps["ours"] == row.steps["control"] == -(-row.steps["peer"] // 64) * 64
+
+
+def test_a_round_of_large_steps_is_a_short_one() -> None:
+    assert [len(make_problem([8, 4, 2], batch, 1).batches) for batch in (1, 16)] == [64, 64]
+    assert len(make_problem([1024, 2048, 2048, 1024], 1024, 1).batches) == 8
 
 
 def test_without_a_gpu_a_duel_says_so() -> None:

@@ -34,6 +34,9 @@ PEERS: Final[dict[str, str]] = {
 ON_CUDA: Final = frozenset(name for name in PEERS if name == "ours" or name.startswith(("torch", "jax")))
 
 
+LARGE: Final = 1e10  # floating-point operations of a step: some 50 ms on two cores
+
+
 class Problem(NamedTuple):
     """What every side is given. All arrays are on the host, C-contiguous, and shared: nobody writes into them."""
 
@@ -90,19 +93,21 @@ def make_problem(
     threads: int,
     *,
     lr: float = 0.01,
-    n_batches: int = 64,
+    n_batches: int | None = None,
     device: str = "cpu",
     noise: bool = False,
 ) -> Problem:
     """Seeded He weights and batches: MNIST for 784 inputs and 10 classes, else normal numbers of its mean square.
 
-    ``noise``: normal numbers always. They have no zeros, and four of five of MNIST's pixels are.
+    ``noise``: normal numbers always. They have no zeros, and four of five of MNIST's pixels are. ``n_batches``: those
+    of a round, by default 64, or 8 where they would take many seconds.
     """
     from twostroke.initializers import initial_parameters
     from twostroke.mlp import layer_views
 
     flat = initial_parameters(layers, "he", seed=0).astype(np.float32)
     weights = [np.ascontiguousarray(a) for layer in layer_views(flat, layers) for a in (layer.W, layer.b.ravel())]
+    n_batches = n_batches or (64 if step_flops(layers, batch_size) < LARGE else 8)
     n = batch_size * n_batches
     images, labels = _samples(layers, n, noise)
     batches = []

@@ -245,9 +245,10 @@ static void own_panels_task(const void *argument, word index) {
 /* Whether this was such a product. Every sum has the order that it has in block_product: threads may be asked for. */
 static int large_b_product(product p) {
     word rows = p.rows, slabs = (rows + SLAB - 1) / SLAB, slab = (rows + slabs - 1) / slabs;
-    word tasks = (p.columns + OWN_COLUMNS - 1) / OWN_COLUMNS, in_rows = p.b_column == 1;
-    if (rows < (in_rows ? PACKED_ROWS : TURNED_ROWS) || (in_rows && slabs > 1) || tasks < 2 * wanted) return 0;
-    if (p.columns * p.depth < LARGE || p.columns < 2 * slab || slab * p.depth > A_FLOATS) return 0;
+    word tasks = (p.columns + OWN_COLUMNS - 1) / OWN_COLUMNS, size = p.columns * p.depth;
+    if (rows < (p.b_column == 1 ? PACKED_ROWS : TURNED_ROWS) || tasks < 2 * wanted || p.columns < 2 * slab) return 0;
+    if (size < LARGE || slab * p.depth > A_FLOATS) return 0;
+    if (slabs > 1 && (size < 8 * LARGE || (p.b_column == 1 && p.a_row != 1))) return 0; /* B laid out once is quicker */
     p.packed = p.a_packed = 1;
     for (word row = 0; row < rows; row += slab) {
         product part = p;
