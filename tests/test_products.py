@@ -65,7 +65,15 @@ def test_products_of_every_shape(native: Native, layout: tuple[bool, bool, bool]
 
 @pytest.mark.parametrize(
     ("rows", "columns", "depth"),
-    [(1100, 600, 1300), (200, 700, 1300), (300, 600, 1300), (600, 2100, 1030), (40, 2100, 60), (1, 70, 20_000), (20_000, 33, 1)],
+    [
+        (1100, 600, 1300),
+        (200, 700, 1300),
+        (300, 600, 1300),
+        (600, 2100, 1030),
+        (40, 2100, 60),
+        (1, 70, 20_000),
+        (20_000, 33, 1),
+    ],
 )
 @pytest.mark.parametrize("transposed", [False, True], ids=["c", "t"])
 def test_products_larger_than_a_block(native: Native, rows: int, columns: int, depth: int, transposed: bool) -> None:
