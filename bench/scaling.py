@@ -234,10 +234,12 @@ def fit(rows: Sequence[Row]) -> Callable[[int, int], float]:
     span = last.batch_size - first.batch_size
     per_row = ((last.alone_s or 0) - (first.alone_s or 0)) / span if span else (first.alone_s or 0) / first.batch_size
     fixed = max(0.0, (first.alone_s or 0) - per_row * first.batch_size)
-    two = min(rows, key=lambda row: row.ranks)
-    n_bytes, rounds = 4.0 * parameter_count(two.layers), math.ceil(math.log2(two.ranks))
-    latency = (two.latency_s or 0) / rounds
-    bandwidth = n_bytes / max((two.sum_s or 0) / rounds - latency, 1e-9)
+    fewest = min(row.ranks for row in rows)
+    n_bytes, rounds = 4.0 * parameter_count(rows[0].layers), math.ceil(math.log2(fewest))
+    sums = [(row.latency_s or 0, row.sum_s or 0) for row in rows if row.ranks == fewest]  # the same sum in each row
+    one_number, whole = (float(np.median(times)) for times in zip(*sums, strict=True))
+    latency = one_number / rounds
+    bandwidth = n_bytes / max(whole / rounds - latency, 1e-9)
 
     def predict(p: int, batch: int) -> float:
         one = fixed + per_row * batch
