@@ -158,8 +158,7 @@ def test_decoupled_decay_by_hand(backend: Backend, up: Up, down: Down) -> None:
 
 KERNELS: dict[Any, tuple[int, list[float]]] = {  # arrays, scalars
     optimizers.add_to: (2, []),
-    optimizers.add_times: (2, [0.3]),
-    optimizers.add_scaled: (2, [0.3, 0.9]),
+    optimizers.add_to_scaled: (2, [0.9]),
     optimizers.scale_to: (2, [0.5]),
     optimizers.decay_velocity: (3, [0.9, 0.01]),
     optimizers.nesterov_update: (3, [-0.1, 0.9]),

@@ -80,7 +80,8 @@ class SharedEvaluation(Evaluation):
 class SharedStep(TrainingStep):
     """A step in two recorded halves, to the gradient and from it, and between them the sum over all ranks.
 
-    The gradient's last element, past the parameters, is how many ranks want to stop.
+    What is summed is the gradient times the optimiser's factor: so a sum can be added to its target as it is. Its last
+    element, past the parameters, is how many ranks want to stop.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class SharedStep(TrainingStep):
         return super().replay([])  # nothing: inside every step there is a sum
 
     def learn_from(self, buffers: Buffers) -> None:
-        backward(self.net, buffers, self._gradient_views, 1.0, 0.0, 0.0, self._scale[0])
+        backward(self.net, buffers, self._gradient_views, self.optimizer.factor, 0.0, 0.0, self._scale[0])
 
     def _update(self) -> None:
         self.optimizer.accumulate(self._total)

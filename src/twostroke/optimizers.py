@@ -53,6 +53,11 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    @property
+    def factor(self) -> Any:
+        """What a gradient is multiplied by as it is added to the target."""
+        return 1.0
+
     def prepare(self) -> Accumulation:
         """Called before ``backward``: readies the target and says how to accumulate into it."""
         raise NotImplementedError
@@ -61,15 +66,15 @@ class Optimizer:
         """Called after ``backward``: moves the parameters."""
 
     def accumulate(self, gradient: Array) -> None:
-        """What ``backward`` does to the target, from a flat gradient that is whole already. It is overwritten."""
-        alpha, beta, beta_b = self.prepare()
+        """What ``backward`` does to the target, from a flat gradient that is whole already, times ``factor``."""
+        _, beta, beta_b = self.prepare()
         backend = self.net.backend
         if not self.l2:
-            _add_scaled(backend, self.target, gradient, alpha, beta)
+            _add(backend, self.target, gradient, beta)
             return
         for target, layer in zip(self.target_views, layer_views(gradient, self.net.layers), strict=True):
-            _add_scaled(backend, target.W, layer.W, alpha, beta)
-            _add_scaled(backend, target.b, layer.b, alpha, beta_b)
+            _add(backend, target.W, layer.W, beta)
+            _add(backend, target.b, layer.b, beta_b)
 
     @property
     def state(self) -> dict[str, Array]:
@@ -91,8 +96,12 @@ class SGD(Optimizer):
         self.steps += 1
         self.scalars.set(-lr, 1.0 - lr * self.l2)
 
+    @property
+    def factor(self) -> Any:
+        return self.scalars[0]
+
     def prepare(self) -> Accumulation:
-        return Accumulation(self.scalars[0], self.scalars[1] if self.l2 else 1.0, 1.0)
+        return Accumulation(self.factor, self.scalars[1] if self.l2 else 1.0, 1.0)
 
 
 class Momentum(Optimizer):
@@ -110,13 +119,17 @@ class Momentum(Optimizer):
         self.steps += 1
         self.scalars.set(-lr, lr * self.l2)
 
+    @property
+    def factor(self) -> Any:
+        return self.scalars[0]
+
     def prepare(self) -> Accumulation:
         if not self.l2:
-            return Accumulation(self.scalars[0], self.momentum, self.momentum)
+            return Accumulation(self.factor, self.momentum, self.momentum)
         decay = self.net.backend.elementwise(decay_velocity)
         for layer, velocity, scratch in zip(self.net.views, self.target_views, self._decay, strict=True):
             decay(velocity.W, layer.W, scratch.W, self.momentum, self.scalars[1])
-        return Accumulation(self.scalars[0], 1.0, self.momentum)
+        return Accumulation(self.factor, 1.0, self.momentum)
 
     def update(self) -> None:
         self.net.backend.elementwise(add_to)(self.net.parameters, self.target)
@@ -234,14 +247,14 @@ OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
 # --- elementwise kernels ---------------------------------------------------------------------------------
 
 
-def _add_scaled(backend: Backend, target: Array, g: Array, alpha: Any, beta: Any) -> None:
-    """target <- alpha g + beta target, as a GEMM would have it, in as few passes as that takes. g is overwritten."""
+def _add(backend: Backend, target: Array, g: Array, beta: Any) -> None:
+    """target <- g + beta target, as a GEMM would have it, in as few passes as that takes."""
     if type(beta) is float and beta == 0.0:
-        backend.elementwise(scale_to)(g, target, alpha)
+        backend.elementwise(scale_to)(g, target, 1.0)
     elif type(beta) is float and beta == 1.0:
-        backend.elementwise(add_times)(target, g, alpha)
+        backend.elementwise(add_to)(target, g)
     else:
-        backend.elementwise(add_scaled)(target, g, alpha, beta)
+        backend.elementwise(add_to_scaled)(target, g, beta)
 
 
 def add_to(xp: Any, p: Array, v: Array) -> None:
@@ -249,16 +262,10 @@ def add_to(xp: Any, p: Array, v: Array) -> None:
     xp.add(p, v, out=p)
 
 
-def add_times(xp: Any, p: Array, g: Array, alpha: float) -> None:
-    """p <- p + alpha g. g is overwritten."""
-    xp.multiply(g, alpha, out=g)
-    xp.add(p, g, out=p)
-
-
-def add_scaled(xp: Any, p: Array, g: Array, alpha: float, beta: float) -> None:
-    """p <- alpha g + beta p. g is overwritten."""
+def add_to_scaled(xp: Any, p: Array, g: Array, beta: float) -> None:
+    """p <- beta p + g."""
     xp.multiply(p, beta, out=p)
-    add_times(xp, p, g, alpha)
+    xp.add(p, g, out=p)
 
 
 def scale_to(xp: Any, W: Array, out: Array, factor: float) -> None:

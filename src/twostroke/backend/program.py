@@ -45,11 +45,13 @@ class Program:
         before = sum(move.before for move in moves)
         starts = _address(self._operations_of), len(operations), _address(self._copies)
         self._program = np.array([*starts, before, len(moves) - before, 0, 1], np.int64)
+        self._span = 0, 1
         self._play = partial(play, _address(self._program))
 
     def run(self, first: int = 0, steps: int = 1) -> None:
         """Run the step for ``first`` and those after it."""
-        self._program[5:] = first, steps
+        if (first, steps) != self._span:
+            self._program[5:] = self._span = first, steps
         self._play()
 
     def _operations(self, call: Any) -> list[Operation]:
