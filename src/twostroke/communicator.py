@@ -34,6 +34,7 @@ HURRY_S: Final = 10.0  # the limit after a signal: who sends one does not want t
 TICKS: Final = 20  # in which the watchdog counts its limit: a process that was itself stopped has not waited
 YIELDING_S: Final = 0.01  # a wait gives its core away for so long, and then sleeps in between
 NAP_S: Final = 1e-4
+SAID_S: Final = 0.1  # MPICH's launcher, told to end the job, may not look any more at what was said just before
 
 
 def launched() -> tuple[int, int]:
@@ -255,6 +256,7 @@ class MPIProcess(Communicator):
 
     def abort(self, code: int) -> None:
         sys.stdout.flush()
+        time.sleep(SAID_S)
         self._world.Abort(code)
 
     def close(self) -> None:
