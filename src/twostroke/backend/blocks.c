@@ -26,6 +26,15 @@ INLINE void tiles(const product *p, const float *a, word rows, const float *b, w
     }
 }
 
+/* ``out`` <- the transpose of four rows of four. */
+INLINE void transpose_4(const float *from, word row, float *out, word out_row) {
+    __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + row);
+    __m128 r2 = _mm_loadu_ps(from + 2 * row), r3 = _mm_loadu_ps(from + 3 * row);
+    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+    _mm_storeu_ps(out, r0), _mm_storeu_ps(out + out_row, r1);
+    _mm_storeu_ps(out + 2 * out_row, r2), _mm_storeu_ps(out + 3 * out_row, r3);
+}
+
 /* Rows of A in the order in which tiles read them. Four rows to the end of a cache line, then the next four: rows whose
    distance is a power of two would throw each other out. */
 static void pack_rows(const product *p, const float *a, word rows, float *to) {
@@ -34,15 +43,7 @@ static void pack_rows(const product *p, const float *a, word rows, float *to) {
         word d = 0;
         for (; p->a_depth == 1 && n % 4 == 0 && d + 16 <= p->depth; d += 16)
             for (word r = 0; r < n; r += 4)
-                for (word i = d; i < d + 16; i += 4) {
-                    const float *from = a + r * p->a_row + i;
-                    float *out = to + i * n + r;
-                    __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + p->a_row);
-                    __m128 r2 = _mm_loadu_ps(from + 2 * p->a_row), r3 = _mm_loadu_ps(from + 3 * p->a_row);
-                    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-                    _mm_storeu_ps(out, r0), _mm_storeu_ps(out + n, r1);
-                    _mm_storeu_ps(out + 2 * n, r2), _mm_storeu_ps(out + 3 * n, r3);
-                }
+                for (word i = d; i < d + 16; i += 4) transpose_4(a + r * p->a_row + i, p->a_row, to + i * n + r, n);
         for (; p->a_row == 1 && n % 4 == 0 && d < p->depth; d++)
             for (word r = 0; r < n; r += 4) _mm_storeu_ps(to + d * n + r, _mm_loadu_ps(a + r + d * p->a_depth));
         for (; d < p->depth; d++)
@@ -59,15 +60,7 @@ static void pack_panel(const product *p, word index, word d, word end, float *to
     if (p->b_row == 1) {
         word n = (end - d) & ~(word)3, j = 0;
         for (; j + 4 <= columns; j += 4)
-            for (word i = 0; i < n; i += 4) {
-                const float *from = b + d + i + j * p->b_column;
-                float *out = to + i * PANEL + j;
-                __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + p->b_column);
-                __m128 r2 = _mm_loadu_ps(from + 2 * p->b_column), r3 = _mm_loadu_ps(from + 3 * p->b_column);
-                _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-                _mm_storeu_ps(out, r0), _mm_storeu_ps(out + PANEL, r1);
-                _mm_storeu_ps(out + 2 * PANEL, r2), _mm_storeu_ps(out + 3 * PANEL, r3);
-            }
+            for (word i = 0; i < n; i += 4) transpose_4(b + d + i + j * p->b_column, p->b_column, to + i * PANEL + j, PANEL);
         for (; j < columns; j++)
             for (word i = 0; i < n; i++) to[i * PANEL + j] = b[d + i + j * p->b_column];
         d += n, to += n * PANEL;
