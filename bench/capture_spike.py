@@ -65,8 +65,9 @@ extern "C" __global__ void product(const float* A, int ai, int ak, const float* 
 def make_backend(way: str) -> Any:
     """The package's backend with the products done in this way. Whatever is missing is raised."""
     os.environ["TWOSTROKE_CAPTURE"] = "0" if way == "call-by-call" else "auto"
-    from twostroke.backend import Scalars, cublas
-    from twostroke.backend.cupy_backend import CupyBackend
+    from twostroke.backend import Scalars
+    from twostroke.backend.cuda import cublas
+    from twostroke.backend.cuda.backend import CupyBackend
 
     class BakedBackend(CupyBackend):
         """Factors as numbers: they are part of the graph, so these ways can replay a fixed learning rate only."""
@@ -141,8 +142,8 @@ class Case:
 
     def __init__(self, backend: Any, layers: tuple[int, ...], batch: int) -> None:
         from twostroke import MLP
-        from twostroke.optimizers import SGD
-        from twostroke.training import TrainingStep, upload
+        from twostroke.engine.optimizers import SGD
+        from twostroke.engine.training import TrainingStep, upload
 
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch, layers[0]), dtype=np.uint8)
@@ -236,7 +237,7 @@ def nested(backend: Any, run: Callable[[], None], seconds: float) -> dict[str, A
     """``LONG`` launches of a step's graph, themselves captured: much quicker to make, if CUDA takes it."""
     import cupy
 
-    from twostroke.backend.cublas import undisturbed
+    from twostroke.backend.cuda.cublas import undisturbed
 
     stream = cupy.cuda.Stream(non_blocking=True)
     started = time.perf_counter()
@@ -303,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps([{"way": options.way, "failed": reason}]))
         return 0
     from bench.gpu_session import folder_of
-    from twostroke.backend.probe import probe_cuda
+    from twostroke.backend.cuda.probe import probe_cuda
 
     probe = probe_cuda()
     print(HEADER, flush=True)

@@ -11,7 +11,7 @@ import pytest
 from bench.timing import RESULTS, describe_machine, machine_name, synchronize_with
 from twostroke import select_backend
 from twostroke.backend import Backend
-from twostroke.backend.probe import probe_cuda
+from twostroke.backend.cuda.probe import probe_cuda
 
 Annotate = Callable[..., None]
 

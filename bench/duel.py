@@ -45,7 +45,7 @@ from bench.peers import (
 )
 from bench.processes import TIMED_OUT, run
 from bench.timing import RESULTS, describe_machine
-from twostroke.atomic_file import write_atomically
+from twostroke.files.atomic_file import write_atomically
 
 GRID_LAYERS: Final = ("784,30,10", "784,128,10", "784,512,512,10", "1024,2048,2048,1024")
 GRID_BATCHES: Final = (1, 16, 128, 1024)

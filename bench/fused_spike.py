@@ -78,8 +78,8 @@ class Side:
         self, backend: Any, layers: Sequence[int], optimizer: str, noted: int, activation: str = "relu"
     ) -> None:
         from twostroke import MLP, TrainConfig
-        from twostroke.metrics import Running
-        from twostroke.training import make_optimizer
+        from twostroke.engine.metrics import Running
+        from twostroke.engine.training import make_optimizer
 
         self.backend, self.net = backend, MLP(layers, activation).to(backend)
         self.rule = make_optimizer(self.net, TrainConfig(optimizer=optimizer))
@@ -87,7 +87,7 @@ class Side:
 
     def step(self, samples: Samples, batch: int) -> Any:
         """The package's step on these samples."""
-        from twostroke.training import TrainingStep
+        from twostroke.engine.training import TrainingStep
 
         return TrainingStep(self.net, samples.images, samples.labels, self.rule, batch, self.running)
 
@@ -355,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from bench.gpu_session import folder_of
     from twostroke import load_dataset
-    from twostroke.backend.probe import probe_cuda
+    from twostroke.backend.cuda.probe import probe_cuda
 
     probe = probe_cuda()
     rows: list[dict[str, Any]] = []

@@ -28,8 +28,8 @@ def training_step(backend: Any, layers: tuple[int, ...], batch: int, optimizer: 
     import numpy as np
 
     from twostroke import MLP, TrainConfig
-    from twostroke.metrics import Running
-    from twostroke.training import TrainingStep, make_optimizer, upload
+    from twostroke.engine.metrics import Running
+    from twostroke.engine.training import TrainingStep, make_optimizer, upload
 
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (batch, layers[0]), dtype=np.uint8), rng.integers(0, layers[-1], batch)
@@ -49,7 +49,7 @@ def counted(backend: Any, counts: Counter[str]) -> Iterator[None]:
     """Count the calls that reach the device: each is at least one launch, or a copy."""
     import cupy
 
-    from twostroke.backend import cupy_backend
+    from twostroke.backend.cuda import backend as cupy_backend
 
     def wrap(owner: Any, name: str, label: str) -> Callable[[], None]:
         original = getattr(owner, name)
@@ -102,7 +102,7 @@ def allocations() -> Iterator[Counter[str]]:
 
 def step() -> dict[str, Any]:
     from twostroke import MLP, TrainConfig, load_dataset, select_backend
-    from twostroke.training import TrainingRun
+    from twostroke.engine.training import TrainingRun
 
     backend = select_backend("cuda")
     found: dict[str, dict[str, Any]] = {}
@@ -164,7 +164,7 @@ def traced(data: Any, layers: tuple[int, ...], config: Any) -> dict[str, Any]:
     allocations alone decide, and the counters of the part ``step`` stand for the rest.
     """
     from twostroke import MLP
-    from twostroke.training import TrainingRun
+    from twostroke.engine.training import TrainingRun
 
     found: dict[str, Any] = {}
     for name, backend in {
@@ -265,7 +265,7 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
     import cupy
 
     from twostroke import TrainConfig
-    from twostroke.benchmark import bare_products
+    from twostroke.measure.throughput import bare_products
 
     config = TrainConfig(epochs=epochs, batch_size=batch, evaluate_test=False)
     ways = {

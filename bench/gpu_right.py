@@ -10,7 +10,8 @@ SMALL: Final = (784, 128, 10)
 
 
 def tf32_fails_parity() -> dict[str, Any]:
-    from twostroke import select_backend, verification
+    from twostroke import select_backend
+    from twostroke.measure import verification
 
     report = verification.verify("parity", select_backend("cuda", tf32=True))
     worst = {kind: max(c.error for c in report.checks if c.what.startswith(kind)) for kind in ("float32", "float64")}
@@ -46,7 +47,7 @@ def memory() -> dict[str, Any]:
     import cupy
 
     from twostroke import MLP, DeviceError, TrainConfig, load_dataset, select_backend
-    from twostroke.training import TrainingRun
+    from twostroke.engine.training import TrainingRun
 
     backend, data, message = select_backend("cuda"), load_dataset("mnist"), ""
     try:
@@ -78,7 +79,7 @@ def same_bits(data: Any, layers: tuple[int, ...], batch: int) -> dict[str, Any]:
     choose another kernel: whether it ends in the same bits is told, and not required.
     """
     from twostroke import TrainConfig
-    from twostroke.optimizers import OPTIMIZERS
+    from twostroke.engine.optimizers import OPTIMIZERS
 
     same: dict[str, bool] = {}
     shared: dict[str, bool] = {}
@@ -107,7 +108,7 @@ def make_backend(mode: str, *, fused: bool = True, recorded: bool = True) -> Any
 
     import cupy
 
-    from twostroke.backend.cupy_backend import CupyBackend
+    from twostroke.backend.cuda.backend import CupyBackend
 
     class Changed(CupyBackend):
         def _bind(self, kernel: Any) -> Any:
@@ -132,7 +133,7 @@ def make_backend(mode: str, *, fused: bool = True, recorded: bool = True) -> Any
 def trained(backend: Any, data: Any, layers: tuple[int, ...], config: Any) -> tuple[str, list[float]]:
     """The digest of everything that training leaves behind, and the microseconds of a step in each epoch."""
     from twostroke import MLP
-    from twostroke.training import TrainingRun
+    from twostroke.engine.training import TrainingRun
 
     run = TrainingRun(MLP(layers), data, config, backend)
     while not run.done:

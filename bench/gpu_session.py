@@ -278,9 +278,9 @@ def main(arguments: list[str] | None = None) -> int:
     parts = [part for part in PARTS if part.name in wanted and options.group in (None, part.group)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part's processes are ended on the way out
 
-    from twostroke.atomic_file import write_atomically
-    from twostroke.backend.probe import probe_cuda
-    from twostroke.record import versions
+    from twostroke.backend.cuda.probe import probe_cuda
+    from twostroke.files.atomic_file import write_atomically
+    from twostroke.provenance import versions
 
     probe = probe_cuda()
     reason = "--dry-run" if options.dry_run and probe.usable else "" if probe.usable else probe.reason

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.duel import median_interval
 from bench.timing import RESULTS, describe_machine
 from twostroke import MLP, select_backend
-from twostroke.backend.numpy_backend import available_cores
-from twostroke.optimizers import SGD
-from twostroke.training import TrainingStep
+from twostroke.backend.machine import available_cores
+from twostroke.engine.optimizers import SGD
+from twostroke.engine.training import TrainingStep
 
 PROMISE = 0.70
 

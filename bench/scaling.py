@@ -37,12 +37,13 @@ from bench.duel import CONTROL_REACH, median_interval, relative_error
 from bench.timing import RESULTS, describe_machine
 from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
-from twostroke.batches import batch_bounds
-from twostroke.communicator import Communicator, joined
-from twostroke.data_parallel import SharedStep, Stop
-from twostroke.metrics import Running
-from twostroke.mlp import parameter_count
-from twostroke.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.batches import batch_bounds
+from twostroke.engine.metrics import Running
+from twostroke.engine.mlp import parameter_count
+from twostroke.engine.training import TrainingStep, make_optimizer, upload
+from twostroke.ranks.communicator import Communicator
+from twostroke.ranks.data_parallel import SharedStep, Stop
+from twostroke.ranks.mpi import joined
 
 CHECK_STEPS: Final = 10
 LEAST_CORE: Final = 0.97  # CPU time / time of the rank that had least, median of the blocks

@@ -11,9 +11,9 @@ from bench.peers import step_flops
 from bench.timing import roofline, step_shapes, synchronized_time
 from twostroke import MLP, TrainConfig, load_dataset
 from twostroke.backend import Backend
-from twostroke.batches import batch_bounds, epoch_order
-from twostroke.metrics import Running
-from twostroke.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.batches import batch_bounds, epoch_order
+from twostroke.engine.metrics import Running
+from twostroke.engine.training import TrainingStep, make_optimizer, upload
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, disable_gc=True)
 LAYERS = (784, 128, 10)

@@ -8,8 +8,8 @@ import pytest
 
 from bench.conftest import Annotate, random_rows
 from bench.timing import OPTIONS, roofline, synchronized_time
-from twostroke import kernels
 from twostroke.backend import Backend
+from twostroke.engine import kernels
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, **OPTIONS)
 WIDTHS = [(128, 784, 128), (1024, 784, 128), (1024, 512, 512)]

@@ -13,8 +13,8 @@ from bench.peers import step_flops
 from bench.timing import OPTIONS, roofline, step_shapes, synchronized_time
 from twostroke import MLP, TrainConfig, load_dataset
 from twostroke.backend import Backend
-from twostroke.batches import epoch_order
-from twostroke.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.batches import epoch_order
+from twostroke.engine.training import TrainingStep, make_optimizer, upload
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, **OPTIONS)
 NETS = {"784-30-10": (784, 30, 10), "784-128-10": (784, 128, 10), "784-512-512-10": (784, 512, 512, 10)}

@@ -11,8 +11,8 @@ from bench.conftest import Annotate
 from bench.timing import OPTIONS, synchronized_time
 from twostroke import load_dataset
 from twostroke.backend import Backend
-from twostroke.batches import epoch_order
-from twostroke.workspace import Workspace
+from twostroke.engine.batches import epoch_order
+from twostroke.engine.workspace import Workspace
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, **OPTIONS)
 

@@ -38,8 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.timing import RESULTS, describe_machine
 from twostroke import MLP, Dataset, TrainConfig, load_dataset, select_backend, train
 from twostroke.backend import Backend
-from twostroke.presets import PRESETS
-from twostroke.training import TrainingRun, evaluate
+from twostroke.engine.training import TrainingRun, evaluate
+from twostroke.runs.presets import PRESETS
 
 VALIDATION: Final = 10_000
 CLOCKS: Final = ("resident", "host", "capture")

@@ -17,7 +17,7 @@ import numpy as np
 
 from twostroke import __version__
 from twostroke.backend import Backend
-from twostroke.backend.numpy_backend import available_cores, processor_name
+from twostroke.backend.machine import available_cores, processor_name
 
 RESULTS: Final = Path(__file__).parent / "results"
 # What moves the speed of a BLAS or a thread pool without a trace in the code.
@@ -148,7 +148,7 @@ def environment() -> dict[str, str]:
 @cache
 def blas_description() -> str:
     """SciPy's BLAS, the one the engine uses: library, version, architecture it chose, threading layer."""
-    from twostroke.backend.blas import scipy_blas
+    from twostroke.backend.cpu.blas import scipy_blas
 
     return scipy_blas().description
 

@@ -22,11 +22,12 @@ from typing import Any, Final
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import documentation
-from twostroke.chart import COLOURS, GREY, GRID, INK
+from tests.support import documentation
+
+from twostroke.show.chart import COLOURS, GREY, GRID, INK
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BLUE, RED = COLOURS[0], COLOURS[1]

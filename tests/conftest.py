@@ -15,10 +15,10 @@ import hypothesis
 import numpy as np
 import pytest
 
-from browser import browser  # noqa: F401 (a fixture for all tests)
-from strict_device import StrictBackend
+from tests.support.browser import browser  # noqa: F401 (a fixture for all tests)
+from tests.support.strict_device import StrictBackend
 from twostroke.backend import Backend, select_backend
-from twostroke.backend.probe import probe_cuda
+from twostroke.backend.cuda.probe import probe_cuda
 
 Upload = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 import twostroke as ts
 from twostroke.backend import Backend
-from twostroke.batches import epoch_order
 from twostroke.classic import Network, sigmoid, sigmoid_prime
+from twostroke.engine.batches import epoch_order
 from twostroke.errors import ConfigError, DataError
 
 Column = NDArray[np.float64]

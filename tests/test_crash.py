@@ -18,16 +18,17 @@ import numpy as np
 import pytest
 
 import twostroke as ts
-from twostroke import atomic_file
 from twostroke.backend import select_backend
-from twostroke.checkpoint import previous, restore, save_checkpoint
+from twostroke.engine.training import TrainConfig, TrainingRun
 from twostroke.errors import ModelError
-from twostroke.training import TrainConfig, TrainingRun
+from twostroke.files import atomic_file
+from twostroke.files.atomic_file import previous
+from twostroke.models.checkpoint import restore, save_checkpoint
 
 KILLS = int(os.environ.get("TWOSTROKE_KILLS", "200"))  # 1000 for the long version
 FLIPS = 2000
 SOURCE = str(Path(ts.__file__).parents[1])
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, str(Path(__file__).parent)])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, str(Path(__file__).parents[1])])}
 Note = Callable[[str, float], None]
 
 # --- a run whose every number is its step --------------------------------------------------------------------------
@@ -84,9 +85,9 @@ HIDDEN = 1500
 KILLER = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
-import test_crash as here
+from tests import test_crash as here
 import twostroke as ts
-from twostroke.checkpoint import previous, restore, save_checkpoint
+from twostroke.models.checkpoint import previous, restore, save_checkpoint
 
 warnings.simplefilter("ignore", DeprecationWarning)  # fork beside the idle threads of BLAS: they take no part
 kind, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -303,8 +304,8 @@ def test_a_fault_at_every_call_of_save_checkpoint(code: int, earlier: int, path:
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-import test_crash as here
-from twostroke.checkpoint import save_checkpoint
+from tests import test_crash as here
+from twostroke.models.checkpoint import save_checkpoint
 run = here.put_at(here.new_run(), 2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:
@@ -334,8 +335,8 @@ INJECTED = ["signal=SIGKILL", "error=EIO", *(["error=ENOSPC"] if KILLS > 200 els
 STRACED = """
 import sys
 from pathlib import Path
-import test_crash as here
-from twostroke.checkpoint import save_checkpoint
+from tests import test_crash as here
+from twostroke.models.checkpoint import save_checkpoint
 run = here.put_at(here.new_run(), 3)
 try:
     save_checkpoint(run, here.DATA, Path(sys.argv[1]))

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import typer
 
-import documentation
 import twostroke as ts
-from documentation import Command, blocks, prose
+from tests.support import documentation
+from tests.support.documentation import Command, blocks, prose
 from twostroke import cli
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     for block in blocks(page):
         for module in block.note.removeprefix("needs:").split() if block.note.startswith("needs:") else ():
             pytest.importorskip(module, reason=f"{name(page)} needs {module}")
-    run = python(str(ROOT / "tests" / "documentation.py"), str(page), folder=tmp_path)
+    run = python(str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert not run.stderr
 
@@ -137,7 +137,7 @@ QUOTED = [(page, block) for page in PAGES for block in blocks(page) if block.not
 
 @pytest.mark.parametrize(("page", "block"), QUOTED, ids=[block.note for _, block in QUOTED])
 def test_a_quoted_source_is_the_source(page: Path, block: documentation.Block) -> None:
-    update = f"python tests/documentation.py --update {name(page)}"
+    update = f"python tests/support/documentation.py --update {name(page)}"
     assert block.text == documentation.source_of(block.note), f"the code has changed: {update}"
 
 
@@ -159,7 +159,7 @@ FAULTS = {
 def test_a_fault_on_a_page_is_found(fault: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# A page\n\n{FAULTS[fault]}", encoding="utf-8")
-    run = python(str(ROOT / "tests" / "documentation.py"), str(page), folder=tmp_path)
+    run = python(str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 1
     assert "page.md" in run.stderr
 
@@ -172,7 +172,7 @@ def test_a_sound_page_passes(tmp_path: Path) -> None:
         "```python\nassert open('version').read().startswith('twostroke'), x\n```\n",
         encoding="utf-8",
     )
-    run = python("-W", "ignore", str(ROOT / "tests" / "documentation.py"), str(page), folder=tmp_path)
+    run = python("-W", "ignore", str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 0, run.stderr
 
 

@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 
 import twostroke as ts
-from fuzz import targets
-from twostroke import sealed_file
-from twostroke.checkpoint import previous, restore, save_checkpoint
+from tests.fuzz import targets
+from twostroke.engine.training import TrainConfig, TrainingRun
 from twostroke.errors import ConfigError, DataError, ModelError
-from twostroke.idx import read_idx
-from twostroke.training import TrainConfig, TrainingRun
+from twostroke.files import sealed_file
+from twostroke.files.atomic_file import previous
+from twostroke.files.idx import read_idx
+from twostroke.models.checkpoint import restore, save_checkpoint
 
 MIB = 1 << 20
 Note = Callable[[str, float], None]
@@ -67,7 +68,7 @@ def good(path: Path) -> bytes:
 
 @pytest.mark.parametrize(("name", "executions"), [("idx", 3000), ("npz", 1500), ("model", 2000), ("checkpoint", 2000)])
 def test_only_documented_errors_leave_a_reader(name: str, executions: int, figure: Note) -> None:
-    """The same inputs every time. ``python tests/fuzz`` goes on for as long as you like."""
+    """The same inputs every time. ``python -m tests.fuzz`` goes on for as long as you like."""
     largest = targets.fuzz(name, executions)
     assert largest < 64 * MIB
     figure(f"fuzz {name}: executions, no fault", executions)
@@ -269,8 +270,8 @@ def test_a_pickle_in_disguise_is_not_opened(path: Path, tmp_path: Path, kind: st
 AUDIT = """
 import os, sys, warnings
 from pathlib import Path
-from fuzz import targets
-from twostroke.checkpoint import restore
+from tests.fuzz import targets
+from twostroke.models.checkpoint import restore
 from twostroke.errors import TwoStrokeError
 good, folder = Path(sys.argv[1]), sys.argv[2]
 hostile = sorted(os.path.join(folder, name) for name in os.listdir(folder))
@@ -331,7 +332,7 @@ def test_restoring_runs_imports_and_writes_nothing(path: Path, good: bytes, tmp_
     for number, content in enumerate(contents):
         (folder / f"{number}.safetensors").write_bytes(content)
     script = [sys.executable, "-W", "error", "-W", "default::UserWarning", "-c", AUDIT, str(path), str(folder)]
-    search = os.pathsep.join([str(Path(ts.__file__).parents[1]), str(Path(__file__).parent)])
+    search = os.pathsep.join([str(Path(ts.__file__).parents[1]), str(Path(__file__).parents[1])])
     env = os.environ | {"PYTHONPATH": search}
     run = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
     assert run.returncode == 0, run.stderr

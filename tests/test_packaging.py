@@ -117,7 +117,7 @@ def test_the_readmes_name_the_extras_that_commands_need_and_what_all_is(page: st
 def test_the_package_carries_its_data_its_types_and_its_licences() -> None:
     package = Path(twostroke.__file__).parent
     assert (package / "py.typed").exists()
-    names = {path.name for path in (package / "mnist").iterdir()}
+    names = {path.name for path in (package / "data" / "mnist").iterdir()}
     assert "README.md" in names
     assert len([name for name in names if name.endswith("-ubyte.gz")]) == 4
     for name in PROJECT["project"]["license-files"]:

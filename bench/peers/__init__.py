@@ -102,8 +102,8 @@ def make_problem(
     ``noise``: normal numbers always. They have no zeros, and four of five of MNIST's pixels are. ``n_batches``: those
     of a round, by default 64, or 8 where they would take many seconds.
     """
-    from twostroke.initializers import initial_parameters
-    from twostroke.mlp import layer_views
+    from twostroke.engine.initializers import initial_parameters
+    from twostroke.engine.mlp import layer_views
 
     flat = initial_parameters(layers, "he", seed=0).astype(np.float32)
     weights = [np.ascontiguousarray(a) for layer in layer_views(flat, layers) for a in (layer.W, layer.b.ravel())]

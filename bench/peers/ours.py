@@ -15,9 +15,9 @@ import numpy as np
 from bench.peers import PeerUnavailableError, Problem, Side, step_flops
 from twostroke import MLP, DeviceError, __version__, select_backend
 from twostroke.backend import Array
-from twostroke.optimizers import SGD
-from twostroke.training import TrainingStep
-from twostroke.workspace import label_dtype
+from twostroke.engine.optimizers import SGD
+from twostroke.engine.training import TrainingStep
+from twostroke.engine.workspace import label_dtype
 
 VERSION = __version__
 SMALL = 5e8  # floating-point operations of a step: some 4 ms on a core, where Python beside it no longer counts

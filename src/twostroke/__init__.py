@@ -10,7 +10,9 @@
 
 from .backend import Backend, array_module, select_backend, to_host
 from .classic import Network
-from .dataset import Dataset, load_dataset
+from .data.dataset import Dataset, load_dataset
+from .engine.mlp import MLP
+from .engine.training import EpochRecord, TrainConfig, evaluate, train
 from .errors import (
     ConfigError,
     DataError,
@@ -21,10 +23,8 @@ from .errors import (
     TwoStrokeError,
     VerificationError,
 )
-from .mlp import MLP
-from .model_file import load_model, save_model
-from .onnx_export import export_onnx
-from .training import EpochRecord, TrainConfig, evaluate, train
+from .models.model_file import load_model, save_model
+from .models.onnx import export_onnx
 from .version import __version__
 
 __all__ = [

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import kernels
 from .backend import Array, Backend, array_module
-from .batches import batch_bounds, epoch_order
-from .dataset import check_images
+from .data.dataset import check_images
+from .engine import kernels
+from .engine.batches import batch_bounds, epoch_order
+from .engine.mlp import MLP, backward, forward, layer_views, loss_forward
+from .engine.workspace import Buffers, Workspace
 from .errors import ConfigError, DataError
-from .mlp import MLP, backward, forward, layer_views, loss_forward
-from .workspace import Buffers, Workspace
 
 Pair: TypeAlias = tuple[Any, Any]
 

@@ -21,11 +21,11 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.predict import predict
 from .commands.report import report
+from .commands.terminal import ClosedPipe, Stopped, complain, discard_stdout, say, stoppable, tolerate_encodings
 from .commands.train import train
 from .commands.verify import verify
-from .communicator import COMMAND, current, launched, speaks_before_mpi
 from .errors import ConfigError, DeviceError, TwoStrokeError
-from .terminal import ClosedPipe, Stopped, complain, discard_stdout, say, stoppable, tolerate_encodings
+from .ranks.mpi import COMMAND, current, launched, speaks_before_mpi
 from .version import __version__
 
 RANK_0_FIRST_S: Final = 1.0

@@ -1,4 +1,4 @@
-"""``python tests/fuzz NAME [--seconds N] [--engine atheris|random]``: fuzz one reader; stops at the first fault."""
+"""``python -m tests.fuzz NAME [--seconds N] [--engine atheris|random]``: fuzz one reader; stops at the first fault."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import importlib
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
-
-from targets import TARGETS, folder, fuzz  # type: ignore[import-not-found]  # as ``python tests/fuzz`` finds it
+from .targets import TARGETS, folder, fuzz
 
 
 def main() -> None:

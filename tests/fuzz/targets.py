@@ -1,7 +1,7 @@
 """What is fuzzed: every reader of files. Each target takes the bytes of a file; only a documented error may leave it.
 
 ``TARGETS[name]`` has ``fuzz_one(data)`` and ``seeds()``. ``tests/test_hostile_input.py`` runs them for a moment,
-``python tests/fuzz NAME`` for as long as you like.
+``python -m tests.fuzz NAME`` for as long as you like.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 import twostroke as ts
-from twostroke.checkpoint import restore, save_checkpoint
+from twostroke.engine.training import TrainConfig, TrainingRun
 from twostroke.errors import ConfigError, DataError, DivergenceError, ModelError
-from twostroke.idx import read_idx
-from twostroke.training import TrainConfig, TrainingRun
+from twostroke.files.idx import read_idx
+from twostroke.models.checkpoint import restore, save_checkpoint
 
 LAYERS = (6, 5, 3)
 

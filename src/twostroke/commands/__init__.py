@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..backend import Backend, select_backend
-from ..dataset import Dataset
+from ..data.dataset import Dataset
+from ..engine.mlp import MLP
 from ..errors import ConfigError, ModelError
-from ..mlp import MLP
-from ..settings import as_integer, named
+from ..runs.settings import as_integer, named
 
 
 def select(device: str | None, threads: str | None) -> Backend:

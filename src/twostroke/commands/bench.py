@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import benchmark, chart, options, record
-from ..atomic_file import write_atomically
-from ..crossover import summarise
 from ..errors import ConfigError
-from ..run_folder import writable_folder
-from ..settings import named
-from ..terminal import complain, hush, say
+from ..files.atomic_file import write_atomically
+from ..measure import throughput as benchmark
+from ..measure.crossover import summarise
+from ..provenance import to_json
+from ..runs.folder import writable_folder
+from ..runs.settings import named
+from ..show import chart
+from . import options
+from .terminal import complain, hush, say
 
 
 def bench(
@@ -38,7 +41,7 @@ def bench(
     result = summarise(benchmark.measure(config, found), missing)
     for line in [*chart.table(result), result["verdict"]]:
         tell(line)
-    files = {"bench.json": f"{record.to_json(result)}\n".encode()}
+    files = {"bench.json": f"{to_json(result)}\n".encode()}
     try:
         files["bench.png"] = chart.png(result)
     except ImportError as error:
@@ -50,4 +53,4 @@ def bench(
             raise ConfigError("cannot write", where=f"--out {folder / name}", found=error.strerror) from error
     tell(f"written: {', '.join(str(folder / name) for name in files)}")
     if json:
-        say(record.to_json(result["records"]))
+        say(to_json(result["records"]))

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from .. import drawing, options, report
 from ..errors import ConfigError, ModelError
-from ..model_file import load_model
-from ..onnx_export import class_names
-from ..settings import named
-from ..terminal import Stopped, say, stoppable_after_work
-from . import select
+from ..models.model_file import load_model
+from ..models.onnx import class_names
+from ..runs.settings import named
+from ..show import drawing
+from ..show import text as report
+from . import options, select
+from .terminal import Stopped, say, stoppable_after_work
 
 MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` leaves it
 PORT: Final = 8028

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from .. import options, record, report, training
-from ..dataset import load_dataset
-from ..model_file import load_model
-from ..terminal import hush, say
-from . import check_fit, select
+from ..data.dataset import load_dataset
+from ..engine import training
+from ..engine.metrics import class_counts
+from ..models.model_file import load_model
+from ..provenance import to_json
+from ..runs import record
+from ..show import text as report
+from . import check_fit, options, select
+from .terminal import hush, say
 
 
 def evaluate(
@@ -25,10 +29,10 @@ def evaluate(
     for line in (report.device_line(backend), report.data_line(source), report.network_line(net)):
         tell(line)
     test = training.evaluate(net, source.test_images, source.test_labels)
-    classes = record.class_counts(source.test_labels, net.predict(source.test_images), net.layers[-1])
+    classes = class_counts(source.test_labels, net.predict(source.test_images), net.layers[-1])
     for line in report.class_table(classes):
         tell(line)
     result = record.evaluation_record(net, source, test, classes, model)
     errors = f"{result['errors']:,} errors in {result['samples']:,}"
     last = f"test accuracy {test.accuracy:.2%} ({errors}), test loss {test.loss:.4f}"
-    say(record.to_json(result) if json else last)
+    say(to_json(result) if json else last)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from .. import options, record, report
 from ..errors import ConfigError
-from ..model_file import describe_model, load_model
-from ..onnx_export import export_onnx, import_onnx
-from ..settings import named
-from ..terminal import hush, say
+from ..models.model_file import describe_model, load_model
+from ..models.onnx import export_onnx, import_onnx
+from ..provenance import to_json
+from ..runs.settings import named
+from ..show import text as report
+from . import options
+from .terminal import hush, say
 
 SUFFIX = ".onnx"
 
@@ -39,4 +41,4 @@ def export(
     for line in [report.network_line(net), *report.onnx_lines(written)]:
         (hush if json else say)(line)
     if json:
-        say(record.to_json({"model": str(model), **written}))
+        say(to_json({"model": str(model), **written}))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .. import options, record, report
-from ..dataset import load_dataset
-from ..digit_image import FIELD, prepare_digit
+from ..data.dataset import load_dataset
+from ..data.digit_image import FIELD, prepare_digit
+from ..engine.mlp import MLP
 from ..errors import ConfigError, ModelError
-from ..mlp import MLP
-from ..model_file import load_model
-from ..terminal import encodes, hush, say
-from . import check_fit
+from ..models.model_file import load_model
+from ..provenance import to_json
+from ..runs import record
+from ..show import text as report
+from . import check_fit, options
+from .terminal import encodes, hush, say
 
 
 def predict(
@@ -55,7 +57,7 @@ def predict(
         for line in report.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
             (hush if json else say)(line)
     if json:
-        say(record.to_json({"model": str(model), "output": net.output, "predictions": predictions}))
+        say(to_json({"model": str(model), "output": net.output, "predictions": predictions}))
 
 
 def _check_takes_images(net: MLP, model: Path) -> None:

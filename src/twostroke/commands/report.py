@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import options, page, pictures
-from ..atomic_file import write_atomically
-from ..dataset import load_dataset
+from ..data.dataset import load_dataset
 from ..errors import ConfigError
-from ..findings import Findings, examine
-from ..model_file import load_model
-from ..past_run import read_record, repeat_words
-from ..run_folder import writable_folder
-from ..terminal import Say, in_shell, say
-from . import check_fit, select
+from ..files.atomic_file import write_atomically
+from ..models.model_file import load_model
+from ..runs.folder import writable_folder
+from ..runs.record import read_record, repeat_words
+from ..show import page, pictures
+from ..show.findings import Findings, examine
+from . import check_fit, options, select
+from .terminal import Say, in_shell, say
 
 
 def report(

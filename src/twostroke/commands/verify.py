@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .. import options, record, report, verification
-from ..terminal import say
-from . import select
+from ..measure import verification
+from ..provenance import to_json
+from ..show import text as report
+from . import options, select
+from .terminal import say
 
 
 def verify(
@@ -15,6 +17,6 @@ def verify(
 ) -> None:
     """Prove it on this machine: the gradients, that devices agree, that a resumed run is exact."""
     found = verification.verify(check, select(device, "1"))
-    for line in [record.to_json(found.record())] if json else [report.device_line(found.backend), *found.lines()]:
+    for line in [to_json(found.record())] if json else [report.device_line(found.backend), *found.lines()]:
         say(line)
     found.require()

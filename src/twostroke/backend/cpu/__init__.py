@@ -1,0 +1,1 @@
+"""The CPU: NumPy, SciPy's BLAS, and a C library for small matrices and captured steps."""

@@ -1,0 +1,198 @@
+"""The CPU: NumPy's ufuncs for elementwise work, SciPy's BLAS for every matrix product.
+
+NumPy and SciPy each bring a BLAS of their own with a thread pool of its own. One step must use one pool:
+two of them fight for the cores. SciPy's is taken because its ``gemm`` has alpha, beta and an output.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, cast
+
+import numpy as np
+
+from ..base import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps, Summing
+from ..column_major import column_major
+from ..machine import available_cores, processor_name
+from ..tape import Recorder, Tape
+from .blas import Blas, ThreadCount, scipy_blas
+from .library import Products, library
+from .player import PlayedEpoch, playback
+from .threads import ThreadGovernor
+
+LINE: Final = 64  # bytes of a cache line
+
+
+class NumpyBackend(Backend):
+    """Arrays are NumPy arrays; ``asarray`` and ``to_host`` copy nothing."""
+
+    name = "numpy"
+    device = "cpu"
+
+    def __init__(self, threads: int | str = "auto", reason: str = "cpu was asked for") -> None:
+        super().__init__()
+        self.reason = reason
+        native = library().native
+        self._products = Products(native and native.product)
+        self._pool = scipy_blas().pool
+        if native is not None:
+            self._pool = self._pool.and_also(ThreadCount(native.threads, native.set_threads))
+        self._modules = _Modules(scipy_blas(), self._products)
+        self._most = available_cores() if threads == "auto" else int(threads)
+        self.auto = threads == "auto" and self._most > 1
+        self._constants: dict[Any, np.ndarray] = {}
+        self._seconds: dict[int, float] = {}
+        self._governors: dict[Any, ThreadGovernor] = {}
+
+    @property
+    def xp(self) -> Any:
+        """NumPy, or a recorder of NumPy while this thread captures a step."""
+        return self._modules.xp
+
+    @property
+    def threads(self) -> int:
+        """The number of BLAS threads; with "auto", the number that ran the longest so far."""
+        return max(self._seconds, key=self._seconds.__getitem__) if self._seconds else self._most
+
+    def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
+        return np.ascontiguousarray(array, dtype=dtype)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return np.asarray(array)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: str) -> Array:
+        # From the start of a cache line, so that no vector lies across two: a tenth to a third of a small step's time.
+        flat = np.empty(math.prod(np.atleast_1d(shape)) * np.dtype(dtype).itemsize + LINE, np.uint8)
+        start = -flat.ctypes.data % LINE
+        return flat[start : len(flat) - LINE + start].view(dtype).reshape(shape)
+
+    def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
+        modules = self._modules
+        single = out.dtype == np.float32
+        first, trans_first, second, trans_second, c = column_major(a, b, out)
+        if self._products.knows(out):
+            modules.products.product(alpha, a, b, beta, out)
+        elif out.shape[0] == 1 and out.shape[1] > 1 and out.flags.c_contiguous:
+            # One row: a matrix-vector product is several times faster than a GEMM of one row.
+            gemv = modules.blas.sgemv if single else modules.blas.dgemv
+            matrix, trans = (b, 1) if b.flags.f_contiguous else (b.T, 0)
+            # alpha, a, x, beta, y, offx, incx, offy, incy, trans, overwrite_y
+            gemv(alpha, matrix, a.reshape(-1), beta, out.reshape(-1), 0, 1, 0, 1, trans, 1)
+        elif a.shape[1] == 1 and isinstance(beta, float) and beta == 1.0:
+            # What a batch of one sample adds to the weights.
+            ger = modules.blas.sger if single else modules.blas.dger
+            # alpha, x, y, incx, incy, a, overwrite_x, overwrite_y, overwrite_a
+            ger(alpha, first.reshape(-1), second.reshape(-1), 1, 1, c, 1, 1, 1)
+        else:
+            gemm = modules.blas.sgemm if single else modules.blas.dgemm
+            # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c
+            gemm(alpha, first, second, beta, c, trans_first, trans_second, 1)
+
+    def take_rows(self, source: Array, indices: Array, out: Array) -> None:
+        # mode="clip" because mode="raise" would build the result in a temporary first.
+        self.xp.take(source, indices, axis=0, out=out, mode="clip")
+
+    def elementwise(self, kernel: Kernel) -> Kernel:
+        # A kernel bound while a step is captured is bound to the recorder.
+        return super().elementwise(kernel) if self.xp is np else self._bind(kernel)
+
+    def _bind(self, kernel: Kernel) -> Kernel:
+        return partial(kernel, self.xp)
+
+    def scalars(self, count: int, dtype: str) -> Scalars:
+        return Cells(np, count, dtype)
+
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
+        shared = ranks.shared_sum(count, dtype)
+        if shared is not None:
+            return Summing(shared.array, shared.total, shared, "shared memory")
+        array = self.empty(count, dtype)
+        array.fill(0)
+        return Summing(array, array, partial(ranks.allreduce_, array), "MPI")
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        tape: Tape = []
+        governor: ThreadGovernor | None = None
+        replay: Callable[[], None] = step
+
+        def run() -> None:
+            nonlocal governor, replay
+            if not tape:
+                tape.extend(self._capture(step))
+                governor, replay = self._governor(tape), playback(tape)
+            elif governor is None:
+                replay()
+            else:
+                governor.run(replay)
+
+        return run
+
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        native, _ = library()
+        return None if native is None else PlayedEpoch(parts, self._capture, self._governor, native.play)
+
+    def _governor(self, tape: Tape) -> ThreadGovernor | None:
+        """The governor of all steps that do the same work as this one; None where threads are fixed."""
+        if not self.auto:
+            return None
+        work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
+        if work not in self._governors:
+            counts = sorted({1, max(1, self._most // 2), self._most})
+            self._governors[work] = ThreadGovernor(counts, self._pool.set_threads, self._seconds)
+        return self._governors[work]
+
+    def _capture(self, step: Callable[[], None]) -> Tape:
+        """Run ``step`` and note its calls into NumPy and BLAS, with their arguments: small steps spend half
+        their time between those calls."""
+        tape: Tape = []
+        held = vars(self._modules).copy()
+        self._modules.xp = Recorder(np, tape, self._constants)
+        self._modules.blas = cast("Blas", Recorder(held["blas"], tape, self._constants))
+        self._modules.products = cast("Products", Recorder(held["products"], tape, self._constants))
+        try:
+            step()
+        finally:
+            vars(self._modules).update(held)
+        return tape
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        for governor in self._governors.values():
+            governor.resume()
+        # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
+        with self._pool.limited(self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            yield
+
+    def synchronize(self) -> None:
+        pass
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "device": self.device,
+            "processor": processor_name(),
+            "cores": available_cores(),
+            "threads": self.threads,
+            "threads_auto": self.auto,
+            "blas": scipy_blas().description,
+            "steps": how_steps_run(),
+            "numpy": np.__version__,
+        }
+
+
+def how_steps_run() -> str:
+    """Whether recorded steps are played by the compiled library, or why not."""
+    native, reason = library()
+    return f"replayed from Python: {reason}" if native is None else f"played, {reason}"
+
+
+class _Modules(threading.local):
+    """What a backend calls into, for each thread: one may be capturing a step while another computes."""
+
+    def __init__(self, blas: Blas, products: Products) -> None:
+        self.xp: Any = np
+        self.blas = blas
+        self.products = products

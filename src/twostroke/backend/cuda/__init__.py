@@ -1,0 +1,1 @@
+"""A CUDA GPU: CuPy, cuBLAS, CUDA graphs and NCCL."""

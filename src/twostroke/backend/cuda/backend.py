@@ -1,0 +1,267 @@
+"""A CUDA GPU: CuPy's ufuncs, fused kernel by kernel, and cuBLAS for every matrix product."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from types import TracebackType
+from typing import Any, Final
+
+import cupy
+import numpy as np
+
+from ...errors import DeviceError
+from ..base import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps, Summing
+from ..column_major import column_major
+from .cublas import OwnHandle, SharedHandle
+from .graphs import Capture, EpochGraphs
+from .nccl import NcclSum, PinnedSum
+
+# After these a process gets the same error from every CUDA call until it ends (CUDA's runtime and driver number
+# them alike): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
+# invalid address space, invalid program counter, launch failure.
+STICKY: Final = frozenset({700, 702, 710, 714, 715, 716, 717, 718, 719})
+CUDA_OUT_OF_MEMORY, CUBLAS_ALLOC_FAILED = 2, 3  # cudaError_t and CUresult; cublasStatus_t
+SMALLER: Final = "Use a smaller batch (half of it, say) or network, or --device cpu."
+
+
+class CupyBackend(Backend):
+    """Arrays live on one CUDA device. Work is queued on CuPy's current stream and returns at once."""
+
+    name = "cupy"
+    xp = property(lambda self: cupy)
+
+    def __init__(self, index: int = 0, reason: str = "cuda was asked for", *, tf32: bool = False) -> None:
+        super().__init__()
+        self.device = f"cuda:{index}"
+        self.reason = reason
+        self.tf32 = tf32
+        self._index = index
+        self._capture = Capture()
+        self._handle: OwnHandle | SharedHandle
+        if not self._capture.fault:
+            self._try_capture()
+        if self._capture.fault:
+            self._handle = SharedHandle(tf32)
+
+    def _try_capture(self) -> None:
+        """Take a cuBLAS handle that works under capture, and replay two products: one accumulates, one does not."""
+        try:
+            with cupy.cuda.Device(self._index):
+                self._handle = OwnHandle(self.tf32)
+                a, out, fresh = (cupy.full((2, 2), value, "float32") for value in (3, 0, np.nan))
+
+                def products() -> None:
+                    self.gemm(a, a, out, 0.5, 2.0)
+                    self.gemm(a, a, fresh)
+
+                run = self.record(products)
+                for _ in range(3):
+                    cupy.copyto(fresh, np.nan)  # memory as a workspace has it: with beta = 0 nobody may read it
+                    run()
+                found = [self.to_host(array).tolist() for array in (out, fresh)]
+            for entries, expected in zip(found, (63.0, 18.0), strict=True):
+                if entries != [[expected] * 2] * 2:
+                    raise ArithmeticError(f"a replayed product came back as {entries}, not {expected:g}")
+            self._capture.graphs, self._capture.launches, self._capture.seconds = 0, 0, 0.0
+        except Exception as error:  # whatever CuPy, CUDA, cuBLAS or the loader say
+            self._capture.refuse(error)
+
+    def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
+        try:
+            with cupy.cuda.Device(self._index):
+                return cupy.asarray(np.ascontiguousarray(array, dtype=dtype))
+        except Exception as error:
+            needed = array.size * np.dtype(dtype or array.dtype).itemsize
+            fault = device_fault(error, self.device, f"{needed:,} for an array of shape {array.shape}")
+            if fault is None:
+                raise
+            raise fault from error
+
+    def to_host(self, array: Array) -> np.ndarray:
+        host: np.ndarray = cupy.asnumpy(array)
+        return host
+
+    def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
+        # cupy.matmul has no alpha and beta and its result cannot be accumulated; cuBLAS is called directly.
+        first, trans_first, second, trans_second, c = column_major(a, b, out)
+        m, n = c.shape
+        k = first.shape[0] if trans_first else first.shape[1]
+        handle, char = self._handle, out.dtype.char
+        handle.gemm(
+            char, trans_first, trans_second, m, n, k,
+            handle.scalar(alpha, char), first.data.ptr, first.shape[0],
+            second.data.ptr, second.shape[0],
+            handle.scalar(beta, char), c.data.ptr, m,
+        )  # fmt: skip
+
+    def take_rows(self, source: Array, indices: Array, out: Array) -> None:
+        cupy.take(source, indices, axis=0, out=out)
+
+    def _bind(self, kernel: Kernel) -> Kernel:
+        return _Fused(kernel)
+
+    def scalars(self, count: int, dtype: str) -> Scalars:
+        return Cells(cupy, count, dtype) if isinstance(self._handle, OwnHandle) else super().scalars(count, dtype)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        return self._capture.record(step)
+
+    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+        return None if self._capture.fault else EpochGraphs(parts, self._capture)
+
+    @property
+    def unit(self) -> str | None:
+        found = cupy.cuda.runtime.getDeviceProperties(self._index).get("uuid", b"")
+        return found.hex() or f"{platform.node()} {cupy.cuda.Device(self._index).pci_bus_id}"
+
+    def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
+        from cupy.cuda import nccl
+
+        array = cupy.zeros(count, dtype)
+        if ranks.size > 1 and all(ranks.allgather_obj(bool(nccl.available))):
+            add_up = NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr)
+            return Summing(array, array, add_up, "NCCL")
+        import cupyx
+
+        host = cupyx.empty_pinned(array.shape, array.dtype)
+        return Summing(array, array, PinnedSum(array, host, ranks), "MPI, through the host")
+
+    def active(self) -> AbstractContextManager[object]:
+        return _Active(self._index, self.device)
+
+    def synchronize(self) -> None:
+        with self.active():
+            cupy.cuda.get_current_stream().synchronize()
+
+    def describe(self) -> dict[str, object]:
+        runtime = cupy.cuda.runtime
+        properties = runtime.getDeviceProperties(self._index)
+        return {
+            "device": self.device,
+            "gpu": properties["name"].decode(errors="replace"),
+            "compute_capability": f"{properties['major']}.{properties['minor']}",
+            "memory_bytes": properties["totalGlobalMem"],
+            "clock_mhz": properties["clockRate"] // 1000 if "clockRate" in properties else None,
+            "driver_cuda": runtime.driverGetVersion(),
+            "runtime_cuda": runtime.runtimeGetVersion(),
+            "cupy": cupy.__version__,
+            "tf32": self.tf32,
+            "graphs": self._capture.describe(),
+        }
+
+
+class _Fused:
+    """A kernel as one launch. Its numbers go in as the arrays' type: with a Python float CuPy 13 computes in double."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        def fused(*arrays: Any) -> None:
+            kernel(cupy, *arrays)
+
+        # A named function: CuPy's tracer cannot name a kernel after a lambda and falls back silently.
+        fused.__name__ = getattr(kernel, "__name__", "kernel")
+        self._fused = cupy.fuse(kernel_name=fused.__name__)(fused)
+
+    def __call__(self, *arguments: Any) -> None:
+        if float in map(type, arguments):
+            number = arguments[0].dtype.type
+            arguments = tuple(number(value) if type(value) is float else value for value in arguments)
+        self._fused(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fused, name)  # what CuPy knows of it: tests ask
+
+
+class _Active:
+    """The device made current; what it cannot do, said as a ``DeviceError``, with the memory given back first."""
+
+    def __init__(self, index: int, name: str) -> None:
+        self._index, self._name = index, name
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        self._entered.enter_context(cupy.cuda.Device(self._index))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # A DeviceError is an inner block's: more frames have ended since, so there is more to give back.
+            fault = error if isinstance(error, DeviceError) else device_fault(error, self._name)
+            if fault is not None:
+                release_memory(trace)
+        finally:
+            self._entered.close()
+        if fault is not None and fault is not error:
+            raise fault from error
+
+
+def device_fault(error: BaseException | None, device: str, needed: str | None = None) -> DeviceError | None:
+    """What CuPy raised as a ``DeviceError``: out of memory, or a fault that ends the process's use of the GPU."""
+    # By name: the classes live in four modules, and a GPU's status means nothing in any other exception.
+    kind, status = type(error).__name__, getattr(error, "status", None)
+    of_cuda = kind in ("CUDARuntimeError", "CUDADriverError")
+    full = (of_cuda and status == CUDA_OUT_OF_MEMORY) or (kind == "CUBLASError" and status == CUBLAS_ALLOC_FAILED)
+    first_line = (str(error).splitlines() or [""])[0]
+    if full or isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+        asked = re.search(r"allocating ([\d,]+) bytes", first_line)
+        needed = needed or (f"{asked[1]} more" if asked else "room for the work to be done")
+        return DeviceError(
+            "out of GPU memory", where=device, found=f"{_free_bytes():,} bytes free", expected=needed, remedy=SMALLER
+        )
+    if of_cuda and status in STICKY:
+        return DeviceError(
+            "the GPU no longer works in this process",
+            where=device,
+            found=first_line,
+            remedy="End the process and start again; files that were saved before are whole.",
+        )
+    return None
+
+
+def release_memory(trace: TracebackType | None) -> None:
+    """Give back to the GPU what only the frames of a failed call still hold, so that smaller work finds room."""
+    # A traceback keeps its frames and these their arrays. Frames that still run are left alone.
+    traceback.clear_frames(trace)
+    gc.collect()
+    with suppress(Exception):  # after a sticky fault this fails too
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _free_bytes() -> int:
+    """What may still be allocated: the GPU's free memory, or less where CuPy's pool has a limit."""
+    try:
+        free: int = cupy.cuda.runtime.memGetInfo()[0]
+    except Exception:  # the GPU answers nothing any more
+        return 0
+    with suppress(Exception):
+        pool = cupy.get_default_memory_pool()
+        if pool.get_limit():
+            free = min(free, max(0, pool.get_limit() - pool.used_bytes()))
+    return free
+
+
+def self_test(index: int) -> None:
+    """Run what training needs, once and tiny: upload, fused kernel, accumulating GEMM, wait, download.
+
+    Raises whatever CuPy raises, or ``ArithmeticError`` if the device computes wrong.
+    """
+
+    def add_twice(xp: Any, x: Array, y: Array) -> None:
+        xp.add(x, x, out=y)
+
+    backend = CupyBackend(index)
+    with backend.active():
+        x = backend.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+        y = cupy.ones((2, 3), dtype=np.float32)
+        backend.elementwise(add_twice)(x, y)
+        out = cupy.ones((2, 2), dtype=np.float32)
+        backend.gemm(x, y.T, out, alpha=0.5, beta=2.0)
+        backend.synchronize()
+        found = backend.to_host(out)
+    if not np.array_equal(found, np.array([[7, 16], [16, 52]], dtype=np.float32)):
+        raise ArithmeticError(f"a 2x2 product came back as {found.tolist()}")

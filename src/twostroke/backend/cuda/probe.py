@@ -1,0 +1,163 @@
+"""What this machine has: a functional probe, because CuPy imports well where nothing else of it works."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from ...errors import DeviceError
+
+NO_DEVICE, INSUFFICIENT_DRIVER = 100, 35  # cudaError_t
+INSTALL = "Install it with: pip install 'cupy-cuda12x[ctk]' (CUDA 12) or 'cupy-cuda13x[ctk]' (CUDA 13)."
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The outcome of ``probe_cuda``: whether the GPU is usable, why or why not, and what to do."""
+
+    usable: bool
+    reason: str
+    remedy: str = ""
+
+    def error(self) -> DeviceError:
+        """The ``DeviceError`` of a GPU that was asked for and cannot be used."""
+        remedy = f"{self.remedy} " if self.remedy else ""
+        return DeviceError(
+            "the GPU cannot be used",
+            where=self.reason,
+            remedy=f"{remedy}Or choose --device auto or cpu.",
+        )
+
+
+def cupy_wheels() -> list[str]:
+    """The installed CuPy distributions as "name version"; more than one is a fault."""
+    found = {
+        f"{dist.name} {dist.version}"
+        for dist in metadata.distributions()
+        if (dist.name or "").lower().replace("_", "-").startswith("cupy")
+    }
+    return sorted(found)
+
+
+@cache
+def probe_cuda(index: int = 0) -> Probe:
+    """Whether CUDA device ``index`` runs our work: import, device count, a compiled kernel, a GEMM, a wait.
+
+    Never raises; whatever CuPy raises becomes the reason.
+    """
+    wheels = cupy_wheels()
+    if not wheels:
+        return Probe(False, "CuPy is not installed", INSTALL)
+    if len(wheels) > 1:
+        return Probe(
+            False,
+            f"several CuPy packages are installed ({', '.join(wheels)})",
+            "They overwrite each other: pip uninstall all of them, then install one.",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import cupy
+    except Exception as error:
+        return Probe(False, f"{wheels[0]} cannot be imported ({_first_line(error)})", INSTALL)
+    try:
+        return _probe_device(cupy, wheels[0], index)
+    except Exception as error:
+        return _broken(wheels[0], error)
+
+
+def gpu_of(local_rank: int, local_size: int) -> int:
+    """The number of the GPU that a rank takes among those of its machine. Raises ``DeviceError`` if there are too few.
+
+    A launcher may show each rank one GPU of its own: then it is number 0 for all of them.
+    """
+    if local_size == 1:
+        return 0
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception:  # no GPU that works: the probe says why
+        return 0
+    if 1 < count < local_size:
+        raise DeviceError(
+            "more ranks than GPUs",
+            where="--distributed",
+            found=f"{local_size} ranks on a machine with {count} GPUs",
+            expected="a GPU for each rank",
+            remedy="Start fewer ranks (mpirun -n), or choose --device cpu.",
+        )
+    return local_rank if count > 1 else 0
+
+
+def _probe_device(cupy: Any, wheel: str, index: int) -> Probe:
+    """The part of the probe that needs a working import of CuPy."""
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except Exception as error:
+        return _no_device(runtime, wheel, error)
+    if count == 0:
+        return Probe(False, "no CUDA GPU found", "Check CUDA_VISIBLE_DEVICES and nvidia-smi.")
+    if index >= count:
+        names = ", ".join(f"cuda:{i}" for i in range(count))
+        return Probe(False, f"there is no cuda:{index}, this machine has {names}", "Choose one of these.")
+    from .backend import self_test
+
+    self_test(index)
+    properties = runtime.getDeviceProperties(index)
+    name = properties["name"].decode(errors="replace")
+    capability = f"{properties['major']}.{properties['minor']}"
+    return Probe(True, f"{name} (compute capability {capability}) passed the probe with {wheel}")
+
+
+def _no_device(runtime: Any, wheel: str, error: Exception) -> Probe:
+    """Tell "no driver" from "driver too old" from "no device": CUDA's status alone does not."""
+    status = getattr(error, "status", None)
+    try:
+        driver = runtime.driverGetVersion()
+        needed = runtime.runtimeGetVersion()
+    except Exception:
+        driver = needed = 0
+    if status == NO_DEVICE:
+        return Probe(False, "no CUDA GPU found", "Check CUDA_VISIBLE_DEVICES and nvidia-smi.")
+    if status == INSUFFICIENT_DRIVER and driver == 0:
+        return Probe(False, f"{wheel} is installed but there is no NVIDIA driver", "Install the driver.")
+    if status == INSUFFICIENT_DRIVER:
+        return Probe(
+            False,
+            f"the NVIDIA driver is too old (it supports CUDA {_version(driver)}, {wheel} needs {_version(needed)})",
+            "Update the driver, or install the CuPy wheel of an older CUDA.",
+        )
+    return Probe(False, f"CUDA did not start ({_first_line(error)})", "Check nvidia-smi.")
+
+
+def _broken(wheel: str, error: Exception) -> Probe:
+    """CuPy imports, but asking for devices, compiling, multiplying or waiting failed."""
+    missing = isinstance(error, ImportError) or type(error).__name__ == "DynamicLibNotFoundError"
+    name = wheel.partition(" ")[0]
+    if missing:
+        return Probe(
+            False,
+            f"{wheel} lacks CUDA libraries ({_first_line(error)})",
+            f"Install them with: pip install '{name}[ctk]' (CuPy 14; older ones need a CUDA toolkit).",
+        )
+    return Probe(
+        False,
+        f"the GPU failed the probe ({type(error).__name__}: {_first_line(error)})",
+        "Try: twostroke doctor --debug.",
+    )
+
+
+def _version(number: int) -> str:
+    """CUDA's 12040 as "12.4"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, cut to a readable length."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:197] + "..."

@@ -1,0 +1,55 @@
+"""Which device is used, and why."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from ..errors import ConfigError
+from .base import Backend
+
+
+@cache
+def host_backend() -> Backend:
+    """The CPU with one thread, repeatable bit for bit: where a network lives until it is moved."""
+    from .cpu.backend import NumpyBackend
+
+    return NumpyBackend(1, reason="the default of a network that was not moved")
+
+
+def select_backend(
+    device: str = "auto", threads: int | str = "auto", *, tf32: bool = False, local_rank: int = 0, local_size: int = 1
+) -> Backend:
+    """The backend for ``device``: "auto", "cpu", "cuda" (or "gpu") or "cuda:N".
+
+    "auto" takes a CUDA GPU if a functional probe passes and else the CPU, and says why in ``reason``.
+    "cuda" never falls back: ``DeviceError`` names the cause. ``threads`` is the number of BLAS threads of
+    the CPU; "auto" finds out, while training runs, how many pay: sums may then be rounded in another order
+    from one run to the next. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits. Where ``local_size``
+    processes share this machine, each takes the GPU of its ``local_rank``.
+    """
+    wanted = device.lower().replace("gpu", "cuda", 1)
+    kind, _, index = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError("unknown device", where="device", found=repr(device), expected="auto, cpu, cuda or cuda:N")
+    from .cpu.backend import NumpyBackend
+    from .machine import available_cores
+
+    cores = available_cores()
+    if threads != "auto" and not (isinstance(threads, int) and 1 <= threads <= cores):
+        raise ConfigError(
+            "bad number of threads", where="threads", found=threads, expected=f"auto or 1..{cores} (cores)"
+        )
+    if kind == "cpu":
+        return NumpyBackend(threads, reason="cpu was asked for")
+    from .cuda.probe import gpu_of, probe_cuda
+
+    number = int(index) if index else gpu_of(local_rank, local_size)
+    probe = probe_cuda(number)
+    if not probe.usable:
+        if kind == "cuda":
+            raise probe.error()
+        return NumpyBackend(threads, reason=probe.reason)
+    from .cuda.backend import CupyBackend
+
+    reason = probe.reason if kind == "auto" else f"{wanted} was asked for; {probe.reason}"
+    return CupyBackend(number, reason=reason, tf32=tf32)

@@ -1,0 +1,143 @@
+"""A picture of a digit, from a file, as the authors of MNIST prepared theirs.
+
+"The original images were size normalized to fit in a 20x20 pixel box while preserving their aspect ratio. [They]
+contain grey levels as a result of the anti-aliasing technique used by the normalization algorithm. The images
+were centered in a 28x28 image by computing the center of mass of the pixels, and translating the image so as to
+position this point at the center of the 28x28 field." (http://yann.lecun.com/exdb/mnist/)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import DataError
+from ..files.regular_file import absolute, open_regular
+
+FIELD: Final = 28  # pixels a side of the result
+BOX: Final = 20  # pixels of the digit's longer side
+MAX_PIXELS: Final = 50_000_000
+FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # each decoded by Pillow itself: no outside program
+MIN_CONTRAST: Final = 16  # of 255; what JPEG leaves of an empty page is less
+INK: Final = 0.2  # of the darkest ink; less is paper, shadow or JPEG noise
+
+
+def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """The image in ``path`` as one row (1, 784) of pixels: white ink on black, scaled and centred like MNIST.
+
+    PNG, JPEG, BMP, GIF or TIFF; any size, colour or grey, dark on light or light on dark. Raises ``DataError``.
+    """
+    where = absolute(path)
+    with open_regular(path) as file:
+        grey = _read_grey(file, where)
+    return prepare_grey(grey, where)
+
+
+def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """As :func:`prepare_digit`, for grey values (H, W); ``where`` names them in errors."""
+    ink = _ink(grey, where)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    longer = max(ink.shape)
+    size = (max(1, round(BOX * ink.shape[1] / longer)), max(1, round(BOX * ink.shape[0] / longer)))
+    # In floats: of a thin line on a large page, whole numbers would leave nothing.
+    shrunk = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    digit = np.rint(shrunk * (255 / shrunk.max())).astype(np.uint8)
+    field = np.zeros((FIELD, FIELD), np.uint8)
+    top, left = _centred(digit.sum(axis=1)), _centred(digit.sum(axis=0))
+    field[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return field.reshape(1, -1)
+
+
+def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
+    """The picture upright, on paper where it is transparent, as grey values (H, W)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large and of odd files; size is judged here
+            with Image.open(file, formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > MAX_PIXELS:
+                    raise DataError(
+                        "the image is too large",
+                        where=where,
+                        found=f"{image.width} x {image.height} pixels",
+                        expected=f"at most {MAX_PIXELS:,} pixels",
+                        remedy="Scale it down or crop it to the digit.",
+                    )
+                upright = ImageOps.exif_transpose(image)
+                if upright.has_transparency_data:
+                    return _on_paper(upright.convert("RGBA"))
+                if upright.mode.startswith(("I", "F")):  # 16 bits and more, which convert("L") would clip
+                    return _stretched(np.asarray(upright, np.float32))
+                return np.asarray(upright.convert("L"))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+        reason = "another kind of file" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(
+            "cannot read the image",
+            where=where,
+            found=reason or type(error).__name__,
+            expected=f"an intact {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file",
+            remedy="Open it in an image program and save it as PNG.",
+        ) from error
+
+
+def _on_paper(image: Image.Image) -> NDArray[np.uint8]:
+    """On white, or on black if more is seen there: light ink on nothing."""
+    papers = (Image.new("RGBA", image.size, name) for name in ("white", "black"))
+    return max((np.asarray(Image.alpha_composite(paper, image).convert("L")) for paper in papers), key=np.ptp)
+
+
+def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.float32]:
+    """How much ink each pixel holds, 0..1. The border tells what is paper, so both polarities are the same."""
+    ink, paper = grey.astype(np.float32), _paper(grey)
+    ink -= paper
+    below, above = -float(ink.min()), float(ink.max())
+    contrast = max(below, above)
+    if contrast < MIN_CONTRAST:
+        raise DataError(
+            "the image is blank",
+            where=where,
+            found=f"grey values {grey.min()}..{grey.max()}",
+            expected="a digit that stands out from its background",
+            remedy="Use a picture of one digit, dark on light or light on dark.",
+        )
+    if below > above:
+        ink /= -np.maximum(paper, 1)  # where less light falls, ink is less dark
+    ink /= ink.max()
+    np.clip(ink, 0, 1, out=ink)
+    ink[ink < INK] = 0
+    return ink
+
+
+def _paper(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the picture would be without ink, (H, W) or (1, 1): the border's grey, or where light fell from a side, a
+    plane through the greys of the four sides."""
+    sides = [grey[:, 0], grey[:, -1], grey[0], grey[-1]]
+    paper = float(np.median(np.concatenate(sides)))
+    left, right, top, bottom = (float(np.median(side)) - paper for side in sides)
+    contrast = max(paper - float(grey.min()), float(grey.max()) - paper)
+    # What one side lacks the other has too much, or it is ink: the bar of a 7 along the edge.
+    if max(abs(left + right), abs(top + bottom)) >= contrast / 4:
+        return np.full((1, 1), paper, np.float32)
+    down = np.linspace(top, bottom, grey.shape[0], dtype=np.float32)
+    across = np.linspace(left, right, grey.shape[1], dtype=np.float32)
+    plane: NDArray[np.float32] = np.add.outer(down, across) + np.float32(paper - (left + right + top + bottom) / 4)
+    return plane
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    low, high = values.min(), values.max()
+    return np.asarray(np.rint((values - low) * (255 / ((high - low) or 1))), np.uint8)
+
+
+def _centred(mass: NDArray[np.uint64]) -> int:
+    """Where a profile must begin for its centre of mass to fall on pixel 14, as in MNIST, or as near as it fits."""
+    centre = float(np.average(np.arange(len(mass)), weights=mass))
+    return min(max(round(FIELD / 2 - centre), 0), FIELD - len(mass))

@@ -1,0 +1,1 @@
+"""The maths: forward pass, loss, back-propagation, update, and the training loop around them."""

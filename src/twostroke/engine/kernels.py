@@ -1,0 +1,317 @@
+"""The maths: forward/backward pairs of pure functions, written once for NumPy and CuPy arrays.
+
+Rows are samples. One letter has one meaning:
+
+    X (N, D)  inputs          W (D, K)  weights        b (1, K)  biases
+    Z (N, K)  X W + b         A (N, K)  f(Z)           T (N, K)  targets (one-hot rows for classes)
+    dV        derivative of the loss with respect to V, shaped like V; dZ is Nielsen's delta
+
+The equations of back-propagation (Nielsen, "Neural Networks and Deep Learning", chapter 2), transposed
+because rows are samples here:
+
+    BP1  dZ_L = dA_L * f'(Z_L)              loss backward, then activation backward
+    BP2  dZ_l = (dZ_(l+1) W_(l+1)^T) * f'(Z_l)    affine_backward_input, then activation backward
+    BP3  db_l = 1^T dZ_l                    affine_backward_parameters
+    BP4  dW_l = A_(l-1)^T dZ_l              affine_backward_parameters
+
+Kernels with ``xp`` as first argument are elementwise: ``backend.elementwise`` binds them to a device, which
+may fuse them into one launch. The others take the backend. All write into arrays they are given and
+allocate nothing; an argument that is overwritten is named in the docstring.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from ..backend import Array, Backend, Kernel
+
+# --- inputs and targets ---------------------------------------------------------------------------------
+
+
+def scale_pixels(xp: Any, pixels: Array, X: Array, white: Any) -> None:
+    """X <- pixels / white: uint8 0..255 to 0..1. white is 255 in X's dtype, which is then computed in."""
+    xp.divide(pixels, white, out=X)
+
+
+def one_hot(xp: Any, labels: Array, classes: Array, T: Array) -> None:
+    """T <- [label == class]. labels (N, 1), classes (1, K) of the same dtype, T (N, K)."""
+    xp.equal(labels, classes, out=T)
+
+
+def copy_to(xp: Any, rows: Array, out: Array) -> None:
+    """out <- rows, into the other layout."""
+    xp.multiply(rows, 1, out=out)
+
+
+# --- affine: Z = X W (+ b) ------------------------------------------------------------------------------
+
+
+def affine_forward(backend: Backend, X: Array, W: Array, Z: Array) -> None:
+    """Z <- X W. X (N, D), W (D, K), Z (N, K). The bias is added by the activation, in the same pass."""
+    backend.gemm(X, W, Z)
+
+
+def affine_backward_input(backend: Backend, dZ: Array, W: Array, dX: Array) -> None:
+    """dX <- dZ W^T (BP2). dZ (N, K), W (D, K), dX (N, D)."""
+    backend.gemm(dZ, W.T, dX)
+
+
+def affine_backward_parameters(
+    backend: Backend, X: Array, dZ: Array, ones: Array, dW: Array, db: Array, alpha: float, beta: float, beta_b: float
+) -> None:
+    """dW <- alpha X^T dZ + beta dW and db <- alpha 1^T dZ + beta_b db (BP4, BP3). ones (1, N).
+
+    The target is the optimiser's choice: with ``dW`` the weights themselves and alpha = -lr, beta = 1 this
+    *is* the step of gradient descent.
+    """
+    backend.gemm(X.T, dZ, dW, alpha, beta)
+    backend.gemm(ones, dZ, db, alpha, beta_b)
+
+
+# --- activations: forward Z -> A in place; backward (A, dA) -> dA becomes dZ, A becomes scratch ----------
+
+
+def identity_forward(xp: Any, Z: Array) -> None:
+    """A = Z."""
+
+
+def identity_backward(xp: Any, A: Array, dA: Array) -> None:
+    """dZ = dA."""
+
+
+def relu_forward(xp: Any, Z: Array) -> None:
+    """A = max(0, Z)."""
+    xp.maximum(Z, 0, out=Z)
+
+
+def relu_backward(xp: Any, A: Array, dA: Array) -> None:
+    """dZ = dA * [A > 0]. A is overwritten."""
+    xp.greater(A, 0, out=A)
+    xp.multiply(dA, A, out=dA)
+
+
+def sigmoid_forward(xp: Any, Z: Array) -> None:
+    """A = 1 / (1 + exp(-Z)) = tanh(Z / 2) / 2 + 1 / 2, which cannot overflow and is exact at both ends."""
+    xp.multiply(Z, 0.5, out=Z)
+    xp.tanh(Z, out=Z)
+    xp.multiply(Z, 0.5, out=Z)
+    xp.add(Z, 0.5, out=Z)
+
+
+def sigmoid_backward(xp: Any, A: Array, dA: Array) -> None:
+    """dZ = dA * A * (1 - A). A is overwritten."""
+    xp.multiply(dA, A, out=dA)
+    xp.subtract(1.0, A, out=A)
+    xp.multiply(dA, A, out=dA)
+
+
+def tanh_forward(xp: Any, Z: Array) -> None:
+    """A = tanh(Z)."""
+    xp.tanh(Z, out=Z)
+
+
+def tanh_backward(xp: Any, A: Array, dA: Array) -> None:
+    """dZ = dA * (1 - A^2). A is overwritten."""
+    xp.multiply(A, A, out=A)
+    xp.subtract(1.0, A, out=A)
+    xp.multiply(dA, A, out=dA)
+
+
+class Activation(NamedTuple):
+    """An elementwise activation. ``biased_forward(xp, Z, b)`` is Z <- f(Z + b)."""
+
+    forward: Kernel
+    backward: Kernel
+    biased_forward: Kernel
+
+
+def _activation(name: str, forward: Kernel, backward: Kernel) -> Activation:
+    def biased_forward(xp: Any, Z: Array, b: Array) -> None:
+        xp.add(Z, b, out=Z)
+        forward(xp, Z)
+
+    biased_forward.__name__ = f"biased_{name}_forward"
+    return Activation(forward, backward, biased_forward)
+
+
+ACTIVATIONS: Final[dict[str, Activation]] = {
+    "identity": _activation("identity", identity_forward, identity_backward),
+    "relu": _activation("relu", relu_forward, relu_backward),
+    "sigmoid": _activation("sigmoid", sigmoid_forward, sigmoid_backward),
+    "tanh": _activation("tanh", tanh_forward, tanh_backward),
+}
+
+
+# --- dropout: each hidden unit of each sample is left out with probability p, the others are scaled by 1 / (1 - p) ----
+
+
+def dropout_mask(
+    xp: Any, keys: Array, units: Array, mask: Array, bits: Array, shifted: Array, threshold: int, scale: Array
+) -> None:
+    """mask <- scale * [hash(keys + units) >= threshold]: scale = 1 / (1 - p), threshold = p 2^32.
+
+    keys (N, 1) one random number per sample, units (1, K) one per unit, bits and shifted (N, K) scratch: all uint32;
+    scale (1, 1). A function of the sample's key and the unit alone, so masks do not depend on batches or devices.
+    The hash is "lowbias32" of C. Wellons's hash-prospector: every bit of the sum changes half of the bits.
+    """
+    xp.add(keys, units, out=bits)
+    xp.right_shift(bits, 16, out=shifted)
+    xp.bitwise_xor(bits, shifted, out=bits)
+    xp.multiply(bits, 0x7FEB352D, out=bits)
+    xp.right_shift(bits, 15, out=shifted)
+    xp.bitwise_xor(bits, shifted, out=bits)
+    xp.multiply(bits, 0x846CA68B, out=bits)
+    xp.right_shift(bits, 16, out=shifted)
+    xp.bitwise_xor(bits, shifted, out=bits)
+    xp.greater_equal(bits, threshold, out=mask)
+    xp.multiply(mask, scale, out=mask)
+
+
+def dropout_backward(xp: Any, mask: Array, keep: Array, A: Array, dA: Array) -> None:
+    """dA <- dA * mask, and A <- A * keep: f' of a unit that stayed is that of A before it was scaled. keep (1, 1)."""
+    xp.multiply(dA, mask, out=dA)
+    xp.multiply(A, keep, out=A)
+
+
+# --- softmax: rows ---------------------------------------------------------------------------------------
+
+
+def exp_shifted(xp: Any, Z: Array, top: Array) -> None:
+    """Z <- exp(Z - top), top (N, 1) the row maxima: no exponent is positive, so nothing overflows."""
+    xp.subtract(Z, top, out=Z)
+    xp.exp(Z, out=Z)
+
+
+def divide_rows(xp: Any, A: Array, total: Array) -> None:
+    """A <- A / total, total (N, 1)."""
+    xp.divide(A, total, out=A)
+
+
+def softmax_forward(backend: Backend, Z: Array, rows: Array) -> None:
+    """Z <- softmax of each row of Z (N, K). rows (N,) is scratch."""
+    xp = backend.xp
+    xp.max(Z, axis=1, out=rows)
+    backend.elementwise(exp_shifted)(Z, rows[:, None])
+    xp.sum(Z, axis=1, out=rows)
+    backend.elementwise(divide_rows)(Z, rows[:, None])
+
+
+def times(xp: Any, A: Array, B: Array, out: Array) -> None:
+    """out <- A * B."""
+    xp.multiply(A, B, out=out)
+
+
+def softmax_jacobian(xp: Any, A: Array, rows: Array, dA: Array) -> None:
+    """dA <- A * (dA - rows), rows (N, 1) the sums of dA * A."""
+    xp.subtract(dA, rows, out=dA)
+    xp.multiply(dA, A, out=dA)
+
+
+def softmax_backward(backend: Backend, A: Array, dA: Array, scratch: Array, rows: Array) -> None:
+    """dA becomes dZ_i = A_i (dA_i - sum_j dA_j A_j). All (N, K); scratch (N, K) and rows (N,) are overwritten."""
+    backend.elementwise(times)(dA, A, scratch)
+    backend.xp.sum(scratch, axis=1, out=rows)
+    backend.elementwise(softmax_jacobian)(A, rows[:, None], dA)
+
+
+# --- losses: forward gives one loss per sample; the 1/N of the batch mean is in `residual`, only there ----
+
+
+def residual(xp: Any, A: Array, T: Array, out: Array, scale: float) -> None:
+    """out <- (A - T) * scale with scale = 1/N: the seed's residual.
+
+    It is dA of the quadratic loss, and dZ of a loss with its matching output, where f' cancels: cross-entropy with
+    softmax (one class per sample) or sigmoid (independent outputs), Poisson with exp.
+    """
+    xp.subtract(A, T, out=out)
+    xp.multiply(out, scale, out=out)
+
+
+def half_square(xp: Any, A: Array, T: Array, out: Array) -> None:
+    """out <- (A - T)^2 / 2."""
+    xp.subtract(A, T, out=out)
+    xp.multiply(out, out, out=out)
+    xp.multiply(out, 0.5, out=out)
+
+
+def quadratic_forward(backend: Backend, A: Array, T: Array, losses: Array, scratch: Array) -> None:
+    """losses <- 1/2 sum_k (A - T)^2 for each row. A, T, scratch (N, K), losses (N,). scratch is overwritten."""
+    backend.elementwise(half_square)(A, T, scratch)
+    backend.xp.sum(scratch, axis=1, out=losses)
+
+
+def shift_and_pick(xp: Any, Z: Array, top: Array, T: Array, picked: Array) -> None:
+    """Z <- Z - top and picked <- Z * T: the shifted logit of the target, the rest zero."""
+    xp.subtract(Z, top, out=Z)
+    xp.multiply(Z, T, out=picked)
+
+
+def exponential(xp: Any, Z: Array) -> None:
+    """Z <- exp(Z)."""
+    xp.exp(Z, out=Z)
+
+
+def log_minus(xp: Any, total: Array, losses: Array) -> None:
+    """losses <- log(total) - losses. total is overwritten."""
+    xp.log(total, out=total)
+    xp.subtract(total, losses, out=losses)
+
+
+def softmax_cross_entropy_forward(
+    backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array
+) -> None:
+    """losses <- -sum_k T_k log softmax(Z)_k, and Z <- softmax(Z). Rows of T sum to 1.
+
+    By log-sum-exp: log sum exp(Z - max) - sum T (Z - max); no epsilon, no clipping.
+    Z, T, scratch (N, K), losses, rows (N,). Z, scratch and rows are overwritten. Backward: ``residual``.
+    """
+    xp = backend.xp
+    xp.max(Z, axis=1, out=rows)
+    backend.elementwise(shift_and_pick)(Z, rows[:, None], T, scratch)
+    xp.sum(scratch, axis=1, out=losses)
+    backend.elementwise(exponential)(Z)
+    xp.sum(Z, axis=1, out=rows)
+    backend.elementwise(divide_rows)(Z, rows[:, None])
+    backend.elementwise(log_minus)(rows, losses)
+
+
+def softplus(xp: Any, Z: Array, out: Array) -> None:
+    """out <- log(1 + exp(Z)) without overflow."""
+    xp.logaddexp(Z, 0.0, out=out)
+
+
+def sigmoid_cross_entropy_forward(
+    backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array
+) -> None:
+    """losses <- sum_k log(1 + exp(Z_k)) - T_k Z_k, and Z <- sigmoid(Z).
+
+    This is -sum T log A + (1 - T) log(1 - A) (Nielsen, chapter 3, equation 63), written so that a saturated
+    output has a finite loss. Z, T, scratch (N, K), losses, rows (N,). Backward: ``residual``.
+    """
+    xp = backend.xp
+    backend.elementwise(times)(Z, T, scratch)
+    xp.sum(scratch, axis=1, out=rows)
+    backend.elementwise(softplus)(Z, scratch)
+    xp.sum(scratch, axis=1, out=losses)
+    xp.subtract(losses, rows, out=losses)
+    backend.elementwise(sigmoid_forward)(Z)
+
+
+def poisson_terms(xp: Any, Z: Array, T: Array, out: Array) -> None:
+    """out <- T (log T - Z - 1) + exp(Z), with 0 log 0 = 0, and Z <- exp(Z)."""
+    xp.maximum(T, 1e-30, out=out)
+    xp.log(out, out=out)
+    xp.subtract(out, Z, out=out)
+    xp.subtract(out, 1.0, out=out)
+    xp.multiply(out, T, out=out)
+    xp.exp(Z, out=Z)
+    xp.add(out, Z, out=out)
+
+
+def poisson_forward(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array) -> None:
+    """losses <- sum_k T log(T / A) - T + A, and Z <- A = exp(Z): half the Poisson deviance of counts T >= 0.
+
+    Z, T, scratch (N, K), losses (N,). Z and scratch are overwritten. Backward: ``residual``.
+    """
+    backend.elementwise(poisson_terms)(Z, T, scratch)
+    backend.xp.sum(scratch, axis=1, out=losses)

@@ -1,0 +1,71 @@
+"""Loss and accuracy of many batches, kept on the device and brought down once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import Array, Backend
+from .workspace import Buffers
+
+
+class Result(NamedTuple):
+    """Mean loss and accuracy (0..1) over all samples seen."""
+
+    loss: float
+    accuracy: float
+
+
+class Running:
+    """One loss and one predicted class per sample, for ``n`` samples."""
+
+    def __init__(self, backend: Backend, n: int, dtype: str) -> None:
+        self.backend = backend
+        self.losses = backend.xp.zeros(n, dtype)
+        self.predictions = backend.xp.zeros(n, "int64")
+
+    def update(self, start: int, buffers: Buffers) -> None:
+        """Note the losses and predictions of the batch that begins at sample ``start``."""
+        xp, stop = self.backend.xp, start + len(buffers.losses)
+        xp.copyto(self.losses[start:stop], buffers.losses)
+        xp.copyto(self.predictions[start:stop], buffers.predictions)
+
+    def result(self, labels: Array) -> Result:
+        """The means, given the labels in the order in which the samples were seen. THE SYNC POINT of an epoch."""
+        xp = self.backend.xp
+        means = xp.stack([xp.mean(self.losses, dtype="float64"), xp.mean(self.predictions == labels, dtype="float64")])
+        loss, accuracy = self.backend.to_host(means).tolist()
+        return Result(loss, accuracy)
+
+    def mean_loss(self, start: int, stop: int) -> float:
+        """The mean loss of some of the samples. A sync point."""
+        xp = self.backend.xp
+        return float(self.backend.to_host(xp.mean(self.losses[start:stop], dtype="float64")))
+
+    def first_nonfinite(self) -> tuple[int, float] | None:
+        """The position of the first sample whose loss is not finite, and the mean loss before it, if any."""
+        losses = self.backend.to_host(self.losses).tolist()
+        for position, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                return position, sum(losses[:position]) / position if position else math.nan
+        return None
+
+
+def confusion(labels: Any, predictions: Any, n_classes: int) -> Any:
+    """How many samples of each class (row) were taken for each class (column): (K, K) int64."""
+    counts = np.bincount(labels.astype(np.int64) * n_classes + predictions, minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes)
+
+
+def class_counts(labels: Any, predictions: Any, n_classes: int) -> list[dict[str, Any]]:
+    """For each class: its samples, the errors among them, and what it is most often taken for."""
+    rows = []
+    for label, counts in enumerate(confusion(labels, predictions, n_classes)):
+        wrong = counts.copy()
+        wrong[label] = 0
+        errors = int(wrong.sum())
+        taken_for = int(wrong.argmax()) if errors else None
+        rows.append({"class": label, "samples": int(counts.sum()), "errors": errors, "most_taken_for": taken_for})
+    return rows

@@ -1,0 +1,301 @@
+"""The network: its parameters in one flat buffer, and the two strokes over them.
+
+``MLP`` holds what is learnt, a ``Workspace`` the arrays of a pass; ``forward``, ``loss_forward`` and ``backward``
+walk the layers with the kernels.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from ..backend import Array, Backend, array_module, host_backend
+from ..data.dataset import check_images
+from ..errors import ConfigError, DataError
+from . import kernels
+from .initializers import DEFAULT_INITIALIZER, INITIALIZERS, initial_parameters
+from .workspace import Buffers, Workspace
+
+LOSSES: Final = ("cross-entropy", "quadratic", "poisson")
+DTYPES: Final = ("float32", "float64")
+# Cross-entropy and Poisson are paired with the output whose derivative cancels; quadratic takes any.
+OUTPUTS: Final = {
+    "cross-entropy": ("softmax", "sigmoid"),
+    "quadratic": ("sigmoid", "tanh", "relu", "identity", "softmax"),
+    "poisson": ("exp",),
+}
+MAX_WIDTH: Final = 1 << 20
+PREDICT_ROWS: Final = 2048  # rows per pass of inference: large enough for the BLAS, small enough for the cache
+
+
+class Layer(NamedTuple):
+    """Views of one layer's part of a flat buffer: W (fan_in, fan_out), b (1, fan_out)."""
+
+    W: Array
+    b: Array
+
+
+def layer_views(flat: Array, layers: Sequence[int]) -> list[Layer]:
+    """The layers' views of a flat buffer laid out W_1, b_1, W_2, b_2, ..., each in C order."""
+    views, start = [], 0
+    for fan_in, fan_out in pairwise(layers):
+        middle, end = start + fan_in * fan_out, start + (fan_in + 1) * fan_out
+        views.append(Layer(flat[start:middle].reshape(fan_in, fan_out), flat[middle:end].reshape(1, fan_out)))
+        start = end
+    return views
+
+
+class MLP:
+    """A multilayer perceptron.
+
+    ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
+    layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid),
+    "quadratic" (output sigmoid, tanh, relu, identity or softmax) or "poisson" (counts; output exp); ``output`` is the
+    output's activation, by default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he", "glorot",
+    "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``, or
+    those of the flat host array ``parameters``.
+
+    ``dtype`` is "float32" or "float64", and ``backend`` where the network lives, by default the CPU.
+
+    Raises ``ConfigError`` for anything else.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        activation: str = "relu",
+        loss: str = "cross-entropy",
+        seed: int = 0,
+        dtype: str = "float32",
+        *,
+        output: str | None = None,
+        init: str | None = None,
+        parameters: Any = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self.layers = _check_layers(layers)
+        self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
+        self.loss = _choice("loss", loss, LOSSES)
+        self.output = _choice("output", output or OUTPUTS[loss][0], OUTPUTS[loss])
+        self.init = _choice("init", init or DEFAULT_INITIALIZER[activation], INITIALIZERS)
+        self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
+        self.seed = _check_seed(seed)
+        self.backend = backend or host_backend()
+        # `forward` leaves logits where the loss or the softmax works on them as a whole.
+        elementwise_output = self.output if loss == "quadratic" and self.output != "softmax" else "identity"
+        names = [activation] * (len(self.layers) - 2) + [elementwise_output]
+        self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
+        if parameters is None:
+            self.parameters = self.backend.copy_of(initial_parameters(self.layers, self.init, seed), self.dtype)
+        else:
+            self.parameters = self.backend.asarray(parameters, self.dtype)
+
+    @property
+    def parameters(self) -> Array:
+        """Every weight and bias as one flat array; ``weights`` and ``biases`` are views of it."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, flat: Array) -> None:
+        self.backend.check(flat, "parameters")
+        found = (flat.shape, str(flat.dtype), flat.flags.c_contiguous)
+        expected = ((parameter_count(self.layers),), self.dtype, True)
+        if found != expected:
+            raise DataError("wrong parameters", where="shape, dtype, contiguous", found=found, expected=expected)
+        self._parameters = flat
+        self.views = layer_views(flat, self.layers)
+
+    @property
+    def weights(self) -> list[Array]:
+        """W of each layer, (fan_in, fan_out), as views."""
+        return [layer.W for layer in self.views]
+
+    @property
+    def biases(self) -> list[Array]:
+        """b of each layer, (1, fan_out), as views."""
+        return [layer.b for layer in self.views]
+
+    def to(self, backend: Backend) -> MLP:
+        """Move the parameters to ``backend``, in place, and return self."""
+        if backend is not self.backend:
+            host = self.backend.to_host(self.parameters)
+            self.backend = backend
+            self.parameters = backend.copy_of(host, self.dtype)
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        """The output layer's activations, (N, K) on the host, for X (N, D): uint8 pixels or scaled floats.
+
+        Raises ``DataError`` for anything else.
+        """
+        images = check_images(X, "X", self.layers[0])
+        with self.backend.active():
+            return self.backend.to_host(outputs(self, images))
+
+    def predict(self, X: Any) -> Any:
+        """The most probable class of each row of X, (N,) int64 on the host."""
+        return self.predict_proba(X).argmax(axis=1)
+
+    def __repr__(self) -> str:
+        shape = "-".join(map(str, self.layers))
+        return (
+            f"MLP({shape}, {self.activation}, {self.output} output, {self.loss}, {self.dtype}, {self.backend.device})"
+        )
+
+
+def forward(net: MLP, buffers: Buffers) -> None:
+    """A[0] -> A[1] ... A[-1] (n, K): the outputs, or the logits if the output is softmax or its loss works on logits.
+
+    Where there are masks, hidden activations are multiplied by them: dropout.
+    """
+    backend, masks = net.backend, buffers.masks
+    for index, (layer, activation) in enumerate(zip(net.views, net.layer_activations, strict=True)):
+        A_in, A_out = buffers.A[index : index + 2]
+        kernels.affine_forward(backend, A_in, layer.W, A_out)
+        backend.elementwise(activation.biased_forward)(A_out, layer.b)
+        if index < len(masks):
+            backend.elementwise(kernels.times)(A_out, masks[index], A_out)
+
+
+def output_forward(net: MLP, buffers: Buffers) -> None:
+    """Logits -> outputs, in place, where ``forward`` left logits."""
+    if net.output == "softmax":
+        kernels.softmax_forward(net.backend, buffers.A[-1], buffers.rows)
+    elif net.loss == "cross-entropy":
+        net.backend.elementwise(kernels.sigmoid_forward)(buffers.A[-1])
+    elif net.loss == "poisson":
+        net.backend.elementwise(kernels.exponential)(buffers.A[-1])
+
+
+def outputs(net: MLP, X: Any) -> Array:
+    """The output layer's activations (N, K) on the device, for rows X (N, D) of the device, or of the host: these go up
+    part by part. ``X`` needs ``len`` and slices."""
+    backend, capacity = net.backend, min(PREDICT_ROWS, len(X))
+    workspace = Workspace(backend, net.layers, net.dtype, capacity, training=False)
+    found = backend.xp.empty((len(X), net.layers[-1]), net.dtype)
+    for start in range(0, len(X), capacity):
+        part = X[start : start + capacity]
+        buffers = workspace.rows(len(part))
+        here = array_module(part) is backend.xp
+        workspace.load_inputs(part if here else backend.asarray(part), buffers)
+        forward(net, buffers)
+        output_forward(net, buffers)
+        found[start : start + len(part)] = buffers.A[-1]
+    return found
+
+
+def loss_forward(net: MLP, buffers: Buffers) -> None:
+    """After ``forward``: losses (n,), one per row, against the targets T; A[-1] becomes the outputs.
+
+    Where samples have weights, each loss is multiplied by its own.
+    """
+    _, _, T, losses, scratch, rows, *_ = buffers
+    A = buffers.A[-1]
+    if net.loss == "quadratic":
+        output_forward(net, buffers)
+        kernels.quadratic_forward(net.backend, A, T, losses, scratch)
+    elif net.output == "softmax":
+        kernels.softmax_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+    elif net.output == "exp":
+        kernels.poisson_forward(net.backend, A, T, losses, scratch)
+    else:
+        kernels.sigmoid_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+    if len(buffers.weights):
+        net.backend.elementwise(kernels.times)(losses, buffers.weights, losses)
+
+
+def predict_classes(net: MLP, buffers: Buffers) -> None:
+    """predictions (n,) <- the most probable class. After ``loss_forward``, before ``backward`` overwrites A[-1]."""
+    net.backend.xp.argmax(buffers.A[-1], axis=1, out=buffers.predictions)
+
+
+def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
+    """dA[-1] <- dZ of the output layer (BP1), for the mean loss of the batch. A[-1] is overwritten.
+
+    ``scale`` is 1 / the size of the batch, where these rows are only a part of it.
+    """
+    backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
+    backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0] if scale is None else scale)
+    if len(buffers.weights):
+        backend.elementwise(kernels.times)(dZ, buffers.weights[:, None], dZ)
+    if net.loss == "quadratic" and net.output == "softmax":
+        kernels.softmax_backward(backend, A, dZ, buffers.scratch, buffers.rows)
+    elif net.loss == "quadratic":
+        backend.elementwise(net.layer_activations[-1].backward)(A, dZ)
+
+
+def backward(
+    net: MLP, buffers: Buffers, targets: list[Layer], alpha: float, beta: float, beta_b: float, scale: Any = None
+) -> None:
+    """After ``loss_forward``: add each layer's gradient to ``targets`` (see ``affine_backward_parameters``).
+
+    Walks back from the output: each layer from its own activation, the next layer's weights and delta, and the
+    previous layer's output. The first layer needs no dX. A and dA are overwritten.
+    """
+    backend = net.backend
+    loss_backward(net, buffers, scale)
+    for index in reversed(range(len(targets))):
+        A, dZ, target = buffers.A[index], buffers.dA[index], targets[index]
+        # dX before the weights' gradient: the target may be the weights themselves.
+        if index > 0:
+            kernels.affine_backward_input(backend, dZ, net.views[index].W, buffers.dA[index - 1])
+        kernels.affine_backward_parameters(backend, A, dZ, buffers.ones, target.W, target.b, alpha, beta, beta_b)
+        if index > 0:
+            dA = buffers.dA[index - 1]
+            if buffers.masks:
+                backend.elementwise(kernels.dropout_backward)(buffers.masks[index - 1], buffers.keep, A, dA)
+            backend.elementwise(net.layer_activations[index - 1].backward)(A, dA)
+
+
+def add_squares(net: MLP, out: Array, beta: float) -> None:
+    """out (1, 1) <- the sum of all squared weights (biases are not decayed) + beta out."""
+    for layer in net.views:
+        net.backend.gemm(layer.W.reshape(1, -1), layer.W.reshape(-1, 1), out, 1.0, beta)
+        beta = 1.0
+
+
+def parameter_count(layers: Sequence[int]) -> int:
+    """The number of weights and biases of a network of these widths."""
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layers))
+
+
+def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    try:
+        widths = tuple(operator.index(width) for width in layers)
+    except TypeError:
+        widths = ()
+    if len(widths) < 2 or min(widths) < 1 or max(widths) > MAX_WIDTH:
+        raise ConfigError(
+            "bad layers",
+            where="layers",
+            found=list(layers) if isinstance(layers, Sequence) else repr(layers),
+            expected=f"at least two widths of 1..{MAX_WIDTH}, such as 784,128,10",
+        )
+    return widths
+
+
+def _check_seed(seed: int) -> int:
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ConfigError("bad seed", where="seed", found=repr(seed), expected="an integer >= 0")
+    return number
+
+
+def _choice(argument: str, value: str, allowed: Iterable[str]) -> str:
+    names = tuple(allowed)
+    if not isinstance(value, str) or value not in names:
+        raise ConfigError(f"unknown {argument}", where=argument, found=repr(value), expected=" or ".join(names))
+    return value
+
+
+SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dtype")
+
+
+def network_settings(net: MLP) -> dict[str, Any]:
+    """What makes ``net`` again, but for its parameters."""
+    return {name: getattr(net, name) for name in SETTINGS}

@@ -1,0 +1,311 @@
+"""How parameters move: where gradients accumulate, the update, and schedules of the learning rate.
+
+``backward`` adds ``alpha`` times the gradient to ``beta`` times a target buffer. Each optimiser chooses the
+target: plain SGD the parameters themselves, momentum its velocity, the others a gradient buffer. L2 adds
+``l2 / 2 * sum W^2`` to the loss (weights, not biases); Nielsen's lambda is ``l2 * n``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+from ..backend import Array, Backend
+from .mlp import MLP, layer_views
+
+
+class Accumulation(NamedTuple):
+    """What ``backward`` shall do with a gradient g: target <- alpha g + beta target (beta_b for biases)."""
+
+    alpha: float
+    beta: float
+    beta_b: float
+
+
+class Optimizer:
+    """Base: the flat target buffer, its views by layer, and the state that a checkpoint must keep."""
+
+    name: str
+
+    n_scalars = 1  # numbers that depend on the learning rate
+
+    def __init__(self, net: MLP, l2: float = 0.0) -> None:
+        self.net = net
+        self.l2 = l2
+        self.steps = 0
+        self.scalars = net.backend.scalars(self.n_scalars, net.dtype)
+        self.target = self._make_target()
+        self.target_views = layer_views(self.target, net.layers)
+
+    def _make_target(self) -> Array:
+        """A zeroed buffer like the parameters."""
+        parameters = self.net.parameters
+        target = self.net.backend.empty(parameters.shape, str(parameters.dtype))
+        target.fill(0)
+        return target
+
+    def set_rate(self, lr: float) -> None:
+        """Begin a step with learning rate ``lr``, and with ``l2`` as it is now. The one part that is not recorded.
+
+        ``l2`` may change from step to step, but not from or to 0.
+        """
+        raise NotImplementedError
+
+    @property
+    def factor(self) -> Any:
+        """What a gradient is multiplied by as it is added to the target."""
+        return 1.0
+
+    def prepare(self) -> Accumulation:
+        """Called before ``backward``: readies the target and says how to accumulate into it."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Called after ``backward``: moves the parameters."""
+
+    def accumulate(self, gradient: Array) -> None:
+        """What ``backward`` does to the target, from a flat gradient that is whole already, times ``factor``."""
+        _, beta, beta_b = self.prepare()
+        backend = self.net.backend
+        if not self.l2:
+            _add(backend, self.target, gradient, beta)
+            return
+        for target, layer in zip(self.target_views, layer_views(gradient, self.net.layers), strict=True):
+            _add(backend, target.W, layer.W, beta)
+            _add(backend, target.b, layer.b, beta_b)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The buffers that carry over from step to step, by name."""
+        return {}
+
+
+class SGD(Optimizer):
+    """p <- p - lr * g: the update is the gradient's own GEMM, no gradient buffer exists."""
+
+    name = "sgd"
+
+    def _make_target(self) -> Array:
+        return self.net.parameters
+
+    n_scalars = 2
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(-lr, 1.0 - lr * self.l2)
+
+    @property
+    def factor(self) -> Any:
+        return self.scalars[0]
+
+    def prepare(self) -> Accumulation:
+        return Accumulation(self.factor, self.scalars[1] if self.l2 else 1.0, 1.0)
+
+
+class Momentum(Optimizer):
+    """v <- mu v - lr g; p <- p + v (Sutskever et al. 2013; scikit-learn's and Keras's form)."""
+
+    name = "momentum"
+    n_scalars = 2
+
+    def __init__(self, net: MLP, l2: float = 0.0, momentum: float = 0.9) -> None:
+        super().__init__(net, l2)
+        self.momentum = momentum
+        self._decay = layer_views(self._make_target(), net.layers) if l2 else []
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(-lr, lr * self.l2)
+
+    @property
+    def factor(self) -> Any:
+        return self.scalars[0]
+
+    def prepare(self) -> Accumulation:
+        if not self.l2:
+            return Accumulation(self.factor, self.momentum, self.momentum)
+        decay = self.net.backend.elementwise(decay_velocity)
+        for layer, velocity, scratch in zip(self.net.views, self.target_views, self._decay, strict=True):
+            decay(velocity.W, layer.W, scratch.W, self.momentum, self.scalars[1])
+        return Accumulation(self.factor, 1.0, self.momentum)
+
+    def update(self) -> None:
+        self.net.backend.elementwise(add_to)(self.net.parameters, self.target)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"velocity": self.target}
+
+
+class Gradient(Optimizer):
+    """The gradient itself, for a minimiser elsewhere; base of those that need it. L2 is what the buffer holds before
+    g is added. The first of the scalars is l2."""
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(self.l2)
+
+    def prepare(self) -> Accumulation:
+        if self.l2:
+            scale = self.net.backend.elementwise(scale_to)
+            for layer, gradient in zip(self.net.views, self.target_views, strict=True):
+                scale(layer.W, gradient.W, self.scalars[0])
+        return Accumulation(1.0, 1.0 if self.l2 else 0.0, 0.0)
+
+
+class Nesterov(Gradient):
+    """v <- mu v - lr g; p <- p + mu v - lr g (Sutskever et al. 2013, as scikit-learn writes it)."""
+
+    name = "nesterov"
+    n_scalars = 2
+
+    def __init__(self, net: MLP, l2: float = 0.0, momentum: float = 0.9) -> None:
+        super().__init__(net, l2)
+        self.momentum = momentum
+        self.velocity = self._make_target()
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        self.scalars.set(self.l2, -lr)
+
+    def update(self) -> None:
+        net = self.net
+        net.backend.elementwise(nesterov_update)(
+            net.parameters, self.target, self.velocity, self.scalars[1], self.momentum
+        )
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"velocity": self.velocity}
+
+
+class Adam(Gradient):
+    """Kingma & Ba 2015, algorithm 1. L2 is part of the gradient; ``AdamW`` decays the weights instead."""
+
+    name = "adam"
+    n_scalars = 4
+
+    def __init__(
+        self, net: MLP, l2: float = 0.0, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(net, l2)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.mean, self.square = self._make_target(), self._make_target()
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        step_size = lr / (1.0 - self.beta1**self.steps)
+        correction = 1.0 / math.sqrt(1.0 - self.beta2**self.steps)
+        self.scalars.set(self.l2, step_size, correction, 1.0 - lr * self.l2)
+
+    def update(self) -> None:
+        rest1 = 1.0 - self.beta1
+        self.net.backend.elementwise(adam_update)(
+            self.net.parameters, self.target, self.mean, self.square,
+            self.beta1, rest1, self.beta2, (1.0 - self.beta2) / rest1**2,
+            self.scalars[1], self.scalars[2], self.epsilon,
+        )  # fmt: skip
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"mean": self.mean, "square": self.square}
+
+
+class AdamW(Adam):
+    """Adam with decoupled decay W <- (1 - lr l2) W before the step. Loshchilov & Hutter 2019."""
+
+    name = "adamw"
+
+    def prepare(self) -> Accumulation:
+        return Accumulation(1.0, 0.0, 0.0)
+
+    def update(self) -> None:
+        if self.l2:
+            scale = self.net.backend.elementwise(scale_to)
+            for layer in self.net.views:
+                scale(layer.W, layer.W, self.scalars[3])
+        super().update()
+
+
+class AdamEpsilonHat(Adam):
+    """Adam in the order that Kingma & Ba 2015, section 2, give at the end, as scikit-learn has it: epsilon is added to
+    the root before that is corrected."""
+
+    def set_rate(self, lr: float) -> None:
+        self.steps += 1
+        step_size = lr * math.sqrt(1.0 - self.beta2**self.steps) / (1.0 - self.beta1**self.steps)
+        self.scalars.set(self.l2, step_size, 1.0, 1.0)
+
+
+OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
+    optimizer.name: optimizer for optimizer in (SGD, Momentum, Nesterov, Adam, AdamW)
+}
+
+
+# --- elementwise kernels ---------------------------------------------------------------------------------
+
+
+def _add(backend: Backend, target: Array, g: Array, beta: Any) -> None:
+    """target <- g + beta target, as a GEMM would have it, in as few passes as that takes."""
+    if type(beta) is float and beta == 0.0:
+        backend.elementwise(scale_to)(g, target, 1.0)
+    elif type(beta) is float and beta == 1.0:
+        backend.elementwise(add_to)(target, g)
+    else:
+        backend.elementwise(add_to_scaled)(target, g, beta)
+
+
+def add_to(xp: Any, p: Array, v: Array) -> None:
+    """p <- p + v."""
+    xp.add(p, v, out=p)
+
+
+def add_to_scaled(xp: Any, p: Array, g: Array, beta: float) -> None:
+    """p <- beta p + g."""
+    xp.multiply(p, beta, out=p)
+    xp.add(p, g, out=p)
+
+
+def scale_to(xp: Any, W: Array, out: Array, factor: float) -> None:
+    """out <- factor * W."""
+    xp.multiply(W, factor, out=out)
+
+
+def decay_velocity(xp: Any, v: Array, W: Array, scratch: Array, momentum: float, decay: float) -> None:
+    """v <- momentum * v - decay * W."""
+    xp.multiply(v, momentum, out=v)
+    xp.multiply(W, decay, out=scratch)
+    xp.subtract(v, scratch, out=v)
+
+
+def nesterov_update(xp: Any, p: Array, g: Array, v: Array, minus_lr: float, momentum: float) -> None:
+    """v <- momentum v - lr g; p <- p + momentum v - lr g. g is overwritten."""
+    xp.multiply(g, minus_lr, out=g)
+    xp.multiply(v, momentum, out=v)
+    xp.add(v, g, out=v)
+    xp.add(p, g, out=p)
+    xp.multiply(v, momentum, out=g)
+    xp.add(p, g, out=p)
+
+
+def adam_update(
+    xp: Any, p: Array, g: Array, m: Array, s: Array,
+    beta1: float, rest1: float, beta2: float, rest2: float, step_size: float, correction: float, epsilon: float,
+) -> None:  # fmt: skip
+    """m <- beta1 m + rest1 g; s <- beta2 s + (1 - beta2) g^2; p <- p - step_size m / (correction sqrt(s) + epsilon).
+
+    g is overwritten: first by rest1 g, so rest2 is (1 - beta2) / rest1^2.
+    """
+    xp.multiply(g, rest1, out=g)
+    xp.multiply(m, beta1, out=m)
+    xp.add(m, g, out=m)
+    xp.multiply(g, g, out=g)
+    xp.multiply(g, rest2, out=g)
+    xp.multiply(s, beta2, out=s)
+    xp.add(s, g, out=s)
+    xp.sqrt(s, out=g)
+    xp.multiply(g, correction, out=g)
+    xp.add(g, epsilon, out=g)
+    xp.divide(m, g, out=g)
+    xp.multiply(g, step_size, out=g)
+    xp.subtract(p, g, out=p)

@@ -1,0 +1,121 @@
+"""The same training on two devices, compared tensor by tensor."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, Final
+
+import numpy as np
+
+from ..backend import Backend, select_backend
+from ..data.dataset import Dataset, load_dataset
+from ..engine.batches import batch_bounds, epoch_order
+from ..engine.mlp import DTYPES, MLP, backward, forward, layer_views, loss_forward
+from ..engine.training import TrainConfig, TrainingStep, make_optimizer, upload
+from ..engine.workspace import Workspace
+from .checks import Check, Report, relative_error
+from .gradients import preactivations
+
+PARITY_LIMITS: Final = {"float32": 5e-6, "float64": 1e-12}
+PARITY_LAYERS: Final = (784, 64, 32, 10)
+PARITY_NETWORKS: Final = (("relu", "cross-entropy"), ("tanh", "cross-entropy"), ("sigmoid", "quadratic"))
+PARITY_BATCH, PARITY_STEPS = 64, 10
+KINK: Final = 1e-5  # a Z of ReLU nearer to 0 than this may fall on either side of it on another device
+
+
+def verify_parity(backend: Backend) -> Report:
+    """The same networks, samples and steps on one thread of the CPU and on ``backend``, tensor by tensor.
+
+    Where ``backend`` is the CPU itself: against all its threads, and against a step that is not recorded.
+    """
+    reference = select_backend("cpu", 1)
+    compared = [(f"{backend.device}", backend, True)]
+    closing: tuple[str, ...] = ()
+    if backend.threads is not None:
+        every = select_backend("cpu", select_backend("cpu").threads or 1)
+        compared = [(f"cpu, {every.threads} threads", every, True), ("cpu, not recorded", reference, False)]
+        closing = (f"NO GPU WAS COMPARED: the CPU with itself only ({backend.reason})",)
+    data = load_dataset("mnist")
+    checks = []
+    for (activation, loss), dtype in product(PARITY_NETWORKS, DTYPES):
+        ours = _pass_and_steps(reference, activation, loss, dtype, data)
+        for name, other, recorded in compared:
+            theirs = _pass_and_steps(other, activation, loss, dtype, data, recorded=recorded)
+            where = f"{activation}, {loss}, {name}"
+            for tensor, expected in ours.items():
+                error = relative_error(theirs[tensor], expected)
+                checks.append(Check(f"{dtype}  {tensor}", where, error, PARITY_LIMITS[dtype]))
+    checks.sort(key=lambda check: check.what.split()[0])  # stable: float32 first
+    names, shape = " and ".join(name for name, *_ in compared), "-".join(map(str, PARITY_LAYERS))
+    return Report(
+        "parity",
+        backend,
+        "worst relative L2",
+        [
+            f"one thread of the CPU against {names}: MNIST, networks {shape}, batch {PARITY_BATCH}",
+            f"one pass forward and back, then the weights after {PARITY_STEPS} steps of momentum (not ReLU's: a Z that",
+            "falls on the other side of its kink is no fault); relative L2: ||a - b|| / the larger norm, per tensor",
+        ],
+        checks,
+        closing,
+    )
+
+
+def _pass_and_steps(
+    backend: Backend, activation: str, loss: str, dtype: str, data: Dataset, *, recorded: bool = True
+) -> dict[str, np.ndarray]:
+    """Every tensor of one pass by name, on the host; and the weights after some steps."""
+    images = data.train_images[: PARITY_BATCH * PARITY_STEPS]
+    net = _parity_network(activation, loss, dtype, images[:PARITY_BATCH]).to(backend)
+    found: dict[str, np.ndarray] = {}
+
+    def note(name: str, array: Any) -> None:
+        found[name] = np.array(backend.to_host(array))
+
+    with backend.active():
+        pixels, labels = upload(backend, images, data.train_labels[: len(images)], net)
+        workspace = Workspace(backend, net.layers, dtype, PARITY_BATCH)
+        buffers = workspace.rows(PARITY_BATCH)
+        workspace.load_inputs(pixels[:PARITY_BATCH], buffers)
+        workspace.load_targets(labels[:PARITY_BATCH], buffers)
+        forward(net, buffers)
+        for index, A in enumerate(buffers.A[1:-1], 1):
+            note(f"A{index}", A)
+        loss_forward(net, buffers)
+        note("outputs", buffers.A[-1])
+        note("losses", buffers.losses)
+        gradient = backend.xp.empty_like(net.parameters)
+        views = layer_views(gradient, net.layers)
+        backward(net, buffers, views, 1.0, 0.0, 0.0)
+        for index, (delta, view) in enumerate(zip(buffers.dA, views, strict=True), 1):
+            for name, array in ((f"dZ{index}", delta), (f"dW{index}", view.W), (f"db{index}", view.b)):
+                note(name, array)
+        if activation == "relu":
+            return found
+        optimizer = make_optimizer(net, TrainConfig())
+        step = TrainingStep(net, pixels, labels, optimizer, PARITY_BATCH)
+        order = backend.asarray(epoch_order(len(images), 0, 0))
+        for start, stop in batch_bounds(len(images), PARITY_BATCH):
+            if recorded:
+                step.run(order, start, stop, 0.1)
+                continue
+            backend.xp.copyto(buffers.indices, order[start:stop])
+            optimizer.set_rate(0.1)
+            workspace.gather_inputs(pixels, buffers)
+            workspace.gather_targets(labels, buffers)
+            step.learn(buffers)
+        for index, view in enumerate(net.views, 1):
+            note(f"W{index} after {PARITY_STEPS} steps", view.W)
+            note(f"b{index} after {PARITY_STEPS} steps", view.b)
+    return found
+
+
+def _parity_network(activation: str, loss: str, dtype: str, images: Any) -> MLP:
+    """The first seed whose Z are clear of ReLU's kink: rounding must not decide whether a unit is on."""
+    X = images.reshape(len(images), -1) / 255.0
+    for seed in range(1000):
+        net = MLP(PARITY_LAYERS, activation, loss, seed, dtype)
+        kinked = [Z for Z, name in preactivations(net, X) if name == "relu"]
+        if all(np.abs(Z).min() > KINK for Z in kinked):
+            return net
+    raise AssertionError("no seed keeps clear of the kinks")

@@ -1,0 +1,273 @@
+"""Throughput on a user's own machine: samples/s over batch sizes on every device, and where a GPU starts to pay.
+
+A step is what training does: gather from resident pixels, forward, loss, backward, SGD update. Beside it, in the same
+rounds, run the same matrix products and nothing else: the roofline. Blocks of steps take turns over devices and batch
+sizes, so that a change of clocks or a busy neighbour meets all of them; a figure is the median of its blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from ..backend import Array, Backend, select_backend
+from ..backend.cuda.probe import probe_cuda
+from ..engine.batches import epoch_order
+from ..engine.mlp import MAX_WIDTH, MLP
+from ..engine.optimizers import SGD
+from ..engine.training import TrainingStep, upload
+from ..engine.workspace import Workspace
+from ..errors import ConfigError
+from ..provenance import versions
+from ..runs.settings import as_integer
+from .crossover import BASELINE
+
+LAYERS: Final = "784,128,10"
+BATCH_SIZES: Final = "1,4,16,64,128,256,1024,4096"
+MAX_BATCH, MAX_SECONDS = 1 << 20, 3600.0
+ROWS, BYTES = 60_000, 1 << 26  # samples to walk over: as many as MNIST, or what fits here
+LEARNING_RATE: Final = 1e-4  # labels are random: enough to move every weight, too little to diverge
+LEAST_BLOCK_S, BLOCK_S = 5e-3, 20e-3  # the cost of synchronising at both ends must vanish in a block
+WARM_PART: Final = 0.15  # of a block, untimed, before each block: another block has used the caches
+MIN_ROUNDS, ROUNDS = 5, 20
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What to measure. ``parse`` makes it from text. Raises ``ConfigError`` for a value out of range."""
+
+    layers: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    devices: str = "auto"  # or names joined by commas
+    threads: int | str = "auto"
+    seconds: float = 10.0  # for each device
+
+    def __post_init__(self) -> None:
+        if len(self.layers) < 2 or not all(1 <= width <= MAX_WIDTH for width in self.layers):
+            expected = f"at least two widths of 1..{MAX_WIDTH}, such as {LAYERS}"
+            raise ConfigError("bad layers", where="layers", found=_joined(self.layers), expected=expected)
+        if not self.batch_sizes or not all(1 <= size <= MAX_BATCH for size in self.batch_sizes):
+            expected = f"numbers of samples of 1..{MAX_BATCH}, such as 1,16,128"
+            raise ConfigError(
+                "bad batch sizes", where="batch_sizes", found=_joined(self.batch_sizes), expected=expected
+            )
+        if not 0 < self.seconds <= MAX_SECONDS:
+            expected = f"a number > 0 and <= {MAX_SECONDS:g}"
+            raise ConfigError("bad seconds", where="seconds", found=self.seconds, expected=expected)
+
+    @classmethod
+    def parse(
+        cls,
+        layers: str | None = None,
+        batch_sizes: str | None = None,
+        devices: str | None = None,
+        threads: str | None = None,
+        seconds: float | None = None,
+    ) -> BenchConfig:
+        """The configuration that a command line means; None takes the default."""
+        return cls(
+            layers=_integers("layers", LAYERS if layers is None else layers),
+            batch_sizes=tuple(
+                sorted(set(_integers("batch_sizes", BATCH_SIZES if batch_sizes is None else batch_sizes)))
+            ),
+            devices="auto" if devices is None else devices,
+            threads="auto" if threads is None else as_integer(threads),
+            seconds=10.0 if seconds is None else seconds,
+        )
+
+
+def _integers(argument: str, text: str) -> tuple[int, ...]:
+    numbers = [as_integer(part) for part in text.split(",")]
+    if not all(type(number) is int for number in numbers):
+        what = f"bad {argument.replace('_', ' ')}"
+        raise ConfigError(what, where=argument, found=repr(text), expected="whole numbers joined by commas")
+    return tuple(numbers)
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+# --- which devices ---------------------------------------------------------------------------------------
+
+
+def find_devices(config: BenchConfig) -> tuple[list[str], dict[str, str]]:
+    """The names of the devices to measure, and for "auto" those that cannot be, each with the reason.
+
+    Raises ``ConfigError`` for an unknown name, ``DeviceError`` for a device that was named and cannot be used.
+    """
+    names = [name.strip() for name in config.devices.split(",")]
+    if names != ["auto"] and ("auto" in names or not all(names)):
+        expected = "auto, or cpu and cuda:N joined by commas"
+        raise ConfigError("bad devices", where="devices", found=repr(config.devices), expected=expected)
+    if names == ["auto"]:
+        select_backend(BASELINE, config.threads)  # refuses bad threads
+        return _all_devices()
+    return list(dict.fromkeys(select_backend(name, config.threads).device for name in names)), {}
+
+
+def _all_devices() -> tuple[list[str], dict[str, str]]:
+    found, missing, before = [BASELINE], dict[str, str](), ""
+    for index in count():
+        probe = probe_cuda(index)
+        if probe.usable:
+            found.append(f"cuda:{index}")
+        elif index and probe.reason.startswith(f"there is no cuda:{index}"):
+            break
+        elif probe.reason == before:  # of the machine, not of one GPU
+            text = missing.pop(f"cuda:{index - 1}")
+            missing["cuda" if index == 1 else f"cuda:{index - 1} and above"] = text
+            break
+        else:
+            missing[f"cuda:{index}"] = f"{probe.reason}. {probe.remedy}".strip()
+        before = "" if probe.usable else probe.reason
+    return found, missing
+
+
+# --- the clock -------------------------------------------------------------------------------------------
+
+
+class Timed:
+    """Work that is run in blocks of ``calls`` calls; ``seconds`` per call of every block."""
+
+    def __init__(self, backend: Backend, work: Callable[[], None], block_seconds: float) -> None:
+        self.backend, self.work = backend, work
+        self.calls = 1
+        self.seconds: list[float] = []
+        self._least = min(block_seconds, LEAST_BLOCK_S)
+        self._run()  # compiles, records
+        while (spent := self._run()) < block_seconds:
+            self.calls = math.ceil(self.calls * min(16.0, max(1.2, 1.1 * block_seconds / spent)))
+
+    def block(self) -> None:
+        """Time a block; one that turns out too short does not count."""
+        while (spent := self._run()) < self._least:
+            self.calls *= 2
+        self.seconds.append(spent / self.calls)
+
+    def _run(self) -> float:
+        with self.backend.active():
+            for _ in range(math.ceil(WARM_PART * self.calls)):
+                self.work()
+            self.backend.synchronize()
+            started = time.perf_counter()
+            for _ in range(self.calls):
+                self.work()
+            self.backend.synchronize()
+            return time.perf_counter() - started
+
+
+class Cell:
+    """One batch size on one device: the step, and its bare products. ``backend`` is its own, and so its threads are."""
+
+    def __init__(
+        self, backend: Backend, layers: Sequence[int], batch_size: int, data: Sequence[Array], block_seconds: float
+    ) -> None:
+        self.backend, self.layers, self.batch_size = backend, tuple(layers), batch_size
+        images, labels, self._order = data
+        with backend.active():
+            self.net = MLP(layers, backend=backend)
+            self._step = TrainingStep(self.net, images, labels, SGD(self.net), batch_size)
+            work = backend.record(bare_products(backend, layers, batch_size))
+        self._start = 0
+        self.step = Timed(backend, self._next_step, block_seconds)
+        self.products = Timed(backend, work, block_seconds)
+
+    def _next_step(self) -> None:
+        start, n = self._start, self.batch_size
+        self._start = start + n if start + 2 * n <= len(self._order) else 0
+        self._step.run(self._order, start, start + n, LEARNING_RATE)
+
+    def record(self) -> dict[str, Any]:
+        """The cell as a plain dictionary. ``roofline_fraction`` is the median of each round's products / step."""
+        quarter, median, three_quarters = np.quantile(self.step.seconds, (0.25, 0.5, 0.75)).tolist()
+        gflops = step_flops(self.layers, self.batch_size) / median / 1e9
+        fraction = float(np.median(np.divide(self.products.seconds, self.step.seconds)))
+        return {
+            "layers": list(self.layers),
+            "batch_size": self.batch_size,
+            "device": self.backend.device,
+            "samples_per_second": self.batch_size / median,
+            "gflops": gflops,
+            "roofline_gflops": gflops / fraction,
+            "roofline_fraction": fraction,
+            "roofline_suspect": fraction > 1.0,  # a fault or a noisy machine: claim nothing
+            "threads": self.backend.threads,
+            "step_seconds": median,
+            "step_seconds_quartiles": [quarter, three_quarters],
+            "blocks": len(self.step.seconds),
+            "steps_per_block": self.step.calls,
+            "dtype": self.net.dtype,
+            "backend": self.backend.name,
+            "reason": self.backend.reason,
+            "machine": self.backend.describe(),
+            "versions": versions(),
+        }
+
+
+def step_flops(layers: Sequence[int], batch_size: int) -> int:
+    """Floating-point operations of the products of one step; the first layer needs no dX."""
+    weights = sum(fan_in * fan_out for fan_in, fan_out in pairwise(layers))
+    return 2 * batch_size * (3 * weights - layers[0] * layers[1])
+
+
+def bare_products(backend: Backend, layers: Sequence[int], n: int) -> Callable[[], None]:
+    """The matrix products of one step, in the step's order and layout, on arrays of their own. Not its other work."""
+    random = np.random.default_rng(0)
+    buffers = Workspace(backend, layers, "float32", n).rows(n)
+    W = [backend.asarray(random.uniform(-0.05, 0.05, shape), "float32") for shape in pairwise(layers)]
+    for array in (buffers.A[0], buffers.dA[-1]):
+        backend.xp.copyto(array, backend.asarray(random.uniform(-1, 1, array.shape), "float32"))
+
+    def products() -> None:
+        for A, weights, Z in zip(buffers.A, W, buffers.A[1:], strict=False):
+            backend.gemm(A, weights, Z)
+        for index in reversed(range(len(W))):
+            if index > 0:
+                backend.gemm(buffers.dA[index], W[index].T, buffers.dA[index - 1])
+            backend.gemm(buffers.A[index].T, buffers.dA[index], W[index], -1e-9, 1.0)
+
+    return products
+
+
+def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | None = None) -> list[dict[str, Any]]:
+    """A record of every batch size on every one of ``devices``, in this order. About ``config.seconds`` for each."""
+    sizes = config.batch_sizes
+    if block_seconds is None:
+        block_seconds = min(max(config.seconds / (2 * ROUNDS * len(sizes)), LEAST_BLOCK_S), BLOCK_S)
+    cells: list[Cell] = []
+    images, labels, order = _samples(config.layers, max(sizes))
+    for device in devices:
+        backend = select_backend(device, config.threads)
+        with backend.active():
+            net = MLP(config.layers, backend=backend)
+            data = (*upload(backend, images, labels, net), backend.asarray(order))
+        make = partial(Cell, layers=config.layers, data=data, block_seconds=block_seconds)
+        cells += [make(select_backend(device, config.threads), batch_size=size) for size in sizes]
+    deadline = time.perf_counter() + config.seconds * len(devices)
+    # Batch size by batch size, so that devices which are compared are timed next to each other.
+    turns = sorted(cells, key=lambda cell: cell.batch_size)
+    for round_number in count(1):
+        started = time.perf_counter()
+        for cell in turns if round_number % 2 else turns[::-1]:
+            cell.step.block()
+            cell.products.block()
+        now = time.perf_counter()
+        if round_number >= MIN_ROUNDS and 2 * now - started > deadline:
+            break
+    return [cell.record() for cell in cells]
+
+
+def _samples(layers: Sequence[int], largest: int) -> tuple[Any, Any, Any]:
+    """Seeded random pixels, labels and their order: never zeros, and more than a cache holds."""
+    rows = max(largest, min(ROWS, BYTES // layers[0]))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (rows, layers[0]), dtype=np.uint8)
+    return images, random.integers(0, layers[-1], rows), epoch_order(rows, 0, 0)

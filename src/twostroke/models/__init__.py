@@ -1,0 +1,1 @@
+"""What is saved: model files, checkpoints, ONNX."""

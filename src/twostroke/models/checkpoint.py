@@ -1,0 +1,188 @@
+"""A training run on disk, whole: one file from which it goes on exactly as if it had not been stopped.
+
+The order of samples is a function of (seed, epoch), so parameters, the optimiser's arrays, the position and the
+notes of the running epoch are all there is. The file before the newest is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ..data.dataset import Dataset
+from ..engine.mlp import network_settings
+from ..engine.training import POSITION, EpochRecord, TrainingRun
+from ..errors import ConfigError, ModelError
+from ..files.atomic_file import previous
+from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, read_json, write_sealed
+
+KIND: Final = "twostroke-checkpoint"
+
+
+def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
+    """What must be the same for a run to be continued: network, configuration, data. (Devices may differ.)"""
+    network = network_settings(run.net)
+    network["weights_seed"] = network.pop("seed")  # the configuration has one of its own, for the order of samples
+    return {**network, **asdict(run.config), "data": f"{data.name} {_digest(data)}"}
+
+
+_digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
+
+
+def _digest(data: Dataset) -> str:
+    """SHA-256 of the training part, worked out once: it takes longer than all the rest of a save."""
+    if data not in _digests:
+        digest = hashlib.sha256(np.ascontiguousarray(data.train_images).data)
+        digest.update(np.ascontiguousarray(data.train_labels).data)
+        _digests[data] = digest.hexdigest()
+    return _digests[data]
+
+
+def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
+    """Write the run's state to ``path``, atomically and durably, and return it. Raises ``ModelError``."""
+    host = run.net.backend.to_host
+    tensors = {name: np.array(host(array), order="C") for name, array in run.state.items()}
+    for name in ("parameters", *(name for name in tensors if name.startswith("optimizer."))):
+        if not np.isfinite(tensors[name]).all():
+            raise ModelError("not finite", where=name, remedy=f"The training diverges; {path} was not touched.")
+    position = {name: getattr(run, name) for name in POSITION}
+    position = {name: None if value == math.inf else value for name, value in position.items()}
+    position["optimizer_steps"] = run.optimizer.steps
+    history = [asdict(record) for record in run.history]
+    run_text = {"identity": identity(run, data), "position": position, "history": history}
+    if _is_sound(path):  # a damaged one must not take the place of the last good one
+        try:
+            os.replace(path, previous(path))
+        except OSError as error:
+            raise ModelError("cannot keep the old checkpoint", where=path, found=error.strerror) from error
+    texts = {"run": json.dumps(run_text, sort_keys=True)}
+    write_sealed(path, KIND, texts, tensors, sealed="run")
+    return path
+
+
+def restore(run: TrainingRun, data: Dataset, path: Path) -> list[str]:
+    """Put ``run`` where the checkpoint at ``path`` is, and return what there is to say; [] if there is none.
+
+    A damaged newest file is a warning, and the one before it is taken. Raises ``ConfigError`` for a checkpoint
+    of another run, naming what differs, and ``ModelError`` if no good one is left.
+    """
+    faults: list[str] = []
+    for file in (path, previous(path)):
+        if not os.path.lexists(file):
+            continue
+        try:
+            _restore(run, data, file)
+        except ConfigError as error:
+            if not faults:
+                raise
+            faults.append(str(error))
+        except ModelError as error:
+            faults.append(str(error))
+        else:
+            for fault in faults:
+                warnings.warn(f"{fault} The one before it is taken.", stacklevel=2)
+            return [f"resumed from {file}: epoch {run.epoch + 1}, step {run.steps}"]
+    if faults:
+        raise ModelError(
+            "no good checkpoint is left", where=path, found="; ".join(faults), remedy="Start without --resume."
+        )
+    return []
+
+
+def _read(where: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The text and the tensors of a checkpoint whose digest is right."""
+    content = read_bytes(where)
+    metadata = parse_header(content, where).get("__metadata__", {})
+    text = read_json(metadata, "run", where, KIND)
+    return text, load_sealed(content, metadata["run"], metadata.get("sha256"), where)
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        return bool(_read(file.absolute()))
+    except ModelError:
+        return False
+
+
+def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
+    where = file.absolute()
+    text, tensors = _read(where)
+    ours = json.loads(json.dumps(identity(run, data)))
+    theirs = text.get("identity")
+    if not isinstance(theirs, dict):
+        raise damaged(where, "no identity of its run")
+    differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+    if differing:
+        values = ", ".join(f"{key} {theirs.get(key)} there and {ours.get(key)} here" for key in differing)
+        raise ConfigError(
+            "a checkpoint of another run", where=where, found=values, remedy="Use the same options, or another --out."
+        )
+    arrays = run.state
+    shapes = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    found = {name: (tensor.shape, str(tensor.dtype)) for name, tensor in tensors.items()}
+    if found != shapes:
+        raise damaged(where, f"tensors {found}", shapes)
+    for name, tensor in tensors.items():
+        if name not in ("losses", "predictions") and not np.isfinite(tensor).all():
+            raise damaged(where, f"{name} is not finite")
+    try:
+        position, history = _position(text["position"], run), _history(text["history"])
+        if len(history) != position["epoch"]:
+            raise ValueError(f"{len(history)} records")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(where, f"no readable position ({error!r})") from error
+    backend = run.net.backend
+    with backend.active():
+        for name, array in arrays.items():
+            backend.xp.copyto(array, backend.asarray(tensors[name]))
+    run.optimizer.steps = position.pop("optimizer_steps")
+    for name, value in position.items():
+        setattr(run, name, value)
+    run.history[:] = history
+
+
+def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
+    """A position that ``run`` can be at; None stands for infinity."""
+    position = {name: values[name] for name in (*POSITION, "optimizer_steps")}
+    for name in ("epoch", "batch", "steps", "waited", "optimizer_steps"):
+        if type(position[name]) is not int or position[name] < 0:
+            raise ValueError(f"{name} {position[name]!r}")
+    for name in ("seconds", "first_loss", "best_loss"):
+        value = math.inf if position[name] is None and name != "seconds" else position[name]
+        if not _is_number(value) or math.isnan(value):
+            raise ValueError(f"{name} {value!r}")
+        position[name] = float(value)
+    epoch, batch, n = position["epoch"], position["batch"], len(run.bounds)
+    steps = {position["steps"], position["optimizer_steps"]}
+    if epoch > run.config.epochs or batch >= n or position["waited"] > epoch or steps != {epoch * n + batch}:
+        raise ValueError(f"{position}")
+    return position
+
+
+def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
+    history = []
+    for number, values in enumerate(records, start=1):
+        record = EpochRecord(**values)
+        for field in fields(record):
+            value, optional = values[field.name], "None" in str(field.type)
+            if not (_is_number(value) or (optional and value is None)) or (
+                field.type == "int" and type(value) is not int
+            ):
+                raise ValueError(f"{field.name} {value!r}")
+        if record.epoch != number:
+            raise ValueError(f"epoch {record.epoch} at {number}")
+        history.append(record)
+    return history
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)

@@ -1,0 +1,115 @@
+"""A trained network as one safetensors file: tensors W1, b1, W2, b2, ... and what they mean, as metadata.
+
+W is (fan_in, fan_out), b is (fan_out,). The metadata holds the network's settings and its origin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..backend import Backend
+from ..engine.mlp import DTYPES, MLP, SETTINGS, network_settings, parameter_count
+from ..errors import ConfigError, ModelError
+from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, read_json, write_sealed
+from ..version import __version__
+
+KIND: Final = "twostroke"
+
+
+def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
+    """Write ``net`` to ``path`` (atomically, durably) and return the path.
+
+    ``provenance`` is kept beside it as its origin, for people. Raises ``ModelError``: weights that are not finite, or a
+    path that cannot be written.
+    """
+    path = Path(path)
+    tensors = host_tensors(net, path)
+    origin = {"twostroke": __version__, "numpy": np.__version__, "python": platform.python_version()}
+    origin |= {"device": net.backend.device, "reason": net.backend.reason, **(provenance or {})}
+    texts = {
+        "settings": json.dumps(network_settings(net), sort_keys=True),
+        "origin": json.dumps(origin, sort_keys=True, default=str),
+        "input": "rows of pixels 0..255 divided by 255, or floats already scaled",
+    }
+    write_sealed(path, KIND, texts, tensors, sealed="settings")
+    return path
+
+
+def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) -> MLP:
+    """The network in ``path``, on ``backend`` (by default the CPU).
+
+    Everything is checked before it is believed. Raises ``ModelError`` naming the file and the reason.
+    """
+    where = Path(path).absolute()
+    data = read_bytes(where)
+    header = parse_header(data, where)
+    metadata = header.pop("__metadata__", {})
+    net = _network(metadata, header, len(data), where, backend)
+    tensors = load_sealed(data, metadata["settings"], metadata.get("sha256"), where)
+    flat = np.concatenate([tensors[name].ravel() for name in _shapes(net.layers)])
+    if not np.isfinite(flat).all():
+        raise ModelError("weights are not finite", where=where, remedy="The training diverged: train again.")
+    net.parameters = net.backend.asarray(flat, net.dtype)
+    return net
+
+
+def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings and origin recorded in a model file, without its tensors. Raises ``ModelError``."""
+    where = Path(path).absolute()
+    metadata = parse_header(read_bytes(where), where).get("__metadata__", {})
+    return {key: read_json(metadata, key, where, KIND) for key in ("settings", "origin")}
+
+
+def host_tensors(net: MLP, path: Path) -> dict[str, np.ndarray]:
+    """W1 (fan_in, fan_out), b1 (fan_out,), W2, ... on the host, bound for ``path``; finite, or ``ModelError``."""
+    # Contiguous copies: safetensors 0.8.0 writes the wrong bytes of a view without a word.
+    tensors = {}
+    for number, layer in enumerate(net.views, start=1):
+        tensors[f"W{number}"] = np.array(net.backend.to_host(layer.W), order="C")
+        tensors[f"b{number}"] = np.array(net.backend.to_host(layer.b), order="C").ravel()
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ModelError("weights are not finite", where=name, remedy=f"Nothing was written to {path}.")
+    return tensors
+
+
+def _shapes(layers: tuple[int, ...]) -> dict[str, list[int]]:
+    """Each tensor's name and shape, in the order of the flat parameters."""
+    shapes = {}
+    for number, (fan_in, fan_out) in enumerate(pairwise(layers), start=1):
+        shapes[f"W{number}"] = [fan_in, fan_out]
+        shapes[f"b{number}"] = [fan_out]
+    return shapes
+
+
+def _network(metadata: Any, header: dict[str, Any], n_bytes: int, where: Path, backend: Backend | None) -> MLP:
+    """The network that the metadata describes, once names, shapes, dtype and size of the tensors agree with it."""
+    settings = read_json(metadata, "settings", where, KIND)
+    try:
+        layers = tuple(settings["layers"])
+        dtype = settings["dtype"]
+        if set(settings) != set(SETTINGS) or dtype not in DTYPES or not all(type(n) is int for n in layers):
+            raise KeyError("settings")
+        # Compared with the bytes present before anything of that size is allocated.
+        if min(layers) < 1 or parameter_count(layers) * np.dtype(dtype).itemsize > n_bytes:
+            raise damaged(where, f"{n_bytes} bytes for layers {list(layers)}")
+        shapes = _shapes(layers)
+        if set(shapes) != set(header):
+            raise damaged(where, f"tensors {sorted(header)}", sorted(shapes))
+        names = {"float32": "F32", "float64": "F64"}
+        for name, shape in shapes.items():
+            found = (header[name]["dtype"], header[name]["shape"])
+            if found != (names[dtype], shape):
+                raise damaged(where, f"{name} is {found}", (names[dtype], shape))
+        return MLP(**settings, backend=backend)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise damaged(where, f"settings that make no network ({error})") from error

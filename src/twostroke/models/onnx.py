@@ -1,0 +1,180 @@
+"""A trained network as an ONNX model: one file that runs where neither Python nor this package is.
+
+    input (batch, D) -> [Cast, Div by 255: pixels only] -> Gemm, activation, ... -> probabilities (batch, K)
+                                                                                 -> ArgMax -> label (batch,)
+
+The file needs operator set 17 and IR version 8 (ONNX 1.12, 2022). The package ``onnx`` is the extra ``onnx``, imported
+when it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..engine.mlp import MLP, network_settings
+from ..errors import ConfigError, ModelError
+from ..files.atomic_file import write_atomically
+from ..version import __version__
+from .model_file import host_tensors
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+# Protocol buffers end at 2 GiB. The graph takes kilobytes, and the origin 1 MiB at most: a model file holds no more.
+MOST_BYTES: Final = 2**31 - 2**22
+INPUTS: Final = ("pixels", "scaled")
+OPERATORS: Final = {
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "identity": None,
+    "softmax": "Softmax",
+    "exp": "Exp",
+}
+
+
+def import_onnx() -> Any:
+    """The package ``onnx``. Raises ``ConfigError`` with the command that installs it."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigError(
+            "ONNX export needs the package onnx", found=error, remedy="Install it with: pip install 'twostroke[onnx]'."
+        ) from error
+    return onnx
+
+
+def export_onnx(
+    net: MLP,
+    path: str | os.PathLike[str],
+    *,
+    inputs: str = "pixels",
+    classes: Sequence[str | int] | None = None,
+    origin: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ``net`` to ``path``, checked by ONNX's checker, atomically; return what was written.
+
+    The model's input is ``input`` (batch, D): uint8 0..255 with ``inputs="pixels"``, which the model scales as
+    ``predict_proba`` does, or values already scaled, of the network's dtype, with ``inputs="scaled"``. Its outputs
+    are ``label`` (batch,), the most probable class, and ``probabilities`` (batch, K), what ``predict_proba``
+    returns. ``classes`` names the K classes, as texts or as integers, in the outputs' order; without it label k is
+    the integer k. ``origin``, what is known of the training, goes into the metadata.
+
+    Raises ``ConfigError`` (an argument, or the package onnx is missing) and ``ModelError`` (weights, the file).
+    """
+    path = Path(path)
+    onnx = import_onnx()
+    if inputs not in INPUTS:
+        raise ConfigError("unknown kind of input", where="inputs", found=repr(inputs), expected=" or ".join(INPUTS))
+    names = class_names(classes, net.layers[-1])
+    tensors = host_tensors(net, path)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > MOST_BYTES:
+        remedy = "Move the safetensors file instead."
+        raise ModelError(
+            "too large for ONNX", where=path, found=f"{size:,} bytes", expected=f"<= {MOST_BYTES:,}", remedy=remedy
+        )
+    model = onnx.helper.make_model(
+        _graph(onnx, net, tensors, inputs == "pixels", names),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="twostroke",
+        producer_version=__version__,
+    )
+    metadata = {
+        "twostroke": __version__,
+        "settings": network_settings(net),
+        "input": "pixels 0..255" if inputs == "pixels" else "values already scaled",
+        "classes": list(range(net.layers[-1])) if names is None else names,
+        "origin": origin or {},
+    }
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in metadata.items()
+    }
+    onnx.helper.set_model_props(model, texts)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker's, and the type inference's
+        raise ModelError("ONNX refuses the model", where=path, found=error) from error
+    data = model.SerializeToString(deterministic=True)
+    try:
+        write_atomically(path, data)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte, or no file name
+        found = getattr(error, "strerror", None) or error
+        raise ModelError("cannot write the model", where=path.absolute(), found=found) from error
+    return {
+        "onnx": str(path),
+        "bytes": len(data),
+        "opset": OPSET,
+        "ir_version": IR_VERSION,
+        "inputs": _shapes(onnx, model.graph.input),
+        "outputs": _shapes(onnx, model.graph.output),
+        **{key: metadata[key] for key in ("input", "settings", "classes", "origin")},
+    }
+
+
+def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, names: list[Any] | None) -> Any:
+    """The forward stroke. Tensors keep the names that they have in the safetensors file."""
+    make = onnx.helper.make_node
+    number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(net.dtype))
+    constants, nodes, values = dict(tensors), [], "input"
+    if pixels:
+        constants["white"] = np.array(255, net.dtype)
+        nodes.append(make("Cast", ["input"], ["X"], "cast", to=number))
+        nodes.append(make("Div", ["X", "white"], ["A0"], "scale"))
+        values = "A0"
+    activations = [net.activation] * (len(net.layers) - 2) + [net.output]
+    for layer, activation in enumerate(activations, start=1):
+        last = layer == len(activations)
+        Z, A = f"Z{layer}", "probabilities" if last else f"A{layer}"
+        operator = OPERATORS[activation]
+        # The outputs need their name even where nothing is applied.
+        affine = Z if operator else A
+        nodes.append(make("Gemm", [values, f"W{layer}", f"b{layer}"], [affine], f"affine{layer}"))
+        if operator:
+            nodes.append(make(operator, [Z], [A], f"{activation}{layer}"))  # Softmax: over the last axis, its default
+        values = A
+    kind = onnx.TensorProto.INT64
+    index = "label" if names is None else "index"
+    nodes.append(make("ArgMax", ["probabilities"], [index], "most_probable", axis=1, keepdims=0))
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    if names is not None:
+        kind = onnx.TensorProto.STRING if isinstance(names[0], str) else kind
+        initializers.append(onnx.helper.make_tensor("classes", kind, [len(names)], [_bytes(name) for name in names]))
+        nodes.append(make("Gather", ["classes", "index"], ["label"], "name_of_class", axis=0))
+    tensor = onnx.helper.make_tensor_value_info
+    D, K = net.layers[0], net.layers[-1]
+    inputs = [tensor("input", onnx.TensorProto.UINT8 if pixels else number, ["batch", D])]
+    outputs = [tensor("label", kind, ["batch"]), tensor("probabilities", number, ["batch", K])]
+    return onnx.helper.make_graph(nodes, "twostroke", inputs, outputs, initializers)
+
+
+def class_names(classes: Sequence[str | int] | None, count: int) -> list[Any] | None:
+    """The names as a list of texts, or of integers."""
+    if classes is None:
+        return None
+    names = [name if isinstance(name, str) else int(name) for name in classes]
+    if len(names) != count or len(set(names)) != count or len({type(name) for name in names}) != 1:
+        expected = f"{count} different names, all texts or all integers: one for each output"
+        raise ConfigError("bad names of classes", where="classes", found=", ".join(map(repr, names)), expected=expected)
+    return names
+
+
+def _bytes(name: str | int) -> bytes | int:
+    return name.encode() if isinstance(name, str) else name
+
+
+def _shapes(onnx: Any, values: Any) -> dict[str, dict[str, Any]]:
+    """The name of each input or output, with its dtype and its shape."""
+    found = {}
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)  # NumPy has no type of its own for text
+        shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+        found[value.name] = {"dtype": "text" if dtype.hasobject else dtype.name, "shape": shape}
+    return found

@@ -1,0 +1,41 @@
+"""What a result is published with: the versions that it depends on, and strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from .version import __version__
+
+
+def to_json(value: Any) -> str:
+    """One line of strict JSON; a number that is not finite becomes null."""
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    found = {"twostroke": __version__, "python": platform.python_version()}
+    for dist in metadata.distributions():
+        name = (dist.name or "").lower()
+        if name in ("numpy", "scipy") or name.startswith("cupy"):
+            found[name] = dist.version
+    return found

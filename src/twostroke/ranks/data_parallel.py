@@ -1,0 +1,244 @@
+"""Training on several ranks: each learns from its part of every batch, and one sum a step makes them one.
+
+Batch sizes are global. Rank r of p takes rows r b // p to (r + 1) b // p of a batch of b, scales its residual by 1 / b,
+and the sum over ranks is the gradient of the whole batch: the same configuration is the same mathematics on any number
+of ranks. A part may be empty, so no rank ever makes fewer calls than another.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, Backend
+from ..data.dataset import Dataset
+from ..engine.config import TrainConfig
+from ..engine.metrics import Result, Running
+from ..engine.mlp import MLP, backward, layer_views
+from ..engine.optimizers import Optimizer
+from ..engine.recorded_epoch import Replay
+from ..engine.training import POSITION, EpochRecord, Evaluation, TrainingRun, TrainingStep
+from ..engine.workspace import Buffers
+from ..errors import DeviceError
+from .communicator import Communicator, agree
+
+
+class Stop:
+    """A wish of this rank to stop, and whether all ranks have agreed to."""
+
+    def __init__(self) -> None:
+        self.wanted = self.agreed = False
+
+
+class SharedRunning(Running):
+    """The notes of all ranks. Each writes what it sees; ``merge`` completes them on every rank."""
+
+    def __init__(self, communicator: Communicator, backend: Backend, n: int, dtype: str) -> None:
+        super().__init__(backend, n, dtype)
+        self._communicator = communicator
+        self._merged = 0
+
+    def begin(self, start: int = 0) -> None:
+        """From sample ``start`` on nothing is noted yet."""
+        self.losses[start:].fill(0)
+        self.predictions[start:].fill(0)
+        self._merged = start
+
+    def merge(self, stop: int) -> None:
+        """Complete the notes up to sample ``stop``: what a rank has not seen is zero there."""
+        for array in (self.losses, self.predictions):
+            self.backend.sum_through_host(array[self._merged : stop], self._communicator)
+        self._merged = stop
+
+    def result(self, labels: Array) -> Result:
+        self.merge(len(self.losses))
+        # Rank 0's, for all: processors may round a mean differently, and what follows must be the same everywhere.
+        return Result(*self._communicator.bcast_obj(tuple(super().result(labels))))
+
+
+class SharedEvaluation(Evaluation):
+    """An evaluation of which each rank does its part."""
+
+    def __init__(self, communicator: Communicator, net: MLP, images: Any, labels: Any) -> None:
+        super().__init__(net, images, labels)
+        self._bounds = self._bounds[communicator.rank :: communicator.size]
+        self._running = self._notes = SharedRunning(communicator, net.backend, len(images), net.dtype)
+
+    def run(self) -> Result:
+        with self.net.backend.active():
+            self._notes.begin()
+        return super().run()
+
+
+class SharedStep(TrainingStep):
+    """A step in two recorded halves, to the gradient and from it, and between them the sum over all ranks.
+
+    What is summed is the gradient times the optimiser's factor: so a sum can be added to its target as it is. Its last
+    element, past the parameters, is how many ranks want to stop.
+    """
+
+    def __init__(
+        self,
+        communicator: Communicator,
+        stop: Stop,
+        net: MLP,
+        images: Array,
+        labels: Array,
+        optimizer: Optimizer,
+        batch_size: int,
+        running: Running | None = None,
+        **options: Any,
+    ) -> None:
+        most = -(-batch_size // communicator.size)
+        super().__init__(net, images, labels, optimizer, most, running, **options)
+        backend, count = net.backend, len(net.parameters)
+        self.steps, self.seconds, self.summing_seconds = 0, 0.0, 0.0
+        self._communicator, self._stop = communicator, stop
+        self._scale = backend.scalars(1, net.dtype)
+        message, total, self._sum, self.path = backend.summing(count + 1, net.dtype, communicator)
+        self._gradient, self._flag = message[:count], message[count:]
+        self._total, self._flags = total[:count], total[count:]
+        self._gradient_views = layer_views(self._gradient, net.layers)
+        self._move = backend.record(self._update)
+
+    def run(self, order: Array, start: int, stop: int, lr: float) -> None:
+        began = time.perf_counter()
+        backend, rank, size, n = self.net.backend, self._communicator.rank, self._communicator.size, stop - start
+        first, last = start + rank * n // size, start + (rank + 1) * n // size
+        self._scale.set(1.0 / n)
+        if first < last:
+            super().run(order, first, last, lr)
+        else:
+            self.optimizer.set_rate(lr)
+            self._gradient.fill(0)
+        self._flag.fill(self._stop.wanted)
+        backend.synchronize()
+        half = time.perf_counter()
+        with self._communicator.watched():
+            self._sum()
+            self._stop.agreed = bool(backend.to_host(self._flags)[0])
+        summed = time.perf_counter()
+        self._move()
+        self.steps += 1
+        self.summing_seconds += summed - half
+        self.seconds += time.perf_counter() - began
+
+    def replay(self, bounds: Sequence[tuple[int, int]]) -> Replay:
+        return super().replay([])  # nothing: inside every step there is a sum
+
+    def learn_from(self, buffers: Buffers) -> None:
+        backward(self.net, buffers, self._gradient_views, self.optimizer.factor, 0.0, 0.0, self._scale[0])
+
+    def _update(self) -> None:
+        self.optimizer.accumulate(self._total)
+        self.optimizer.update()
+
+
+class DistributedRun(TrainingRun):
+    """A run of which this process is one rank. Every rank makes the same calls, ``advance`` with the same arguments.
+
+    All begin with rank 0's parameters. After ``advance`` every rank has the same state and history. ``stopping``,
+    set on any rank, stops all of them after the same step; only then is it true. Raises ``ConfigError`` on every rank
+    where network, configuration, data or the caller's own ``facts`` are not the same on all of them.
+    """
+
+    def __init__(
+        self,
+        net: MLP,
+        data: Dataset,
+        config: TrainConfig,
+        backend: Backend | None = None,
+        *,
+        communicator: Communicator,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        agree(communicator, {**_facts(net, data, config), **(facts or {})})
+        check_own_device(communicator, backend or net.backend)
+        self.communicator = communicator
+        self._stop = Stop()
+        self._step_type = partial(SharedStep, communicator, self._stop)
+        self._running_type = partial(SharedRunning, communicator)
+        self._evaluation_type = partial(SharedEvaluation, communicator)
+        super().__init__(net, data, config, backend)
+        self.share_state()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether all ranks have agreed to stop; setting it is this rank's wish."""
+        return self._stop.agreed
+
+    @stopping.setter
+    def stopping(self, wanted: bool) -> None:
+        self._stop.wanted = wanted
+        self._stop.agreed &= wanted
+
+    def share_state(self) -> None:
+        """Give every rank rank 0's arrays."""
+        backend = self.net.backend
+        with backend.active():
+            for array in self.state.values():
+                host = backend.to_host(array)
+                self.communicator.bcast_(host)
+                backend.xp.copyto(array, backend.asarray(host))
+
+    def advance(self, most_steps: int | None = None) -> EpochRecord | None:
+        assert isinstance(self.running, SharedRunning)
+        with self.net.backend.active():
+            self.running.begin(self.bounds[self.batch][0])
+            record = super().advance(most_steps)
+            if record is None:
+                self.running.merge(self.bounds[self.batch][0])
+                return None
+        self.history[-1] = self.communicator.bcast_obj(record)
+        # MPI does not promise that a sum has the same bits on every rank.
+        bits = zlib.crc32(self.net.backend.to_host(self.net.parameters).data)
+        if len(set(self.communicator.allgather_obj(bits))) > 1:
+            warnings.warn(f"the ranks' weights differed after epoch {self.epoch}: rank 0's were taken", stacklevel=2)
+            self.share_state()
+        return self.history[-1]
+
+    def describe(self) -> dict[str, Any]:
+        """How the ranks worked together: who, how gradients were summed, and this rank's seconds in steps and sums."""
+        assert isinstance(self._step, SharedStep)
+        step = self._step
+        times = {"steps": step.steps, "step_seconds": step.seconds, "summing_seconds": step.summing_seconds}
+        return {**self.communicator.describe(), "gradients_summed_by": step.path, **times}
+
+
+def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
+    """What must be the same on every rank: a sum over arrays of different lengths would destroy memory."""
+    facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype")} | asdict(config)
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        array = np.ascontiguousarray(getattr(data, name))
+        facts[name] = f"{array.shape} {array.dtype} {zlib.crc32(array.data):08x}"
+    return facts
+
+
+def check_own_device(communicator: Communicator, backend: Backend) -> None:
+    """``DeviceError`` on all ranks if two of them have the same device, where that cannot be shared."""
+    devices = communicator.allgather_obj(backend.unit)
+    taken = [device for device in devices if device is not None]
+    if len(set(taken)) < len(taken):
+        raise DeviceError(
+            "more ranks than GPUs",
+            where="--distributed",
+            found=f"{len(taken)} ranks on {len(set(taken))} GPU(s)",
+            expected="a GPU for each rank",
+            remedy="Start fewer ranks (mpirun -n), or choose --device cpu.",
+        )
+
+
+def share(run: DistributedRun) -> None:
+    """Put every rank where rank 0 is: its arrays, position and history. Every rank calls this."""
+    run.share_state()
+    ours = {name: getattr(run, name) for name in POSITION}, run.optimizer.steps, run.history
+    position, run.optimizer.steps, run.history[:] = run.communicator.bcast_obj(ours)
+    for name, value in position.items():
+        setattr(run, name, value)

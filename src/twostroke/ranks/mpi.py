@@ -1,0 +1,216 @@
+"""The ranks of an MPI job: how they are found, joined and left."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import ConfigError, PeerError
+from .communicator import Communicator, SingleProcess
+from .shared_sum import SharedSum, shared_memory
+from .watchdog import WATCHDOG_S, Watchdog, watchdog_limit, watched_from_outside
+
+LAUNCHERS: Final = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+LOCAL_RANKS: Final = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+COMMAND: Final = "mpirun -n N twostroke train --distributed"
+YIELDING_S: Final = 0.01  # a wait gives its core away for so long, and then sleeps in between
+NAP_S: Final = 1e-4
+SAID_S: Final = 0.1  # MPICH's launcher, told to end the job, may not look any more at what was said just before
+
+
+def launched() -> tuple[int, int]:
+    """(rank, size) in the job of an MPI launcher, from the environment; (0, 1) without one."""
+    for names in LAUNCHERS:
+        values = [os.environ.get(name, "") for name in names]
+        if all(value.isdecimal() for value in values):
+            return int(values[0]), int(values[1])
+    return 0, 1
+
+
+def speaks_before_mpi(*, alike: bool) -> bool:
+    """Whether this process is the one to say an error found before MPI starts: of all ranks if it is ``alike`` on all,
+    else of those on its host, which have the same packages and environment."""
+    rank, _ = launched()
+    local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), str(rank))
+    return rank == 0 or (not alike and local == "0")
+
+
+class MPIProcess(Communicator):
+    """A rank of an MPI job, by mpi4py's module ``mpi``. Raises ``ConfigError`` if the launcher is another MPI's."""
+
+    def __init__(self, mpi: Any, limit: float = WATCHDOG_S) -> None:
+        self._mpi, self._world = mpi, mpi.COMM_WORLD
+        self.rank, self.size = self._world.rank, self._world.size
+        self._watchdog = Watchdog(limit, self.rank)
+        self._polls = False
+        first_line = mpi.Get_library_version().replace("\x00", "").splitlines()[0]
+        self.library = " ".join(first_line.partition(",")[0].replace("Version:", "").split())
+        expected = launched()[1]
+        if self.size != expected:
+            raise ConfigError(
+                "mpirun belongs to another MPI than mpi4py uses",
+                where="the number of ranks",
+                found=f"{self.size} by {self.library}",
+                expected=f"{expected} by the launcher",
+                remedy="Start with the mpirun of the same installation.",
+            )
+        host = self._together(self._world.Split_type, mpi.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = host.rank, host.size
+        self._host_cores = self._together(host.allgather())
+        hosts = [crowded for first, crowded in self.allgather_obj((not self.local_rank, self.crowded)) if first]
+        self.hosts = len(hosts)
+        # MPICH waits in a spin. Where a core has more to do than one rank, each of the many hand-overs within a sum
+        # then costs a time slice. On one host its calls that do not block are as quick; between hosts they may not be.
+        self._polls = any(hosts) or (self.hosts == 1 and "MPICH" in self.library)
+
+    @property
+    def cores(self) -> int:
+        # A launcher may have bound each rank to cores of its own, or have left all of them to all.
+        return min(len(self._host_cores[self.local_rank]), max(1, self.host_cores // self.local_size))
+
+    @property
+    def host_cores(self) -> int:
+        return len(set().union(*self._host_cores))
+
+    def allreduce_(self, array: np.ndarray) -> None:
+        if self._polls:
+            self._together(self._poll, self._world.Iallreduce, self._mpi.IN_PLACE, array)
+        else:
+            self._together(self._world.Allreduce, self._mpi.IN_PLACE, array)
+
+    def shared_sum(self, count: int, dtype: str) -> SharedSum | None:
+        memory = shared_memory(count, dtype, self) if self.hosts == 1 and self.size > 1 else None
+        return None if memory is None else SharedSum(memory, self.rank, self.size, count, dtype, _wait)
+
+    def bcast_(self, array: np.ndarray) -> None:
+        if self._polls:
+            self._together(self._poll, self._world.Ibcast, array)
+        else:
+            self._together(self._world.Bcast, array)
+
+    def bcast_obj(self, value: Any) -> Any:
+        self._meet()
+        return self._together(self._world.bcast, value)
+
+    def allgather_obj(self, value: Any) -> list[Any]:
+        self._meet()
+        values: list[Any] = self._together(self._world.allgather, value)
+        return values
+
+    def barrier(self) -> None:
+        if self._polls:
+            self._meet()
+        else:
+            self._together(self._world.Barrier)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        self._watchdog.begin()
+        try:
+            yield
+        finally:
+            self._watchdog.end()
+
+    def abort(self, code: int) -> None:
+        sys.stdout.flush()
+        time.sleep(SAID_S)
+        self._world.Abort(code)
+
+    def close(self) -> None:
+        self.barrier()
+        with watched_from_outside(self._watchdog.limit):
+            self._mpi.Finalize()
+
+    def describe(self) -> dict[str, Any]:
+        return {"ranks": self.size, "hosts": self.hosts, "cores_of_host": self.host_cores, "mpi": self.library}
+
+    def _meet(self) -> None:
+        """Wait here rather than in the call that follows, if its own waiting is dear."""
+        if self._polls:
+            self._together(self._poll, self._world.Ibarrier)
+
+    def _poll(self, call: Callable[..., Any], *arguments: Any) -> None:
+        _wait(call(*arguments).Test)
+
+    def _together(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        self._watchdog.begin()
+        try:
+            return call(*arguments)
+        except self._mpi.Exception as error:
+            remedy = "Go on from the checkpoint with --resume."
+            raise PeerError("another rank may be lost", where="MPI", found=error, remedy=remedy) from error
+        finally:
+            self._watchdog.end()
+
+
+_ours: list[Communicator] = [SingleProcess()]
+
+
+def current() -> Communicator:
+    """The communicator of this process: what ``joined`` gives while it lasts, else a ``SingleProcess``."""
+    return _ours[-1]
+
+
+@contextmanager
+def joined(distributed: bool) -> Iterator[Communicator]:
+    """This process's communicator: as a rank of an MPI job if ``distributed``, else as the only one.
+
+    Leaves the job at the end of the block; not after an exception, for then the job must be ended by ``abort``.
+    Raises ``ConfigError`` where the launcher and ``distributed`` contradict each other, or mpi4py is missing.
+    """
+    size = launched()[1]
+    if not distributed:
+        if size > 1:
+            raise ConfigError(
+                "an MPI launcher started several processes that would each train alone",
+                where="--distributed",
+                found=f"{size} processes without it",
+                remedy=f"Let them train together: {COMMAND}.",
+            )
+        yield current()
+        return
+    limit = watchdog_limit()
+    with watched_from_outside(limit):
+        mpi = import_mpi()
+    communicator = MPIProcess(mpi, limit)
+    if communicator.size == 1:
+        warnings.warn(f"--distributed has one rank; several are started by: {COMMAND}", stacklevel=3)
+    _ours.append(communicator)
+    yield communicator
+    communicator.close()
+    _ours.remove(communicator)
+
+
+def import_mpi() -> Any:
+    """The module ``mpi4py.MPI``; importing it starts MPI. Raises ``ConfigError`` with the command that installs it."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
+        missing = "mpi4py" if isinstance(error, ImportError) else "an MPI library"
+        raise ConfigError(
+            f"--distributed needs {missing}",
+            found=error,
+            remedy="Install it with: pip install 'twostroke[mpi]' (a cluster with an MPI of its own)"
+            " or 'twostroke[mpi-local]'.",
+        ) from error
+    return MPI
+
+
+def _wait(ready: Callable[[], bool]) -> None:
+    """Return when ``ready()``, and give the core away until then."""
+    began = time.monotonic()
+    while not ready():
+        if time.monotonic() - began < YIELDING_S:
+            os.sched_yield()
+        else:
+            time.sleep(NAP_S)

@@ -1,0 +1,91 @@
+"""The folder that a run writes to: found writable before training starts, and held by one run at a time."""
+
+from __future__ import annotations
+
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..files.atomic_file import sync_folder
+from ..files.atomic_file import previous
+from ..errors import ConfigError
+
+FILES = (
+    *("model.safetensors", "record.json", "checkpoint.safetensors", "report.html"),
+    *("record-previous.json", "checkpoint-previous.safetensors"),
+)
+
+
+def writable_folder(folder: Path, argument: str) -> Path:
+    """The folder, made and tried, before an hour of training depends on it. Raises ``ConfigError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        problem = _blocked(folder)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise _unwritable(folder, argument, problem)
+    return folder
+
+
+def would_be_writable(folder: Path, argument: str) -> Path:
+    """The folder, if it could be made and written to as far as its nearest existing parent tells; makes nothing."""
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        problem = _blocked(folder)
+        if not nearest.is_dir():
+            problem = f"{nearest} is not a folder"
+        elif not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+            problem = f"{nearest}: permission denied"
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise _unwritable(folder, argument, problem)
+    return folder
+
+
+def set_aside(path: Path, argument: str) -> None:
+    """Keep a file of an earlier run under another name: from now on what bears its name is this run's."""
+    try:
+        os.replace(path, previous(path))
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unwritable(path.parent, argument, error.strerror or str(error)) from error
+
+
+def _blocked(folder: Path) -> str | None:
+    blocked = any((folder / name).is_dir() for name in FILES)
+    return f"a folder in the place of {' or '.join(FILES)}" if blocked else None
+
+
+def _unwritable(folder: Path, argument: str, problem: str) -> ConfigError:
+    where, remedy = f"{argument} {folder}", "Choose another with --out DIR."
+    return ConfigError("cannot write to the output folder", where=where, found=problem, remedy=remedy)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, argument: str) -> Iterator[None]:
+    """Hold the folder; ``ConfigError`` if another process does. The system frees it when the process ends.
+
+    Correctness does not rest on it: some network file systems ignore locks, and files are written atomically.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            where = f"{argument} {folder}"
+            raise ConfigError("another run writes here", where=where, remedy="Choose another, or wait.") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)

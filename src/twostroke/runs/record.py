@@ -1,0 +1,181 @@
+"""Records: a run, an evaluation and a prediction as plain dictionaries, and these as strict JSON."""
+
+from __future__ import annotations
+
+
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import DataError, ModelError
+from ..files.regular_file import open_regular
+from .settings import KEYS
+
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import Backend
+from ..data.dataset import Dataset
+from ..files.regular_file import absolute
+from ..engine.metrics import Result
+from ..engine.mlp import MLP, parameter_count
+from ..engine.training import EpochRecord, TrainConfig, TrainingRun
+from ..version import __version__
+from ..provenance import to_json, versions
+
+def run_record(
+    net: MLP,
+    data: Dataset,
+    config: TrainConfig,
+    preset: str,
+    history: Sequence[EpochRecord],
+    test: Result,
+    model: Path,
+    source: str | None = None,
+) -> dict[str, Any]:
+    """A training run as the dictionary that ``--json`` prints and record.json keeps.
+
+    ``source`` is the data as it was named to ``load_dataset``; the record keeps "mnist", or the absolute path.
+    """
+    seconds = sum(record.train_seconds for record in history)
+    samples = sum(record.samples_per_second * record.train_seconds for record in history)
+    settings = asdict(config) | {"learning_rate": config.learning_rate, "epochs": len(history)}
+    return {
+        **_outcome(net, data, test, model),
+        "source": source if source in (None, "mnist") else absolute(source),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "train_seconds": seconds,
+        "samples_per_second": samples / seconds,
+        "preset": preset,
+        **{name: getattr(net, name) for name in ("activation", "output", "loss", "init", "dtype")},
+        **{name: value for name, value in settings.items() if name not in ("lr", "evaluate_test")},
+        "machine": net.backend.describe(),
+        "history": [asdict(record) for record in history],
+    }
+
+
+def plan_record(run: TrainingRun, data: Dataset, settings: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+    """What a run, made but not begun, would do: the dictionary of ``train --dry-run --json``."""
+    steps = len(run.bounds)
+    return {
+        **{name: getattr(run.net.backend, name) for name in ("device", "reason", "threads")},
+        "training_samples": run.bounds[-1][1],
+        "parameters": parameter_count(run.net.layers),
+        "steps_per_epoch": steps,
+        "steps": steps * run.config.epochs,
+        "done_steps": run.steps,
+        "memory_bytes": array_bytes(run),
+        "data_bytes": array_bytes(data),
+        "files": [str(path) for path in files],
+        "replaced": [str(path) for path in files if path.exists()],
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+
+
+def array_bytes(owner: object) -> int:
+    """The bytes of all arrays that an object of ours holds; what several views share counts once."""
+    seen: set[int] = set()
+    total, waiting = 0, [owner]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, Backend):
+            continue
+        seen.add(id(value))
+        if hasattr(value, "nbytes"):
+            base = getattr(value, "base", None)
+            if hasattr(base, "nbytes"):
+                waiting.append(base)
+            else:
+                total += value.nbytes
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif type(value).__module__.startswith("twostroke."):
+            waiting += getattr(value, "__dict__", {}).values()
+    return total
+
+
+def epoch_json(record: EpochRecord) -> str:
+    """An epoch as a line of ``train --log-format json``."""
+    return to_json({"event": "epoch", **asdict(record)})
+
+
+def result_json(record: Mapping[str, Any]) -> str:
+    """``run_record`` as the last line of ``train --log-format json``."""
+    return to_json({"event": "result", **record})
+
+
+def evaluation_record(net: MLP, data: Dataset, test: Result, classes: Sequence[Any], model: Path) -> dict[str, Any]:
+    """An evaluation as the dictionary that ``--json`` prints; ``classes`` from ``class_counts``."""
+    counts = {"errors": sum(row["errors"] for row in classes), "samples": len(data.test_labels)}
+    return {**_outcome(net, data, test, model), **counts, "classes": classes}
+
+
+def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, Any]:
+    return {
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "backend": net.backend.name,
+        **{name: getattr(net.backend, name) for name in ("device", "reason", "threads")},
+        "model": str(model),
+        "data": data.name,
+        "input": str(data.train_images.dtype),
+        "layers": list(net.layers),
+        "versions": versions(),
+    }
+
+
+def prediction_record(source: str, outputs: Any, label: int | None) -> dict[str, Any]:
+    """What the network makes of one sample; ``label`` where the truth is known."""
+    return {"source": source, "prediction": int(outputs.argmax()), "label": label, "probabilities": outputs.tolist()}
+
+
+MAX_RECORD_BYTES: Final = 1 << 26
+APART: Final = ("data", "out", "threads", "tf32")  # settings that a record holds elsewhere, or not at all
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's record.json. Only that it is a JSON object is known of it then. Raises ``ModelError``."""
+    try:
+        with open_regular(path) as file:
+            text = file.read(MAX_RECORD_BYTES + 1)
+        found = json.loads(text) if len(text) <= MAX_RECORD_BYTES else f"more than {MAX_RECORD_BYTES} bytes"
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
+        if isinstance(error, DataError):
+            remedy = "Name the folder that a run of twostroke train wrote to."
+            raise ModelError("no record of a run", where=path, found=error.found, remedy=remedy) from error
+        found = f"{type(error).__name__}: {error}"
+    if not isinstance(found, dict):
+        raise ModelError("not the record of a run", where=path, found=str(found)[:200], expected="a JSON object")
+    return found
+
+
+def repeat_words(record: Mapping[str, Any]) -> list[str]:
+    """The command that repeats a run: no setting left to a default. Empty if the record does not hold them all."""
+    values = {key: record.get("learning_rate" if key == "lr" else key) for key in KEYS if key not in APART}
+    source, history, machine = record.get("source"), record.get("history"), record.get("machine")
+    if not isinstance(source, str) or None in values.values():
+        return []
+    if isinstance(history, list) and history and isinstance(history[-1], Mapping) and "epochs" in history[-1]:
+        values["epochs"] = history[-1]["epochs"]  # that were meant: the schedule depends on them
+    machine = machine if isinstance(machine, Mapping) else {}
+    if record.get("threads") and not machine.get("threads_auto"):
+        values["threads"] = record["threads"]
+    words = ["twostroke", "train", source]
+    for key, value in values.items():
+        words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return [*words, "--tf32"] if machine.get("tf32") else words

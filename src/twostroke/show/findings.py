@@ -1,0 +1,153 @@
+"""What a report shows of a run, as numbers: its epochs, what its network mixes up, its worst mistakes, its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.dataset import Dataset
+from ..engine.metrics import Result, confusion
+from ..engine.mlp import MLP
+from ..engine.training import EpochRecord, evaluate
+
+MATRIX_CLASSES: Final = 200  # beyond, a cell would be smaller than a pixel
+MISTAKES: Final = 24
+PAIRS: Final = 8
+UNITS: Final = 32
+LARGEST: Final = 1e30  # of a float32's 3e38: what is beyond means nothing and overflows in a drawing
+SEEN_ROWS: Final = 10_000  # training samples that tell which pixels vary
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """A test sample taken for another class; ``output`` and ``truth_output`` are the network's for the two."""
+
+    index: int
+    label: int
+    prediction: int
+    output: float
+    truth_output: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """How often samples of class ``label`` were taken for ``prediction``, and the share of the class that is."""
+
+    label: int
+    prediction: int
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """The weights (H, W) into one unit of the first layer, -1..1; NaN where no training sample ever varies."""
+
+    number: int
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """A run's record (as read from a file: of unknown kinds), and what its network does with the test samples."""
+
+    record: Mapping[str, Any]
+    history: list[dict[str, float | None]]  # an entry for each epoch, one number (or none) for each of its columns
+    net: MLP
+    data: Dataset
+    result: Result
+    errors: int
+    matrix: NDArray[np.int64] | None  # (K, K) truth by prediction; None beyond MATRIX_CLASSES
+    pairs: list[Pair]  # the most frequent first
+    mistakes: list[Mistake]  # the worst first: by how far the wrong output was above the right one
+    units: list[Unit]  # the strongest first; none where samples are not pictures
+
+    @property
+    def pictures(self) -> bool:
+        """Whether a sample can be shown: (height, width) of at least 2 by 2."""
+        return is_picture(self.data)
+
+
+def is_picture(data: Dataset) -> bool:
+    """Whether samples are pictures rather than rows of features."""
+    return len(data.image_shape) == 2 and min(data.image_shape) > 1
+
+
+def examine(record: Mapping[str, Any], net: MLP, data: Dataset) -> Findings:
+    """Evaluate ``net`` on the test part of ``data``, which it must fit, and find what to show."""
+    labels = data.test_labels.astype(np.int64)
+    result = evaluate(net, data.test_images, data.test_labels)
+    outputs = net.predict_proba(data.test_images)
+    predictions = outputs.argmax(axis=1)
+    n_classes = net.layers[-1]
+    small = n_classes <= MATRIX_CLASSES
+    return Findings(
+        record=record,
+        history=numbers(record.get("history")),
+        net=net,
+        data=data,
+        result=result,
+        errors=int((predictions != labels).sum()),
+        matrix=confusion(labels, predictions, n_classes) if small else None,
+        pairs=_pairs(labels, predictions, n_classes),
+        mistakes=_mistakes(outputs, labels, predictions),
+        units=_units(net, data) if is_picture(data) else [],
+    )
+
+
+def numbers(history: Any) -> list[dict[str, float | None]]:
+    """The epochs of a record's history: None for what is not a plain number, nothing for what is no epoch."""
+    names = tuple(EpochRecord.__annotations__)
+    rows = history if isinstance(history, list) else []
+    found = [{name: number(row.get(name)) for name in names} for row in rows if isinstance(row, Mapping)]
+    return [row for row in found if row["epoch"] is not None]
+
+
+def number(value: Any) -> float | None:
+    """A value of a record as a number that can be shown or drawn, or None."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if plain else None
+
+
+def heat(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of its class that each wrong cell holds, relative to the largest: 0..1, the diagonal 0."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    return np.asarray(shares / (shares.max() or 1.0))
+
+
+def _pairs(labels: Any, predictions: Any, n_classes: int) -> list[Pair]:
+    wrong = labels != predictions
+    codes, counts = np.unique(labels[wrong] * n_classes + predictions[wrong], return_counts=True)
+    samples = np.bincount(labels, minlength=n_classes)
+    best = np.argsort(-counts, kind="stable")[:PAIRS]
+    found = []
+    for code, count in zip(codes[best], counts[best], strict=True):
+        label, taken = divmod(int(code), n_classes)
+        found.append(Pair(label, taken, int(count), int(count) / int(samples[label])))
+    return found
+
+
+def _mistakes(outputs: Any, labels: Any, predictions: Any) -> list[Mistake]:
+    wrong = np.flatnonzero(predictions != labels)
+    given, due = outputs[wrong, predictions[wrong]], outputs[wrong, labels[wrong]]
+    order = np.argsort(due - given, kind="stable")[:MISTAKES]
+    return [
+        Mistake(int(i), int(labels[i]), int(predictions[i]), float(given[k]), float(due[k]))
+        for k, i in zip(order, wrong[order], strict=True)
+    ]
+
+
+def _units(net: MLP, data: Dataset) -> list[Unit]:
+    """The units with the largest weights, or every class if there is no hidden layer."""
+    weights = net.backend.to_host(net.weights[0]).astype(np.float64)
+    seen = data.train_images[:: max(1, len(data.train_images) // SEEN_ROWS)]
+    weights[seen.min(axis=0) == seen.max(axis=0)] = np.nan
+    strengths = np.sqrt(np.nansum(weights**2, axis=0))
+    order = np.argsort(-strengths, kind="stable") if len(net.layers) > 2 else np.arange(len(strengths))
+    peaks = np.nanmax(np.abs(weights), axis=0, initial=0.0)
+    return [Unit(int(k), (weights[:, k] / (peaks[k] or 1.0)).reshape(data.image_shape)) for k in order[:UNITS]]

@@ -1,0 +1,167 @@
+"""A run as one HTML page that asks for nothing: styles, curves and images are inside, and no script is.
+
+``page.html`` is the template; Jinja2 escapes every text that comes from a file.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from ..engine.mlp import parameter_count
+from . import pictures
+from .findings import Findings, heat, number
+
+TEMPLATE: Final = Path(__file__).with_name("page.html")
+NAMES: Final = {
+    "learning_rate": "highest learning rate",
+    "l2": "L2 penalty",
+    "val_size": "validation samples",
+    "init": "initial weights",
+    "output": "output activation",
+    "dtype": "precision",
+}
+SETTINGS: Final = (
+    "preset", "layers", "activation", "output", "loss", "init", "dtype", "optimizer", "learning_rate", "momentum",
+    "schedule", "warmup", "l2", "batch_size", "epochs", "val_size", "patience", "seed",
+)  # fmt: skip
+MACHINE: Final = ("backend", "device", "threads")
+PLACES: Final = {"source": "data", "model": "model"}
+ELSEWHERE: Final = {
+    "test_accuracy", "test_loss", "train_seconds", "samples_per_second", "history", "machine", "versions", "reason",
+    "finished", "data", *MACHINE, *PLACES,
+}  # fmt: skip
+RECORDED_APART: Final = 5e-4  # more than two devices differ by
+
+
+def html(findings: Findings, command: Sequence[str]) -> str:
+    """The page. ``command`` repeats the run, in parts that a line may be broken between; empty if it is not known.
+
+    Raises ``ImportError`` without Jinja2.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"percent": percent, "significant": significant, "confidence": confidence}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(**_facts(findings), command=command)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """0.9804 as 98.04 %, never rounded up to 100 or down to 0."""
+    value = 100 * share
+    if 0 < share < 1:
+        edge = 10.0**-digits
+        value = min(max(value, edge), 100 - edge)
+    return f"{value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def significant(value: Any) -> str:
+    """A number with four digits that count, or with thousands' commas; nothing for None."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def confidence(value: float, output: str) -> str:
+    """What the network gave a class: a probability where its outputs are, else the output itself."""
+    return percent(value) if output in ("softmax", "sigmoid") else f"output {value:.3g}"
+
+
+def _facts(findings: Findings) -> dict[str, Any]:
+    """Every name that the template uses."""
+    net, data, record = findings.net, findings.data, findings.record
+    n_classes, many = net.layers[-1], findings.matrix is not None and net.layers[-1] > pictures.NUMBERED
+    images = [_uri(image) for image in pictures.sample_images(findings)] if findings.pictures else []
+    return {
+        "data": data,
+        "net": net,
+        "n_parameters": parameter_count(net.layers),
+        "n_classes": n_classes,
+        "result": findings.result,
+        "errors": findings.errors,
+        "n_test": len(data.test_labels),
+        "shape": " × ".join(map(str, data.image_shape)),
+        "facts": {name: number(record.get(name)) for name in ("epochs", "train_seconds", "samples_per_second")},
+        "device": _text(record.get("device")),
+        "threads": _text(record.get("threads")),
+        "reason": _text(record.get("reason")),
+        "finished": _moment(record.get("finished")),
+        "recorded": _recorded(findings),
+        "history": findings.history,
+        "parts": [part for part in pictures.SERIES if any(row[f"{part}_loss"] is not None for row in findings.history)],
+        "series": pictures.SERIES,
+        "curves": {quantity: _curve(findings, quantity) for quantity in pictures.QUANTITIES if findings.history},
+        "matrix": findings.matrix,
+        "heat": None if findings.matrix is None or many else heat(findings.matrix),
+        "matrix_picture": _matrix(findings) if many else None,
+        "pairs": findings.pairs,
+        "pictures": findings.pictures,
+        "mistakes": findings.mistakes,
+        "images": images,
+        "units": [(unit.number, _uri(pictures.tint(unit.weights))) for unit in findings.units],
+        "n_units": net.layers[1],
+        "settings": [(NAMES.get(name, name.replace("_", " ")), _text(value)) for name, value in _settings(record)],
+        "environment": [(name, value) for name, value in _environment(record).items() if value],
+        "places": [(name, _text(record[key])) for key, name in PLACES.items() if record.get(key)],
+        "bitwise": _environment(record).get("threads auto") != "yes",
+    }
+
+
+def _uri(pixels: Any) -> str:
+    return f"data:image/png;base64,{base64.b64encode(pictures.image_png(pixels)).decode()}"
+
+
+def _curve(findings: Findings, quantity: str) -> str:
+    first, last = findings.history[0], findings.history[-1]
+    ways = [
+        f"{name} from {significant(first[key])} to {significant(last[key])}"
+        for series, name in pictures.SERIES.items()
+        if last[key := f"{series}_{quantity}"] is not None
+    ]
+    description = f"Line chart of the {quantity} over {len(findings.history)} epochs: {'; '.join(ways)}."
+    return pictures.svg(pictures.curve(findings, quantity, pictures.THEMED), quantity, description)
+
+
+def _matrix(findings: Findings) -> str:
+    description = f"Confusion matrix of {findings.net.layers[-1]} classes; the table of the most frequent follows."
+    return pictures.svg(pictures.matrix(findings, pictures.THEMED), "confusion", description)
+
+
+def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The record's settings in a good order, then whatever else it holds."""
+    names = [name for name in SETTINGS if name in record]
+    names += sorted(name for name in record if name not in {*SETTINGS, *ELSEWHERE})
+    return [(str(name), record[name]) for name in names]
+
+
+def _environment(record: Mapping[str, Any]) -> dict[str, str]:
+    tables = [{name: record.get(name) for name in MACHINE}, record.get("machine"), record.get("versions")]
+    items = [item for table in tables if isinstance(table, Mapping) for item in table.items()]
+    return {str(name).replace("_", " "): _text(value) for name, value in items}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return significant(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _moment(value: Any) -> str:
+    try:
+        return f"{datetime.fromisoformat(value).astimezone(UTC):%d %B %Y, %H:%M} UTC".lstrip("0")
+    except (TypeError, ValueError, OverflowError):
+        return ""
+
+
+def _recorded(findings: Findings) -> str:
+    """What the record said of the test, if that is another figure than the one found now."""
+    accuracy, name = number(findings.record.get("test_accuracy")), _text(findings.record.get("data"))
+    if accuracy is None or abs(accuracy - findings.result.accuracy) <= RECORDED_APART:
+        return ""
+    return f"The record of the run says {percent(accuracy)}, on {name}."

@@ -1,0 +1,180 @@
+"""Text: a run, its epochs, an evaluation and a prediction as lines. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backend import Backend
+from ..data.dataset import Dataset
+from ..engine.mlp import MLP, parameter_count
+from ..engine.training import EpochRecord, TrainConfig
+
+BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
+BAR_WIDTH = 28
+PAYS = 1.3  # what twice the ranks must gain to be worth starting
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def device_line(backend: Backend) -> str:
+    """Which device, with how many threads, and why."""
+    threads = f", {backend.threads} thread{_s(backend.threads)}" if backend.threads else ""
+    if backend.auto:
+        threads = f", as many of {backend.threads} threads as pay"
+    return f"device: {backend.device}{threads}: {backend.reason}"
+
+
+def data_line(data: Dataset) -> str:
+    """What there is to learn from."""
+    shape = " x ".join(map(str, data.image_shape))
+    return (
+        f"data: {data.name}, {len(data.train_images):,} training and {len(data.test_images):,} test samples,"
+        f" {shape} {data.train_images.dtype}, {data.n_classes} classes"
+    )
+
+
+def network_line(net: MLP) -> str:
+    """The network's every setting."""
+    shape, count = "-".join(map(str, net.layers)), parameter_count(net.layers)
+    return (
+        f"network: {shape}, {count:,} parameters, {net.activation}, {net.output} output,"
+        f" {net.loss} loss, {net.init} weights, {net.dtype}, seed {net.seed}"
+    )
+
+
+def settings_line(config: TrainConfig, preset: str) -> str:
+    """How it is trained, every default included."""
+    parts = [f"preset {preset}", f"{config.optimizer}, learning rate {config.learning_rate:g}"]
+    if config.optimizer in ("momentum", "nesterov"):
+        parts.append(f"momentum {config.momentum:g}")
+    warmup = f" ({config.warmup:.0%} warm-up)" if config.schedule == "one-cycle" else ""
+    parts += [f"schedule {config.schedule}{warmup}", f"l2 {config.l2:g}"]
+    parts += [f"dropout {config.dropout:g}"] * bool(config.dropout) + [f"batch size {config.batch_size}"]
+    parts += [f"{config.epochs} epoch{_s(config.epochs)}", f"validation {config.val_size:g}"]
+    parts.append(f"patience {config.patience}" if config.patience else "no early stopping")
+    return f"settings: {', '.join(parts)}"
+
+
+def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
+    """Who trains together: ``DistributedRun.describe``."""
+    threads = f", {backend.threads} thread{_s(backend.threads)} each" if backend.threads else ""
+    hosts = f" on {ranks['hosts']} machine{_s(ranks['hosts'])} by {ranks['mpi']}" if "mpi" in ranks else ""
+    return f"ranks: {ranks['ranks']}{hosts}{threads}; gradients are summed by {ranks['gradients_summed_by']}"
+
+
+def crowded_line(ranks: int, cores: int) -> str:
+    """What is worth knowing where ranks outnumber the cores of their machine."""
+    return f"{ranks} ranks share {cores} core{_s(cores)} and wait for each other: {cores} would be faster"
+
+
+def summing_line(ranks: Mapping[str, Any]) -> str:
+    """What part of the time went to sums, with the waiting for the slowest rank, and whether more ranks would pay.
+
+    ``n`` ranks spend c on their part of a step and s on the sum. With m a step takes at least c n / m + s; m is 2n, but
+    no more than one host has cores.
+    """
+    total, summing = ranks["step_seconds"], ranks["summing_seconds"]
+    if not total or ranks["ranks"] == 1:
+        return f"communication: none, {ranks['ranks']} rank"
+    share = summing / total
+    n, cores = ranks["ranks"], ranks.get("cores_of_host", 0)
+    more = min(2 * n, cores) if ranks.get("hosts") == 1 else 2 * n
+    gain = 1 / ((1 - share) * n / more + share) if more > n else 1.0
+    if more > n:
+        verdict = f"{more} ranks would be {gain:.2f} times as fast at most"
+        if gain < PAYS:
+            verdict += ": more ranks do not pay, a larger batch might"
+    elif more == n:
+        verdict = f"there are as many ranks as cores ({n})"
+    else:
+        verdict = f"{n} ranks share {cores} core{_s(cores)}: fewer are faster"
+    return f"communication: {share:.0%} of the training time; {verdict}"
+
+
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """``plan_record`` beyond what the run itself says first."""
+    done = f", {plan['done_steps']:,} of them done" if plan["done_steps"] else ""
+    per_epoch, steps = plan["steps_per_epoch"], plan["steps"]
+    lines = [
+        f"steps: {per_epoch:,} an epoch, {steps:,} in all{done}, on {plan['training_samples']:,} samples",
+        f"memory: {plan['memory_bytes'] / 1e6:,.1f} MB of arrays on {plan['device']};"
+        f" the data as read: {plan['data_bytes'] / 1e6:,.1f} MB",
+        f"files: {', '.join(plan['files'])}",
+    ]
+    if plan["replaced"]:
+        lines.append(f"replaced: {', '.join(plan['replaced'])}")
+    return [*lines, "dry run: nothing was trained, nothing was written"]
+
+
+def epoch_line(record: EpochRecord) -> str:
+    """One epoch, in columns."""
+    number = f"{record.epoch:>{len(str(record.epochs))}}/{record.epochs}"
+    parts = [f"epoch {number}"]
+    for name in ("train", "val", "test"):
+        loss, accuracy = getattr(record, f"{name}_loss"), getattr(record, f"{name}_accuracy")
+        if loss is not None:
+            parts.append(f"{name} loss {_loss(loss)} acc {accuracy:7.2%}")
+    parts += [f"{record.train_seconds:.2f} s", f"{record.samples_per_second:,.0f} samples/s"]
+    return "  ".join(parts)
+
+
+def result_line(record: Mapping[str, Any]) -> str:
+    """The outcome of ``run_record``."""
+    threads = f", {record['threads']} thread{_s(record['threads'])}" if record["threads"] else ""
+    return (
+        f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])} after {record['epochs']}"
+        f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
+        f" {record['samples_per_second']:,.0f} samples/s on {record['device']}{threads}"
+    )
+
+
+def onnx_lines(record: Mapping[str, Any]) -> list[str]:
+    """The outcome of ``export_onnx``: the names, types and shapes that a program needs, and where the file is."""
+
+    def described(values: Mapping[str, Any]) -> str:
+        parts = [f"{name} {value['dtype']} ({', '.join(map(str, value['shape']))})" for name, value in values.items()]
+        return ", ".join(part.replace("(batch)", "(batch,)") for part in parts)
+
+    return [
+        f"inputs: {described(record['inputs'])}, {record['input']}",
+        f"outputs: {described(record['outputs'])}",
+        f"written: {record['onnx']}, {record['bytes']:,} bytes, ONNX operator set {record['opset']}",
+    ]
+
+
+def class_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``class_counts`` as lines."""
+    lines = ["class  samples  errors  error rate  most often taken for"]
+    for row in rows:
+        rate = f"{row['errors'] / row['samples']:.2%}" if row["samples"] else "-"
+        mistaken = "-" if row["most_taken_for"] is None else row["most_taken_for"]
+        lines.append(f"{row['class']:>5}  {row['samples']:>7}  {row['errors']:>6}  {rate:>10}  {mistaken:>20}")
+    return lines
+
+
+def prediction_lines(record: Mapping[str, Any], pixels: Any, *, plain: bool = False) -> list[str]:
+    """``prediction_record`` with its picture, if it is one, and the largest outputs as sorted bars."""
+    label, values, full = record["label"], record["probabilities"], "#" if plain else "█"
+    truth = "" if label is None else f" (labelled {label}: {'right' if label == record['prediction'] else 'wrong'})"
+    lines = [f"  {line}" for line in picture(pixels, plain=plain)] if pixels.ndim == 2 else []
+    lines.append(f"{record['source']}: {record['prediction']}{truth}")
+    for k in sorted(range(len(values)), key=lambda k: -values[k])[:10]:
+        lines.append(f"  {k} {values[k]:8.2%} {full * round(BAR_WIDTH * min(max(values[k], 0.0), 1.0))}".rstrip())
+    return lines
+
+
+def picture(pixels: Any, *, plain: bool = False) -> list[str]:
+    """A grey picture (H, W) as lines of W half blocks. Ink is drawn in the text's colour: it suits any terminal."""
+    on = pixels > (float(pixels.min()) + float(pixels.max())) / 2
+    on = np.pad(on, ((0, len(on) % 2), (0, 0))).astype(int)
+    glyphs = ASCII_BLOCKS if plain else BLOCKS
+    return ["".join(glyphs[code] for code in codes) for codes in 2 * on[::2] + on[1::2]]

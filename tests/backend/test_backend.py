@@ -1,0 +1,408 @@
+"""The seam: choosing a device, the CPU's threads, recorded steps, and CuPy's own tracer where CuPy is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from tests.engine.test_kernels import ELEMENTWISE, make
+from tests.engine.test_optimizers import KERNELS
+from tests.support.strict_device import StrictBackend, plant_fake_cupy
+from twostroke import ConfigError, DataError, DeviceError, array_module, select_backend, to_host
+from twostroke.backend import Backend, host_backend
+from twostroke.backend.cpu.backend import NumpyBackend
+from twostroke.backend.cuda.probe import probe_cuda
+from twostroke.backend.machine import available_cores
+from twostroke.engine import kernels
+
+ROOT = Path(__file__).parents[2]
+
+
+# --- choosing ------------------------------------------------------------------------------------------------
+
+
+def test_the_cpu_by_name() -> None:
+    backend = select_backend("CPU")
+    assert (backend.name, backend.device, backend.reason, backend.xp) == ("numpy", "cpu", "cpu was asked for", np)
+    assert host_backend() is host_backend()
+
+
+def test_cuda_without_a_gpu_is_an_error_with_cause_and_remedy() -> None:
+    if probe_cuda().usable:
+        pytest.skip("this machine has a GPU: the refusals are in test_probe.py, planted")
+    with pytest.raises(DeviceError) as caught:
+        select_backend("cuda")
+    message = str(caught.value)
+    assert caught.value.exit_code == 3
+    assert "\n" not in message
+    assert message.startswith("the GPU cannot be used: " + probe_cuda().reason)
+    assert probe_cuda().remedy in message
+    assert message.endswith("Or choose --device auto or cpu.")
+
+
+def test_auto_keeps_its_reason() -> None:
+    backend = select_backend("auto")
+    assert backend.reason == probe_cuda().reason
+    assert backend.name == ("cupy" if probe_cuda().usable else "numpy")
+
+
+BAD_DEVICES = ["", "tpu", "cuda:x", "cuda:-1", "cuda:1.5", "cpu:0", "auto:1", "cuda:0:1", " cuda", "cuda0", "gpus"]
+
+
+@pytest.mark.parametrize("device", BAD_DEVICES)
+def test_unknown_devices(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"^unknown device: device: found .*, expected auto, cpu, cuda or cuda:N$"):
+        select_backend(device)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "x", "2", "", 10**6])
+def test_bad_threads(threads: int | str) -> None:
+    with pytest.raises(ConfigError, match=r"^bad number of threads: threads: found .*expected auto or "):
+        select_backend("cpu", threads)
+
+
+# --- threads -------------------------------------------------------------------------------------------------
+
+
+def blas_threads() -> dict[str, int]:
+    pools = threadpoolctl.threadpool_info()
+    return {pool["filepath"]: pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("threads", sorted({1, min(2, available_cores())}))
+def test_threads_are_set_inside_active_and_restored(threads: int) -> None:
+    backend = select_backend("cpu", threads)
+    assert backend.threads == threads
+    before = blas_threads()
+    assert before
+    with backend.active():
+        assert set(blas_threads().values()) == {threads}
+        with select_backend("cpu", 1).active():
+            assert set(blas_threads().values()) == {1}
+        assert set(blas_threads().values()) == {threads}
+    assert blas_threads() == before
+    with pytest.raises(RuntimeError), backend.active():
+        raise RuntimeError
+    assert blas_threads() == before
+
+
+def test_automatic_threads_are_restored_too() -> None:
+    backend = select_backend("cpu")
+    before = blas_threads()
+    with backend.active():
+        step = backend.record(lambda: backend.gemm(A, A, out))
+        A, out = np.ones((200, 200)), np.zeros((200, 200))
+        for _ in range(50):
+            step()
+    assert blas_threads() == before
+
+
+# --- arrays --------------------------------------------------------------------------------------------------
+
+
+def test_array_module_and_to_host(backend: Backend) -> None:
+    host = np.arange(6, dtype="float32").reshape(2, 3)
+    x = backend.asarray(host)
+    assert array_module(x) is array_module(x.T) is backend.xp
+    assert array_module(host) is np
+    assert np.array_equal(to_host(x), host)
+    assert isinstance(to_host(x), np.ndarray)
+    assert isinstance(backend.to_host(x), np.ndarray)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "float64"])
+def test_asarray_gives_c_order_and_the_type_asked_for(backend: Backend, dtype: str | None) -> None:
+    for host in (np.arange(6.0).reshape(2, 3).T, np.arange(12.0)[::2].reshape(2, 3), np.arange(6, dtype=">i4")):
+        x = backend.asarray(host, dtype)
+        assert x.flags.c_contiguous
+        assert x.dtype == (dtype or host.dtype)
+        assert np.array_equal(to_host(x), host)
+
+
+def test_the_cpu_copies_nothing() -> None:
+    backend, host = select_backend("cpu"), np.ones((3, 4))
+    assert backend.asarray(host) is host
+    assert backend.to_host(host) is host
+
+
+def test_an_array_of_another_module_is_refused_by_name() -> None:
+    cpu, strict = select_backend("cpu"), StrictBackend()
+    x = strict.asarray(np.ones(2))
+    assert strict.check(x, "parameters") is x
+    with pytest.raises(DataError) as caught:
+        cpu.check(x, "parameters")
+    expected = "array of the wrong device: parameters: found strict_xp.StrictArray, expected an array of numpy. Use "
+    assert str(caught.value).startswith(expected)
+    with pytest.raises(DataError, match=r"found numpy\.ndarray, expected an array of strict_xp"):
+        strict.check(np.ones(2), "X")
+
+
+def test_describe_says_what_a_result_needs(backend: Backend) -> None:
+    facts = backend.describe()
+    assert facts["device"] == backend.device
+    wanted = {
+        "numpy": {"processor", "cores", "threads", "blas", "numpy"},
+        "cupy": {"gpu", "compute_capability", "memory_bytes", "driver_cuda", "runtime_cuda", "cupy"},
+    }.get(backend.name, set())
+    assert wanted <= facts.keys()
+    assert all(facts[key] for key in wanted)
+    backend.synchronize()
+
+
+def test_elementwise_binds_once(backend: Backend) -> None:
+    assert backend.elementwise(kernels.relu_forward) is backend.elementwise(kernels.relu_forward)
+
+
+# --- recorded steps ------------------------------------------------------------------------------------------
+
+
+def test_a_recorded_step_does_the_same_work_on_new_numbers(backend: Backend) -> None:
+    """Ten runs of a recorded step against ten runs of the plain one: gather, products, kernels, reductions, a rate."""
+    rng = np.random.default_rng(0)
+    source = rng.standard_normal((9, 4))
+    W0 = rng.standard_normal((4, 3))
+
+    def run(record: bool) -> np.ndarray:
+        data, W = backend.asarray(source), backend.asarray(W0.copy())
+        X, Z, rows = backend.xp.empty((5, 4)), backend.xp.empty((5, 3)), backend.xp.empty(5)
+        order = backend.asarray(np.arange(5))
+        rate = backend.scalars(1, "float64")
+
+        def step() -> None:
+            backend.take_rows(data, order, X)
+            backend.gemm(X, W, Z)
+            kernels.softmax_forward(backend, Z, rows)
+            backend.gemm(X.T, Z, W, rate[0], 1.0)
+
+        run_step = backend.record(step) if record else step
+        for i in range(10):
+            backend.xp.copyto(order, backend.asarray(np.roll(np.arange(9), i)[:5]))
+            rate.set(0.1 / (i + 1))
+            run_step()
+        backend.synchronize()
+        return np.array(backend.to_host(W))
+
+    with backend.active():
+        recorded, plain = run(True), run(False)
+    assert not np.array_equal(recorded, W0)
+    assert np.allclose(recorded, plain, rtol=1e-13)
+
+
+def test_a_step_that_fails_while_it_is_recorded_leaves_the_backend_as_it_was() -> None:
+    backend = NumpyBackend(threads=1)
+    x = np.ones(3)
+
+    def step() -> None:
+        backend.xp.add(x, 1, out=x)
+        raise ValueError("in the middle")
+
+    run = backend.record(step)
+    for expected in (2, 3):
+        with pytest.raises(ValueError, match="in the middle"):
+            run()
+        assert x.tolist() == [expected] * 3
+    assert backend.xp is np
+    backend.elementwise(kernels.relu_forward)(x)
+    backend.gemm(x[None], x[:, None], out := np.zeros((1, 1)))
+    assert out.tolist() == [[27]]
+
+
+# --- CupyBackend over a fake CuPy -----------------------------------------------------------------------------
+
+
+def test_tf32_is_set_and_reset_on_the_shared_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, library = plant_fake_cupy(monkeypatch)
+    from twostroke.backend.cuda.backend import CupyBackend
+
+    exact, rounded = CupyBackend(), CupyBackend(tf32=True)
+    x = exact.asarray(np.ones((2, 2), "float32"))
+    out = exact.asarray(np.zeros((2, 2), "float32"))
+    modes = []
+    for backend in (exact, rounded, exact):
+        backend.gemm(x, x, out)
+        modes.append(library.mode)
+    assert modes == [0, 3, 0]  # cublasMath_t: default, TF32, default
+    assert (exact.describe()["tf32"], rounded.describe()["tf32"]) == (False, True)
+
+
+def test_out_of_memory_names_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, _ = plant_fake_cupy(monkeypatch)
+    from twostroke.backend.cuda.backend import CupyBackend
+
+    backend = CupyBackend()
+
+    def full(array: Any) -> Any:
+        raise fake.cuda.memory.OutOfMemoryError("no room")
+
+    fake.asarray = full
+    with pytest.raises(DeviceError) as caught:
+        backend.asarray(np.ones((1000, 10)), "float32")
+    found = "found 1,024 bytes free, expected 40,000 for an array of shape (1000, 10)"
+    assert str(caught.value).startswith(f"out of GPU memory: cuda:0: {found}. Use a smaller batch")
+
+
+# --- CuPy's own tracer ----------------------------------------------------------------------------------------
+
+N, K = 6, 4
+SHAPES = {"M": (N, K), "P": (N, K), "r": (N, 1), "v": (N,), "b": (1, K), "c": (1, 1), "p": (50,)}
+TRACED: dict[Any, str] = ELEMENTWISE | {kernel: "p" * count for kernel, (count, _) in KERNELS.items()}
+
+
+def device_array(cupy: Any, host: np.ndarray) -> Any:
+    """``host`` on the GPU; without one, an array of that shape and layout whose memory nothing may touch."""
+    if probe_cuda().usable:
+        return cupy.asarray(host)
+    memory = cupy.cuda.memory.UnownedMemory(1 << 20, host.nbytes, None, device_id=0)
+    order = "C" if host.flags.c_contiguous else "F"
+    return cupy.ndarray(host.shape, host.dtype, memptr=cupy.cuda.memory.MemoryPointer(memory, 0), order=order)
+
+
+def traced_arguments(kernel: Any, dtype: str, cells: bool = False) -> list[Any]:
+    """Host arguments for a kernel, (N, K) arrays in the Fortran order of the output layer.
+
+    ``cells``: its numbers as arrays of no dimensions, as a captured step passes those that change.
+    """
+    rng = np.random.default_rng(0)
+    if kernel is kernels.scale_pixels:
+        return [np.full((N, K), 51, "uint8"), np.zeros((N, K), dtype), np.dtype(dtype).type(255)]
+    if kernel is kernels.one_hot:
+        return [np.ones((N, 1), "uint8"), np.arange(K, dtype="uint8")[None], np.full((N, K), 7, dtype, "F")]
+    host: list[Any] = []
+    for letter in TRACED[kernel]:
+        if letter in SHAPES:
+            values = rng.uniform(0.1, 0.9, SHAPES[letter])
+            values *= rng.choice([-1, 1], values.shape) if letter == "M" else 1
+            host.append(np.array(values, dtype, order="F"))
+        else:
+            host.append(make(letter, rng, N, K))
+    host += KERNELS.get(kernel, (0, []))[1]
+    return [np.array(value, dtype) if cells and isinstance(value, float) else value for value in host]
+
+
+def cupy_backend_without_cublas() -> Any:
+    from twostroke.backend.cuda.backend import CupyBackend
+
+    backend = object.__new__(CupyBackend)  # __init__ would load cuBLAS, which elementwise work does not need
+    Backend.__init__(backend)
+    return backend
+
+
+@pytest.mark.parametrize("cells", [False, True], ids=["numbers", "cells"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", [*TRACED, kernels.scale_pixels, kernels.one_hot], ids=lambda k: str(k.__name__))
+def test_cupys_tracer_takes_every_kernel(kernel: Any, dtype: str, cells: bool) -> None:
+    """``cupy.fuse`` makes ONE kernel of it, by its old tracer, up to the launch, which alone needs a GPU.
+
+    An exception inside that tracer would switch the kernel, silently and for good, to CuPy's other tracer, which
+    is experimental. What the traced kernel writes must be what the kernel writes on NumPy, no array that is
+    broadcast may be written (its threads would race), and float32 work must not be computed in double.
+    """
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
+    host = traced_arguments(kernel, dtype, cells)
+    fused: Any = cupy_backend_without_cublas().elementwise(kernel)
+    here = [device_array(cupy, value) if isinstance(value, np.ndarray) else value for value in host]
+    if probe_cuda().usable:
+        fused(*here)
+    else:
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError) as caught:
+            fused(*here)
+        assert any("ElementwiseKernel.__call__" in frame.name for frame in caught.traceback)
+    assert fused.new_fusion is None, "the tracer gave up on this kernel"
+    ((traced, options),) = fused._memo.values()
+    assert (options, traced.nargs) == ({}, len(host))
+
+    full = np.broadcast_shapes(*(np.shape(value) for value in host))
+    worked = [value.copy(order="K") if isinstance(value, np.ndarray) else value for value in host]
+    kernel(np, *worked)
+    for parameter, before, after in zip(traced.in_params, host, worked, strict=True):
+        if isinstance(before, np.ndarray) and not np.array_equal(before, after):
+            assert not parameter.is_const, f"{parameter.name} is written by the kernel, not by the traced one"
+        assert parameter.is_const or before.shape == full, f"{parameter.name} is broadcast and written"
+    if dtype == "float32":
+        assert not re.findall(r"double v\d+_\d+", traced.operation), traced.operation
+
+
+def test_the_tracer_test_sees_a_kernel_that_cannot_be_fused() -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
+
+    def reduces(xp: Any, A: Any, out: Any) -> None:
+        xp.add(A, A.sum(), out=out)
+
+    fused: Any = cupy_backend_without_cublas().elementwise(reduces)
+    arrays = [device_array(cupy, np.ones((N, K), "float32")) for _ in range(2)]
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
+        fused(*arrays)
+    assert fused.new_fusion is not None
+
+
+def test_the_tracer_test_sees_double_work() -> None:
+    """A NumPy float64 among the arguments: CuPy computes the float32 kernel in double."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
+    fused: Any = cupy_backend_without_cublas().elementwise(kernels.scale_pixels)
+    arrays = [device_array(cupy, np.ones((N, K), dtype)) for dtype in ("uint8", "float32")]
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
+        fused(*arrays, np.float64(255))
+    ((traced, _),) = fused._memo.values()
+    assert re.findall(r"double v\d+_\d+", traced.operation)
+
+
+# --- the rule of these tests themselves ----------------------------------------------------------------------
+
+LOST_GPU = """
+    import pytest, sys, types
+    cupy = types.ModuleType("cupy")
+    def ones(n): raise RuntimeError("cudaErrorIllegalAddress")
+    cupy.ones = ones
+    @pytest.mark.gpu
+    def test_first(monkeypatch):
+        sys.modules["cupy"] = cupy
+        assert False, "the kernel went wrong"
+    def test_second(): pass
+"""
+
+
+def run_pytest(folder: Path, source: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A run of pytest of its own, with this folder's conftest, in a process that sees no GPU."""
+    (folder / "test_it.py").write_text(textwrap.dedent(source))
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-ra", "-q", *options]
+    env = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | environment
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+ONE_TEST = "def test_it(backend): backend.synchronize()"
+MARKER = ("-o", "markers=gpu: needs a GPU")
+
+
+def test_a_gpu_test_without_a_gpu_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    result = run_pytest(tmp_path, ONE_TEST, *MARKER, TWOSTROKE_REQUIRE_GPU="0")
+    assert result.returncode == 0, result.stdout
+    assert "2 passed, 1 skipped" in result.stdout
+    assert "SKIPPED [1] test_it.py:1: no GPU: " in result.stdout
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_require_gpu_makes_the_skip_a_failure(tmp_path: Path, how: str) -> None:
+    options, variable = (["--require-gpu"], "0") if how == "option" else ([], "1")
+    result = run_pytest(tmp_path, ONE_TEST, *MARKER, *options, TWOSTROKE_REQUIRE_GPU=variable)
+    assert result.returncode == 1, result.stdout
+    assert "2 passed, 1 error" in result.stdout
+    assert "a GPU is required: " in result.stdout
+
+
+def test_a_lost_gpu_ends_the_session(tmp_path: Path) -> None:
+    result = run_pytest(tmp_path, LOST_GPU, *MARKER)
+    assert result.returncode != 0
+    assert "the GPU no longer works after test_it.py::test_first (RuntimeError: cudaErrorIll" in result.stdout
+    assert "1 failed" in result.stdout
+    assert "passed" not in result.stdout

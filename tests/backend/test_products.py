@@ -1,0 +1,182 @@
+"""Our own matrix products against NumPy in float64: every layout, sizes around the edges of tiles, any threads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twostroke.backend.cpu.library import Native, Products, library, product_words
+
+ROWS = (1, 2, 4, 11, 12, 13, 24, 49, 300)
+COLUMNS = (1, 8, 10, 16, 17, 30, 33, 64, 100, 129, 600)
+DEPTHS = (1, 2, 30, 129, 1300)
+SCALES = ((1.0, 0.0), (-0.3, 1.0), (0.5, 0.9))
+LIMIT = 5e-6  # relative L2, of |A| |B|
+
+
+@pytest.fixture
+def native() -> Iterator[Native]:
+    found = library()
+    if found.native is None or found.native.product is None:
+        pytest.skip(f"no products of our own: {found.reason}")
+    before = found.native.threads()
+    yield found.native
+    found.native.set_threads(before)
+
+
+def matrix(rng: np.random.Generator, rows: int, columns: int, transposed: bool) -> Any:
+    flat = rng.standard_normal(rows * columns, dtype=np.float32)
+    return flat.reshape(columns, rows).T if transposed else flat.reshape(rows, columns)
+
+
+LAYOUTS = list(itertools.product((False, True), repeat=3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: "".join("ct"[i] for i in x))
+def test_products_of_every_shape(native: Native, layout: tuple[bool, bool, bool]) -> None:
+    """C <- alpha A B + beta C, nothing beside C touched, and the same bits with one thread and with two."""
+    products, rng = Products(native.product), np.random.default_rng(0)
+    for rows, columns, depth in itertools.product(ROWS, COLUMNS, DEPTHS):
+        a, b = matrix(rng, rows, depth, layout[0]), matrix(rng, depth, columns, layout[1])
+        c = matrix(rng, rows, columns, False)
+        alpha, beta = SCALES[(rows + columns + depth) % 3]
+        results = []
+        for threads in (1, 2):
+            native.set_threads(threads)
+            frame = matrix(rng, rows + 2, columns + 2, layout[2])
+            frame[:] = np.nan
+            inside = frame[1:-1, 1:-1]
+            if beta:
+                inside[:] = c  # with beta 0 the NaN must not come through
+            products.product(alpha, a, b, beta, inside)
+            assert np.isnan(frame).sum() == frame.size - inside.size, (rows, columns, depth)
+            results.append(inside.copy())
+        assert results[0].tobytes() == results[1].tobytes(), (rows, columns, depth)
+        wide = [x.astype(np.float64) for x in (a, b, c)]
+        expected = alpha * (wide[0] @ wide[1]) + beta * wide[2]
+        scale = np.linalg.norm(abs(wide[0]) @ abs(wide[1]) + beta * abs(wide[2]))
+        assert np.linalg.norm(results[0] - expected) <= LIMIT * scale, (rows, columns, depth)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "depth"),
+    [
+        (1100, 600, 1300),
+        (200, 700, 1300),
+        (300, 600, 1300),
+        (600, 2100, 1030),
+        (40, 2100, 60),
+        (1, 70, 20_000),
+        (20_000, 33, 1),
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True], ids=["c", "t"])
+def test_products_larger_than_a_block(native: Native, rows: int, columns: int, depth: int, transposed: bool) -> None:
+    products, rng = Products(native.product), np.random.default_rng(3)
+    a, b = matrix(rng, rows, depth, transposed), matrix(rng, depth, columns, transposed)
+    a[rng.random(a.shape) < 0.7] = 0  # black pixels
+    start, results = matrix(rng, rows, columns, False), []
+    for threads in (1, 2, 5):
+        native.set_threads(threads)
+        c = start.copy()
+        products.product(-0.3, a, b, 1.0, c)
+        results.append(c)
+    assert len({c.tobytes() for c in results}) == 1
+    wide = [x.astype(np.float64) for x in (a, b, start)]
+    expected = -0.3 * (wide[0] @ wide[1]) + wide[2]
+    assert np.linalg.norm(results[0] - expected) <= LIMIT * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("rows", [2, 6, 10, 16, 23, 128, 700])
+@pytest.mark.parametrize("columns", [10, 30, 128, 600])
+@pytest.mark.parametrize("transposed", [False, True], ids=["c", "t"])
+def test_black_pixels_change_no_bit(native: Native, rows: int, columns: int, transposed: bool) -> None:
+    """Depths at which all is zero may be passed over: what comes out has the bits of the product without them."""
+    products, rng = Products(native.product), np.random.default_rng(4)
+    a, b = matrix(rng, rows, 784, transposed), matrix(rng, 784, columns, False)
+    black = rng.random(784) < 0.6
+    a[:, black] = 0
+    a[rng.random(rows) < 0.2] = 0
+    start, results = matrix(rng, rows, columns, False), []
+    few = np.ascontiguousarray(a[:, ~black].T).T if transposed else np.ascontiguousarray(a[:, ~black])
+    for left, right in ((a, b), (few, np.ascontiguousarray(b[~black]))):
+        for threads in (1, 2):
+            native.set_threads(threads)
+            c = start.copy()
+            products.product(0.7, left, right, 1.0, c)
+            results.append(c)
+    assert len({c.tobytes() for c in results}) == 1
+    expected = 0.7 * (a.astype(np.float64) @ b) + start
+    assert np.linalg.norm(results[0] - expected) <= LIMIT * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 4), (1, 5), (40, 600), (0, 5)])
+def test_a_product_over_no_depth_only_scales(native: Native, rows: int, columns: int) -> None:
+    """And never divides by it."""
+    products = Products(native.product)
+    for beta, expected in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        c = np.ones((rows, columns), np.float32)
+        products.product(1.0, np.zeros((rows, 0), np.float32), np.zeros((0, columns), np.float32), beta, c)
+        assert (c == expected).all()
+
+
+def test_a_zero_passes_over_its_row(native: Native) -> None:
+    """One row: what a zero meets is not read, so an infinity there does not come through; all else does."""
+    products = Products(native.product)
+    a, b = np.zeros((1, 40), np.float32), np.ones((40, 35), np.float32)
+    b[7] = np.inf
+    c = np.ones((1, 35), np.float32)
+    products.product(1.0, a, b, 1.0, c)
+    assert (c == 1).all()
+    a[0, 7] = 1
+    products.product(1.0, a, b, 1.0, c)
+    assert np.isposinf(c).all()
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(native: Native) -> None:
+    products, rng = Products(native.product), np.random.default_rng(1)
+    a, b = matrix(rng, 100, 784, False), matrix(rng, 784, 130, False)
+    whole, part = np.empty((100, 130), np.float32), np.empty((30, 130), np.float32)
+    products.product(1.0, a, b, 0.0, whole)
+    products.product(1.0, a[13:43], b, 0.0, part)
+    assert part.tobytes() == whole[13:43].tobytes()
+
+
+def test_nan_and_infinity_come_through(native: Native) -> None:
+    products = Products(native.product)
+    for rows in (1, 30):
+        a, b = np.ones((rows, 40), np.float32), np.ones((40, 35), np.float32)
+        a[0, 3], b[5, 7] = np.inf, np.nan
+        c = np.empty((rows, 35), np.float32)
+        products.product(1.0, a, b, 0.0, c)
+        assert np.isnan(c[:, 7]).all()
+        assert np.isposinf(np.delete(c[0], 7)).all()
+        assert (np.delete(c[1:], 7, axis=1) == 40).all()
+
+
+def test_many_threads_and_many_products(native: Native) -> None:
+    """Ten thousand small shared products with more threads than cores: each one whole before the next begins."""
+    rng = np.random.default_rng(2)
+    a, b = matrix(rng, 48, 100, False), matrix(rng, 100, 64, False)
+    c, numbers = np.zeros((48, 64), np.float32), np.array([1, 0], np.float32)
+    words = np.array(product_words(a, b, c, numbers.ctypes.data, numbers.ctypes.data + 4), np.int64)
+    assert native.product is not None
+    native.set_threads(1)
+    native.product(words.ctypes.data)
+    expected = c.copy()
+    native.set_threads(5)
+    assert native.threads() == 5
+    for _ in range(10_000):
+        c[:] = np.nan
+        native.product(words.ctypes.data)
+        if c.tobytes() != expected.tobytes():
+            pytest.fail("a product was not whole")
+
+
+def test_float64_and_absent_libraries_are_left_to_blas() -> None:
+    assert not Products(None).knows(np.zeros((2, 2), np.float32))
+    assert not Products(lambda address: None).knows(np.zeros((2, 2)))

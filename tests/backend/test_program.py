@@ -1,0 +1,168 @@
+"""Played steps against the same steps replayed from Python: the same bits, for everything that the engine can do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twostroke import MLP, TrainConfig
+from twostroke.backend.cpu import backend as numpy_backend
+from twostroke.backend.cpu.backend import NumpyBackend
+from twostroke.backend.cpu.library import library
+from twostroke.backend.cpu.player import playback
+from twostroke.backend.cpu.program import Program, Unplayable
+from twostroke.backend.tape import Tape
+from twostroke.engine.kernels import ACTIVATIONS
+from twostroke.engine.metrics import Running
+from twostroke.engine.mlp import LOSSES, OUTPUTS
+from twostroke.engine.optimizers import OPTIMIZERS
+from twostroke.engine.training import TrainingStep, make_optimizer
+
+pytestmark = pytest.mark.skipif(library().native is None, reason=f"nothing is played here: {library().reason}")
+
+SAMPLES = 70
+NETWORKS = [
+    (loss, output, activation) for loss in LOSSES for output in OUTPUTS[loss] for activation in ACTIVATIONS
+]  # fmt: skip
+
+
+def plainly(tape: Tape) -> Callable[[], None]:
+    def replay() -> None:
+        for call in tape:
+            call()
+
+    return replay
+
+
+def strictly(tape: Tape) -> Callable[[], None]:
+    """Played, or an error."""
+    native = library().native
+    assert native is not None
+    return Program(tape, native.play).run
+
+
+def after_two_epochs(
+    how: Callable[[Tape], Callable[[], None]], net: MLP, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> list[bytes]:
+    monkeypatch.setattr(numpy_backend, "playback", how)
+    rng, backend = np.random.default_rng(0), NumpyBackend(1)
+    size = int(config.batch_size)
+    images: Any = rng.integers(0, 256, (SAMPLES, net.layers[0]), dtype=np.uint8)
+    if size == 2:
+        images = (images / 255).astype(net.dtype)
+    labels = rng.integers(0, net.layers[-1], SAMPLES).astype(np.uint8)
+    net.to(backend)
+    running = Running(backend, SAMPLES, net.dtype)
+    with backend.active():
+        step = TrainingStep(net, images, labels, make_optimizer(net, config), size, running)
+        for _ in range(2):
+            order = rng.permutation(SAMPLES)
+            for start in range(0, SAMPLES, size):
+                step.run(order, start, min(start + size, SAMPLES), 0.05)
+    return [array.tobytes() for array in (net.parameters, running.losses, running.predictions)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("loss", "output", "activation"), NETWORKS)
+def test_every_network_every_optimizer(
+    loss: str, output: str, activation: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for (number, optimizer), size in itertools.product(enumerate(OPTIMIZERS), (1, 2, 32)):
+        config = TrainConfig(optimizer=optimizer, batch_size=size, l2=0.01 * (number % 2))
+        made = partial(MLP, (11, 9, 8, 10), activation, loss, output=output, dtype=dtype)
+        played, replayed = (after_two_epochs(how, made(), config, monkeypatch) for how in (strictly, plainly))
+        assert played == replayed, (optimizer, size)
+
+
+def test_a_call_that_is_not_known_is_replayed() -> None:
+    x = np.array([3.0, 1.0, 2.0])
+    tape: Tape = [partial(np.add, x, 1.0, out=x), partial(np.ndarray.sort, x)]
+    with pytest.raises(Unplayable, match="sort"):
+        strictly(tape)
+    playback(tape)()
+    assert x.tolist() == [2.0, 3.0, 4.0]
+
+
+NINE = np.zeros(9)
+UNKNOWN: dict[str, Callable[[], Any]] = {
+    "a function": lambda: print,
+    "into its own input": lambda: partial(np.add, NINE[:-1], 1.0, out=NINE[1:]),
+    "no such loop": lambda: partial(np.add, np.zeros(3, np.int16), 1.0, out=np.zeros(3)),
+    "a scalar of another type": lambda: partial(np.add.reduce, np.zeros((3, 4)), 1, None, np.zeros(3)),
+    "another axis": lambda: partial(np.add.reduce, np.zeros((3, 4), order="F"), 0, None, np.zeros(4)),
+    "indices of another type": lambda: partial(
+        np.take, np.zeros(3), np.zeros(2, np.int32), axis=0, out=np.zeros(2), mode="clip"
+    ),
+    "another mode": lambda: partial(np.take, np.zeros(3), np.zeros(2, int), axis=0, out=np.zeros(2), mode="wrap"),
+    "argmax of integers": lambda: partial(np.argmax, np.zeros((3, 4), int), axis=1, out=np.zeros(3, int)),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_the_player_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(Unplayable):
+        strictly([UNKNOWN[name]()])
+
+
+def test_indices_out_of_range_are_clipped() -> None:
+    """As NumPy's mode "clip" does: never memory that is not ours."""
+    source, out = np.arange(12.0).reshape(4, 3), np.zeros((5, 3))
+    indices = np.array([0, 3, -1, 4, 2**62])
+    call = partial(np.take, source, indices, axis=0, out=out, mode="clip")
+    call()
+    expected = out.copy()
+    out[:] = -1
+    strictly([call])()
+    assert np.array_equal(out, expected)
+
+
+def test_argmax_of_ties_and_nan() -> None:
+    rows = np.array([[1, 3, 3, 0], [np.nan, 1, 2, 3], [1, np.nan, np.nan, 9], [-np.inf] * 4, [0, -0.0, 0, 0]])
+    for x in (rows, np.asfortranarray(rows), rows.astype(np.float32)):
+        out = np.full(5, -1)
+        strictly([partial(np.argmax, x, axis=1, out=out)])()
+        assert out.tolist() == np.argmax(x, axis=1).tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1030, 101), (33_003, 10), (3, 40_001), (300, 300)])
+def test_large_calls_are_shared_with_the_same_bits(threads: int, shape: tuple[int, int]) -> None:
+    """Every kind of loop, large enough for several threads, each part of it once: repeated, it would change again."""
+    native, rng = library().native, np.random.default_rng(0)
+    assert native is not None
+    orders: Any = ("C", "F")
+    ufuncs: Any = (np.add, np.maximum)
+    rows, columns = shape
+    before = native.threads()
+    native.set_threads(threads)
+    try:
+        for order in orders:
+            x: Any = np.asarray(rng.standard_normal(shape, dtype=np.float32), order=order)
+            b, column = rng.standard_normal((1, columns), dtype=np.float32), np.ones((rows, 1), np.float32)
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            calls: list[tuple[Any, ...]] = [
+                (np.add, x, b),
+                (np.add, ..., b),  # into its own input
+                (np.divide, x, column),
+                (np.tanh, x),
+                (np.greater, x, 0.5),
+                (np.divide, pixels, np.float32(255)),
+            ]
+            for function, *args in calls:
+                played, plain = (np.ones(shape, np.float32, order) for _ in range(2))
+                strictly([partial(function, *(played if x is ... else x for x in args), out=played)])()
+                function(*(plain if x is ... else x for x in args), out=plain)
+                assert played.tobytes() == plain.tobytes()
+            if order == "F":
+                sums, expected = np.empty(rows, np.float32), np.empty(rows, np.float32)
+                for ufunc in ufuncs:
+                    strictly([partial(ufunc.reduce, x, 1, None, sums)])()
+                    ufunc.reduce(x, 1, None, expected)
+                    assert sums.tobytes() == expected.tobytes()
+    finally:
+        native.set_threads(before)

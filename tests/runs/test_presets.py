@@ -1,0 +1,97 @@
+"""The recipes: complete, buildable, and the tutorial's one goes downhill."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import twostroke as ts
+from twostroke.engine.training import TrainConfig
+from twostroke.runs.presets import PRESETS, Preset
+
+
+def network(preset: Preset, n_in: int, n_out: int, seed: int = 0) -> ts.MLP:
+    return ts.MLP(
+        [n_in, *preset.hidden, n_out],
+        preset.activation,
+        preset.loss,
+        seed=seed,
+        output=preset.output,
+        init=preset.init,
+    )
+
+
+def test_names_and_fields() -> None:
+    assert set(PRESETS) == {"fast", "nielsen", "seed"}
+    names = [field.name for field in dataclasses.fields(Preset)]
+    assert names == ["purpose", "hidden", "activation", "output", "loss", "init", "config"]
+    assert len({preset.purpose for preset in PRESETS.values()}) == 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["fast"].loss = "quadratic"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_everything_itself(name: str) -> None:
+    preset = PRESETS[name]
+    net = network(preset, 784, 10)
+    assert net.layers == (784, *preset.hidden, 10)
+    assert (net.activation, net.output, net.loss, net.init) == (
+        preset.activation,
+        preset.output,
+        preset.loss,
+        preset.init,
+    )
+    assert isinstance(preset.config, TrainConfig)
+    assert preset.config.lr is not None, "a recipe does not lean on the optimiser's default"
+
+
+def test_nielsen_is_the_book_s_recipe() -> None:
+    preset = PRESETS["nielsen"]
+    assert (preset.hidden, preset.activation, preset.output, preset.loss, preset.init) == (
+        (30,),
+        "sigmoid",
+        "sigmoid",
+        "quadratic",
+        "normal",
+    )
+    config = preset.config
+    assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (30, 10, 3.0, "sgd")
+    assert (config.schedule, config.l2) == ("constant", 0.0)
+
+
+def test_seed_is_the_tutorial_s_full_batch() -> None:
+    config = PRESETS["seed"].config
+    assert (config.batch_size, config.optimizer, config.schedule) == ("full", "sgd", "constant")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_preset_goes_downhill_at_every_step(seed: int) -> None:
+    data = ts.load_dataset("mnist")
+    part = dataclasses.replace(
+        data,
+        train_images=data.train_images[:2000],
+        train_labels=data.train_labels[:2000],
+        test_images=data.test_images[:500],
+        test_labels=data.test_labels[:500],
+    )
+    preset = PRESETS["seed"]
+    records = list(ts.train(network(preset, 784, 10, seed), part, preset.config))
+    losses = [record.train_loss for record in records]
+    assert len(losses) == preset.config.epochs
+    assert [record.steps for record in records] == list(range(1, len(losses) + 1))  # one step an epoch
+    assert all(after < before for before, after in pairwise(losses))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_fast_preset_learns_at_once() -> None:
+    data = ts.load_dataset("mnist")
+    part = dataclasses.replace(data, train_images=data.train_images[:12000], train_labels=data.train_labels[:12000])
+    preset = PRESETS["fast"]
+    records = list(ts.train(network(preset, 784, 10), part, preset.config.replace(epochs=2)))
+    accuracy = records[-1].test_accuracy
+    assert accuracy is not None
+    assert accuracy > 0.93
+    assert np.isfinite(records[-1].train_loss)
