@@ -73,7 +73,14 @@ def make_backend(way: str) -> Any:
         """Factors as numbers: they are part of the graph, so these ways can replay a fixed learning rate only."""
 
         def scalars(self, count: int, dtype: str) -> Scalars:
-            return Scalars(count)
+            return _Numbers(count)
+
+    class _Numbers(Scalars):
+        def __init__(self, count: int) -> None:
+            self._views: list[Any] = [0.0] * count
+
+        def set(self, *values: float) -> None:
+            self._views[:] = values
 
     class CutensorBackend(BakedBackend):
         def gemm(self, a: Any, b: Any, out: Any, alpha: float = 1.0, beta: float = 0.0) -> None:
@@ -143,7 +150,8 @@ class Case:
     def __init__(self, backend: Any, layers: tuple[int, ...], batch: int) -> None:
         from twostroke import MLP
         from twostroke.engine.optimizers import SGD
-        from twostroke.engine.training import TrainingStep, upload
+        from twostroke.engine.step import TrainingStep
+        from twostroke.engine.training import upload
 
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch, layers[0]), dtype=np.uint8)
@@ -153,8 +161,8 @@ class Case:
         step = TrainingStep(self.net, images, targets, SGD(self.net), batch)
         buffers = step.workspace.rows(batch)
         backend.xp.copyto(buffers.indices, backend.asarray(np.arange(batch)))
-        step.optimizer.set_rate(RATE)
-        self.step = partial(step.gather_and_learn, buffers)
+        step.optimizer.begin_step(RATE)
+        self.step = partial(step.learn_batch, buffers, batch)
 
     def weights(self) -> Any:
         """The parameters on the host."""
@@ -195,8 +203,10 @@ def measure(way: str, nets: Sequence[tuple[int, ...]], batches: Sequence[int], s
 
 def measure_case(backend: Any, reference: Any, layers: tuple[int, ...], batch: int, seconds: float) -> dict[str, Any]:
     """Whether it is right, then how long it takes. Raises ``RuntimeError`` where it could not be captured."""
+    from twostroke.backend import Steps
+
     ours, theirs = Case(backend, layers, batch), Case(reference, layers, batch)
-    run = backend.record(ours.step)
+    run = backend.capture([Steps(ours.step)]).run
     run()
     started = time.perf_counter()
     run()

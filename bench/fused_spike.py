@@ -87,7 +87,7 @@ class Side:
 
     def step(self, samples: Samples, batch: int) -> Any:
         """The package's step on these samples."""
-        from twostroke.engine.training import TrainingStep
+        from twostroke.engine.step import TrainingStep
 
         return TrainingStep(self.net, samples.images, samples.labels, self.rule, batch, self.running)
 
@@ -180,10 +180,19 @@ def rates_of(steps: int) -> list[float]:
 
 def stepped(side: Side, samples: Samples, batch: int, steps: int) -> dict[str, Any]:
     """The package's steps, call by call."""
-    step, total = side.step(samples, batch), len(samples.order)
-    for number, rate in enumerate(rates_of(steps)):
-        step.run(samples.order, number * batch, min(total, (number + 1) * batch), rate)
+    batches_of(side, samples, batch, steps).run(0, steps)
     return side.found()
+
+
+def batches_of(side: Side, samples: Samples, batch: int, steps: int) -> Any:
+    """So many batches as an epoch of the package, ready to run."""
+    from twostroke.engine.epoch import Epoch
+
+    bounds = [(i * batch, min(len(samples.order), (i + 1) * batch)) for i in range(steps)]
+    epoch = Epoch(side.step(samples, batch), bounds)
+    numbers = [side.rule.numbers(rate, 1 + i, side.rule.l2) for i, rate in enumerate(rates_of(steps))]
+    epoch.begin(side.backend.to_host(samples.order)[: bounds[-1][1]], numbers)
+    return epoch
 
 
 # --- quick? ---------------------------------------------------------------------------------------------------
@@ -207,17 +216,15 @@ def graph(backend: Any, work: Callable[[], None]) -> Callable[[], None]:
 def captured(
     backends: dict[str, Any], samples: Samples, layers: Sequence[int], batch: int, rule: str
 ) -> dict[str, float]:
-    """The package's step, without what an epoch sends up."""
+    """The package's step, without what an epoch uploads."""
     found = {}
     for name, mode in {"a launch a step": "auto", "all in one": "epoch"}.items():
         backend = backends[mode]
         side = Side(backend, layers, rule, LONG * batch)
-        replay = side.step(samples, batch).replay([(i * batch, (i + 1) * batch) for i in range(LONG)])
-        if not replay:
-            raise RuntimeError(backend.describe()["graphs"]["reason"])
+        epoch = batches_of(side, samples, batch, LONG)
         for _ in range(2):  # call by call, then captured
-            replay.run(samples.order, 0, rates_of(LONG))
-        found[name] = microseconds(backend, partial(replay._epoch.run, 0, LONG))
+            epoch.run(0, LONG)
+        found[name] = microseconds(backend, partial(epoch.run, 0, LONG))
         if backend.describe()["graphs"]["reason"]:
             raise RuntimeError(backend.describe()["graphs"]["reason"])
     return found

@@ -23,22 +23,24 @@ A_FEW: Final = 32  # copies, waits and allocations of a whole epoch: its order u
 MANY: Final = 64  # steps of empty kernels in one graph
 
 
-def training_step(backend: Any, layers: tuple[int, ...], batch: int, optimizer: str) -> Callable[[], None]:
+def training_step(backend: Any, layers: tuple[int, ...], batch: int, optimizer: str) -> Callable[[], object]:
     """A step on random pixels that runs again and again, as training runs it."""
     import numpy as np
 
     from twostroke import MLP, TrainConfig
+    from twostroke.engine.epoch import Epoch
     from twostroke.engine.metrics import Running
-    from twostroke.engine.training import TrainingStep, make_optimizer, upload
+    from twostroke.engine.step import TrainingStep
+    from twostroke.engine.training import make_optimizer, upload
 
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (batch, layers[0]), dtype=np.uint8), rng.integers(0, layers[-1], batch)
     net = MLP(layers).to(backend)
     images, targets = upload(backend, pixels, labels.astype(np.uint8), net)
     rule = make_optimizer(net, TrainConfig(optimizer=optimizer))
-    step = TrainingStep(net, images, targets, rule, batch, Running(backend, batch, "float32"))
-    order = backend.asarray(rng.permutation(batch))
-    return lambda: step.run(order, 0, batch, 1e-3)
+    epoch = Epoch(TrainingStep(net, images, targets, rule, batch, Running(backend, batch, "float32")), [(0, batch)])
+    epoch.begin(rng.permutation(batch), [rule.numbers(1e-3, 1, rule.l2)])
+    return lambda: epoch.run(0, 1)
 
 
 # --- what reaches the device ----------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
     ways = {
         "not fused": make_backend("0", fused=False),
         "call by call": make_backend("0"),
-        "call by call, own handle": make_backend("auto", recorded=False),
+        "call by call, own handle": make_backend("auto", captured=False),
         "a launch a step": make_backend("auto"),
         "a launch an epoch": make_backend("epoch"),
     }
@@ -284,6 +286,8 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
         with counted(backend, counts):
             one()
     kernels = sum(counts.values())
+    from twostroke.backend import Steps
+
     empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
 
     def nothing(steps: int) -> None:
@@ -298,7 +302,7 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
     }
     with backend.active():
         for name, (work, steps) in floors.items():
-            run = backend.record(work)
+            run = backend.capture([Steps(work)]).run
             run(), run()
             raw[name] = [us / steps for us in microseconds(backend, run, 20, max(1, 50 // steps))]
     return {

@@ -87,7 +87,7 @@ def same_bits(data: Any, layers: tuple[int, ...], batch: int) -> dict[str, Any]:
     for optimizer in OPTIMIZERS:
         config = TrainConfig(epochs=4, batch_size=batch, optimizer=optimizer, l2=1e-4, evaluate_test=False)
         ways = {
-            "call by call": make_backend("auto", recorded=False),
+            "call by call": make_backend("auto", captured=False),
             "shared": make_backend("0"),
             "a launch a step": make_backend("auto"),
             "a launch an epoch": make_backend("epoch"),
@@ -101,24 +101,22 @@ def same_bits(data: Any, layers: tuple[int, ...], batch: int) -> dict[str, Any]:
     return {"ok": ok, "same_bits": same, "shared_handle_same_bits": shared, "used": used, "reasons": sorted(reasons)}
 
 
-def make_backend(mode: str, *, fused: bool = True, recorded: bool = True) -> Any:
-    """The GPU with steps captured in this mode (docs/gpu.md); not ``fused``: each ufunc by itself; not ``recorded``:
+def make_backend(mode: str, *, fused: bool = True, captured: bool = True) -> Any:
+    """The GPU with steps captured in this mode (docs/gpu.md); not ``fused``: each ufunc by itself; not ``captured``:
     call by call, on the handle that works under capture all the same."""
     from functools import partial
 
     import cupy
 
+    from twostroke.backend import CallByCall
     from twostroke.backend.cuda.backend import CupyBackend
 
     class Changed(CupyBackend):
         def _bind(self, kernel: Any) -> Any:
             return super()._bind(kernel) if fused else partial(kernel, cupy)
 
-        def record(self, step: Any) -> Any:
-            return super().record(step) if recorded else step
-
-        def record_epoch(self, parts: Any) -> Any:
-            return super().record_epoch(parts) if recorded else None
+        def capture(self, parts: Any) -> Any:
+            return super().capture(parts) if captured else CallByCall(cupy, parts)
 
     before = os.environ.get("TWOSTROKE_CAPTURE")
     os.environ["TWOSTROKE_CAPTURE"] = mode

@@ -29,8 +29,10 @@ from bench.duel import median_interval
 from bench.timing import RESULTS, describe_machine
 from twostroke import MLP, select_backend
 from twostroke.backend.machine import available_cores
+from twostroke.engine.batches import batch_bounds
+from twostroke.engine.epoch import Epoch
 from twostroke.engine.optimizers import SGD
-from twostroke.engine.training import TrainingStep
+from twostroke.engine.step import TrainingStep
 
 PROMISE = 0.70
 
@@ -46,8 +48,9 @@ class Runner:
         labels = rng.integers(0, layers[-1], n).astype(np.uint8)
         with self.backend.active():
             net = MLP(layers, backend=self.backend)
-            self.step = TrainingStep(net, images, labels, SGD(net), batch_size)
-        self.order = rng.permutation(n)
+            rule, bounds = SGD(net), list(batch_bounds(n, batch_size))
+            self.epoch = Epoch(TrainingStep(net, images, labels, rule, batch_size), bounds)
+            self.epoch.begin(rng.permutation(n), [rule.numbers(0.01, 1, 0.0)] * len(bounds))
         self.batch = 0
 
     def rate(self, seconds: float) -> float:
@@ -56,7 +59,7 @@ class Runner:
         with self.backend.active():
             started = time.perf_counter()
             while (spent := time.perf_counter() - started) < seconds:
-                self.step.run(self.order, self.batch * size, (self.batch + 1) * size, 0.01)
+                self.epoch.run(self.batch, self.batch + 1)
                 self.batch = (self.batch + 1) % 20
                 done += size
         return done / spent

@@ -38,9 +38,11 @@ from bench.timing import RESULTS, describe_machine
 from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.engine.batches import batch_bounds
+from twostroke.engine.epoch import Epoch
 from twostroke.engine.metrics import Running
 from twostroke.engine.mlp import parameter_count
-from twostroke.engine.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import make_optimizer, upload
 from twostroke.ranks.communicator import Communicator
 from twostroke.ranks.data_parallel import SharedStep, Stop
 from twostroke.ranks.mpi import joined
@@ -91,7 +93,6 @@ class Contestant:
         self.backend = select_backend("cpu", 1)
         self.net = MLP(row.layers, backend=self.backend)
         arrays = (*upload(self.backend, images, labels, self.net), make_optimizer(self.net, TrainConfig()))
-        self.order = self.backend.asarray(rng.permutation(n))
         self.bounds = list(batch_bounds(n - n % row.batch_size, row.batch_size))
         arguments = (*arrays, row.batch_size, Running(self.backend, n, self.net.dtype))
         self.step: TrainingStep
@@ -99,7 +100,9 @@ class Contestant:
             self.step = TrainingStep(self.net, *arguments)
         else:
             self.step = SharedStep(ranks, Stop(), self.net, *arguments)
-        self.replay = self.step.replay(self.bounds)
+        rule = self.step.optimizer
+        self.epoch = Epoch(self.step, self.bounds)
+        self.epoch.begin(rng.permutation(n)[: self.bounds[-1][1]], [rule.numbers(RATE, 1, rule.l2)] * len(self.bounds))
         self.done = 0
 
     def run(self, steps: int) -> float:
@@ -109,13 +112,7 @@ class Contestant:
             last = self.done + steps
             while self.done < last:
                 batch = self.done % len(self.bounds)
-                if self.replay:
-                    count = min(self.replay.at_once, last - self.done, len(self.bounds) - batch)
-                    self.replay.run(self.order, batch, [RATE] * count)
-                else:
-                    count = 1
-                    self.step.run(self.order, *self.bounds[batch], RATE)
-                self.done += count
+                self.done += self.epoch.run(batch, min(len(self.bounds), batch + last - self.done)) - batch
             return (time.perf_counter() - began) / steps
 
     def weights(self) -> np.ndarray:

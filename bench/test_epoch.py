@@ -12,8 +12,10 @@ from bench.timing import roofline, step_shapes, synchronized_time
 from twostroke import MLP, TrainConfig, load_dataset
 from twostroke.backend import Backend
 from twostroke.engine.batches import batch_bounds, epoch_order
+from twostroke.engine.epoch import Epoch
 from twostroke.engine.metrics import Running
-from twostroke.engine.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import make_optimizer, upload
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, disable_gc=True)
 LAYERS = (784, 128, 10)
@@ -27,15 +29,15 @@ def test_epoch(benchmark: Any, annotate: Annotate, active_backend: Backend, batc
     net = MLP(LAYERS, backend=active_backend)
     images, labels = upload(active_backend, data.train_images, data.train_labels, net)
     running = Running(active_backend, n, net.dtype)
-    step = TrainingStep(net, images, labels, make_optimizer(net, TrainConfig()), batch_size, running)
-    epochs = iter(range(1 << 30))
+    rule, bounds = make_optimizer(net, TrainConfig()), list(batch_bounds(n, batch_size))
+    epoch = Epoch(TrainingStep(net, images, labels, rule, batch_size, running), bounds)
+    numbers, seeds = [rule.numbers(0.01, 1, rule.l2)] * len(bounds), iter(range(1 << 30))
 
-    def epoch() -> float:
-        order = active_backend.asarray(epoch_order(n, 0, next(epochs)))
-        for start, stop in batch_bounds(n, batch_size):
-            step.run(order, start, stop, 0.01)
-        return running.result(labels[order]).loss
+    def one() -> float:
+        epoch.begin(epoch_order(n, 0, next(seeds)), numbers)
+        epoch.run(0, len(bounds))
+        return running.result(labels[epoch.order]).loss
 
-    loss = benchmark.pedantic(epoch, rounds=5, warmup_rounds=1)
+    loss = benchmark.pedantic(one, rounds=5, warmup_rounds=1)
     assert loss < 2.0
     annotate(n, n * step_flops(LAYERS, 1), lambda: roofline(active_backend, step_shapes(LAYERS, batch_size)))

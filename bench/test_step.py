@@ -14,7 +14,9 @@ from bench.timing import OPTIONS, roofline, step_shapes, synchronized_time
 from twostroke import MLP, TrainConfig, load_dataset
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
-from twostroke.engine.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.epoch import Epoch
+from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import make_optimizer, upload
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, **OPTIONS)
 NETS = {"784-30-10": (784, 30, 10), "784-128-10": (784, 128, 10), "784-512-512-10": (784, 512, 512, 10)}
@@ -41,13 +43,14 @@ def one_step(backend: Backend, layers: tuple[int, ...], n: int, optimizer: str) 
     data = load_dataset("mnist")
     net = MLP(layers, backend=backend)
     device_data = upload(backend, data.train_images, data.train_labels, net)
-    step = TrainingStep(net, *device_data, make_optimizer(net, TrainConfig(optimizer=optimizer)), n)
-    total = len(data.train_images)
-    order = backend.asarray(epoch_order(total, 0, 0))
-    starts = cycle(range(0, total - n + 1, n))
+    rule, total = make_optimizer(net, TrainConfig(optimizer=optimizer)), len(data.train_images)
+    bounds = [(start, start + n) for start in range(0, total - n + 1, n)]
+    epoch = Epoch(TrainingStep(net, *device_data, rule, n), bounds)
+    epoch.begin(epoch_order(total, 0, 0)[: bounds[-1][1]], [rule.numbers(1e-4, 1, rule.l2)] * len(bounds))
+    batches = cycle(range(len(bounds)))
 
     def run() -> None:
-        start = next(starts)
-        step.run(order, start, start + n, 1e-4)
+        batch = next(batches)
+        epoch.run(batch, batch + 1)
 
     return run

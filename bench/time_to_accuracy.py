@@ -86,9 +86,7 @@ class Again:
             for array in run.optimizer.state.values():
                 array.fill(0)
             backend.synchronize()
-        run.config, run.optimizer.steps = config, 0
-        run.epoch = run.batch = run.steps = 0
-        run.history.clear()
+        run.restart(config)
         while not run.done:
             run.advance()
         return {

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from twostroke import __version__
-from twostroke.backend import Backend
+from twostroke.backend import Backend, Steps
 from twostroke.backend.machine import available_cores, processor_name
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -114,7 +114,7 @@ def _calls(backend: Backend, rows: int, inner: int, columns: int, kind: str) -> 
     if inner == 1:
         calls.append(partial(blas.sger, 1.0, b.ravel(), a.ravel(), a=out.T, overwrite_a=1))
     # Our own product where there is one: the ceiling is whatever is quickest.
-    return [*calls, backend.record(partial(backend.gemm, a, b, out))]
+    return [*calls, backend.capture([Steps(partial(backend.gemm, a, b, out))]).run]
 
 
 def _best_seconds(backend: Backend, call: Callable[[], object], block: float = 0.003, blocks: int = 12) -> float:

@@ -20,7 +20,8 @@ import pytest
 
 import twostroke as ts
 from tests.fuzz import targets
-from twostroke.engine.training import TrainConfig, TrainingRun
+from twostroke.engine.config import TrainConfig
+from twostroke.engine.training import TrainingRun
 from twostroke.errors import ConfigError, DataError, ModelError
 from twostroke.files import sealed_file
 from twostroke.files.atomic_file import previous

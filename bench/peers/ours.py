@@ -1,6 +1,6 @@
 """twostroke: ``TrainingStep.learn`` on prepared inputs; the one-hot targets are made inside the step.
 
-Small steps, and all on a GPU, are recorded as one round of all prepared batches, as the peers' scans are and as
+Small steps, and all on a GPU, are captured as one round of all prepared batches, as the peers' scans are and as
 ``train`` plays many steps at a time: Python is outside the loop.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from bench.peers import PeerUnavailableError, Problem, Side, step_flops
 from twostroke import MLP, DeviceError, __version__, select_backend
-from twostroke.backend import Array
+from twostroke.backend import Array, Steps
 from twostroke.engine.optimizers import SGD
-from twostroke.engine.training import TrainingStep
+from twostroke.engine.step import TrainingStep
 from twostroke.engine.workspace import label_dtype
 
 VERSION = __version__
@@ -43,10 +43,10 @@ class Ours:
             ]
             self.step = TrainingStep(self.net, *data[0], SGD(self.net), problem.batch_size)
             self._works = [partial(self._learn, X, labels) for X, labels in data]
-            steps = [self.backend.record(work) for work in self._works]
-            self.step.optimizer.set_rate(0.0)  # the first run records; at this rate it moves nothing
+            steps = [self.backend.capture([Steps(work)]) for work in self._works]
+            self.step.optimizer.begin_step(0.0)  # the first run captures; at this rate it moves nothing
             for step in steps:
-                step()
+                step.run()
             self._steps = cycle(steps)
 
     def _learn(self, X: Array, labels: Array) -> None:
@@ -59,10 +59,9 @@ class Ours:
         return self.backend.active()
 
     def run(self, n_steps: int) -> None:
-        lr, set_rate = self.lr, self.step.optimizer.set_rate
+        self.step.optimizer.begin_step(self.lr)
         for step in islice(self._steps, n_steps):
-            set_rate(lr)
-            step()
+            step.run()
         self.backend.synchronize()
 
     def weights(self) -> list[np.ndarray]:
@@ -82,9 +81,9 @@ class OursInRounds(Ours):
         self.granularity = len(self._works)
         self.mode = f"TrainingStep.learn on {len(self._works)} prepared batches, recorded as one; SGD; one-hot inside"
         with self.backend.active():
-            self._round = self.backend.record(self._all)
+            self._round = self.backend.capture([Steps(self._all)])
             for _ in range(2):  # a GPU captures at the second run
-                self._round()
+                self._round.run()
 
     def _all(self) -> None:
         for work in self._works:
@@ -92,9 +91,9 @@ class OursInRounds(Ours):
 
     def run(self, n_steps: int) -> None:
         rounds, rest = divmod(n_steps, self.granularity)
-        self.step.optimizer.set_rate(self.lr)
+        self.step.optimizer.begin_step(self.lr)
         for _ in range(rounds):
-            self._round()
+            self._round.run()
         super().run(rest)
 
 

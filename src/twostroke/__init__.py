@@ -11,8 +11,9 @@
 from .backend import Backend, array_module, select_backend, to_host
 from .classic import Network
 from .data.dataset import Dataset, load_dataset
+from .engine.config import TrainConfig
 from .engine.mlp import MLP
-from .engine.training import EpochRecord, TrainConfig, evaluate, train
+from .engine.training import EpochRecord, evaluate, train
 from .errors import (
     ConfigError,
     DataError,

@@ -16,7 +16,10 @@ from .backend import Array, Backend, array_module
 from .data.dataset import check_images
 from .engine import kernels
 from .engine.batches import batch_bounds, epoch_order
-from .engine.mlp import MLP, backward, forward, layer_views, loss_forward
+from .engine.epoch import Epoch
+from .engine.mlp import MLP, layer_views, propagate
+from .engine.optimizers import SGD
+from .engine.step import TrainingStep
 from .engine.workspace import Buffers, Workspace
 from .errors import ConfigError, DataError
 
@@ -140,21 +143,19 @@ class Network:
                 "bad batch size", where="mini_batch_size", found=mini_batch_size, expected="an integer >= 1"
             )
         X, Y = self._stack(training_data)
-        n = len(X)
+        n, mlp = len(X), self.mlp
         test = list(test_data) if test_data is not None else None
-        workspace = Workspace(self.mlp.backend, self.mlp.layers, self.mlp.dtype, min(mini_batch_size, n))
-        backend = self.mlp.backend
-        X, Y = backend.asarray(X, self.mlp.dtype), backend.asarray(Y, self.mlp.dtype)
+        bounds = list(batch_bounds(n, mini_batch_size))
+        with mlp.backend.active():
+            X, Y = (mlp.backend.asarray(rows, mlp.dtype) for rows in (X, Y))
+            rule = SGD(mlp, lmbda / n)
+            batches = Epoch(TrainingStep(mlp, X, Y, rule, min(mini_batch_size, n)), bounds)
         for j in range(epochs):
-            with backend.active():
-                order = backend.asarray(epoch_order(n, self.mlp.seed, self._epochs_seen))
+            with mlp.backend.active():
+                order = epoch_order(n, mlp.seed, self._epochs_seen)
+                batches.begin(order, [rule.numbers(eta, 1, rule.l2)] * len(bounds))
+                batches.run(0, len(bounds))
                 self._epochs_seen += 1
-                for start, stop in batch_bounds(n, mini_batch_size):
-                    buffers = workspace.rows(stop - start)
-                    backend.take_rows(X, order[start:stop], buffers.A[0])
-                    buffers.T[...] = Y[order[start:stop]]
-                    scale = -eta / (stop - start)
-                    self._accumulate(buffers, self.mlp.views, scale, 1.0 - eta * lmbda / n, 1.0)
             print(f"Epoch {j}: {self.evaluate(test)} / {len(test)}" if test else f"Epoch {j} complete")
 
     def evaluate(self, test_data: Iterable[Pair]) -> int:
@@ -195,10 +196,8 @@ class Network:
 
     def _accumulate(self, buffers: Buffers, targets: Any, factor: float, beta: float, beta_b: float) -> None:
         """Both strokes: targets <- factor * (gradient summed over the rows) + beta * targets."""
-        forward(self.mlp, buffers)
-        loss_forward(self.mlp, buffers)
-        # The kernels give the mean's gradient; the seed's and the book's equations start from the sum.
-        backward(self.mlp, buffers, targets, factor * len(buffers.losses), beta, beta_b)
+        # The kernels give the mean's gradient; the seed's equations start from the sum.
+        propagate(self.mlp, buffers, targets, factor * len(buffers.losses), beta, beta_b)
 
 
 def _rows(columns: Any) -> np.ndarray:

@@ -15,9 +15,11 @@ from tests.support.strict_device import StrictArray, StrictBackend, traffic
 from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
+from twostroke.engine.epoch import Epoch
 from twostroke.engine.metrics import Running
 from twostroke.engine.optimizers import OPTIMIZERS
-from twostroke.engine.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import make_optimizer, upload
 
 Figure = Callable[[str, float], None]
 every_optimizer = pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
@@ -35,7 +37,7 @@ def array_address(array: Any) -> int:
 
 
 class Run:
-    """A training step that has run once for each batch size."""
+    """A training step that has run twice for each batch size."""
 
     def __init__(
         self, backend: Backend, optimizer: str, l2: float = 0.0, dtype: str = "float32", *, everything: bool = False
@@ -58,9 +60,10 @@ class Run:
             weights=backend.asarray(rng.random(SAMPLES), dtype) if everything else None,
             dropout=0.5 if everything else 0.0,
         )
-        self.order = backend.asarray(epoch_order(SAMPLES, 0, 0))
-        for start, stop in BATCHES * 2:
-            self.step.run(self.order, start, stop, 0.01)
+        self.epoch = Epoch(self.step, BATCHES)
+        self.epoch.begin(epoch_order(SAMPLES, 0, 0), [self.rule.numbers(0.01, 1, l2)] * len(BATCHES))
+        for _ in range(2):
+            self.epoch.run(0, len(BATCHES))
 
     def arrays(self) -> Iterator[tuple[str, Any]]:
         """Every array a step works in."""
@@ -109,9 +112,9 @@ def test_a_step_allocates_nothing_on_the_cpu(figure: Figure, optimizer: str, l2:
     run = Run(select_backend("cpu", "auto" if optimizer == "momentum" else 1), optimizer, l2, dtype)
     size = np.dtype(dtype).itemsize
     with run.backend.active():
-        for start, stop in BATCHES:
+        for batch, (start, stop) in enumerate(BATCHES):
             n = stop - start
-            peak, growth = peak_and_growth(lambda a=start, b=stop: run.step.run(run.order, a, b, 0.01), 50)  # type: ignore[misc]
+            peak, growth = peak_and_growth(lambda b=batch: run.epoch.run(b, b + 1), 50)  # type: ignore[misc]
             figure(f"peak of a step, {dtype}, {n} rows, bytes", peak)
             figure("growth over 50 steps, bytes", growth)
             # 50 objects of the smallest kind would be 2,800 bytes.
@@ -127,15 +130,15 @@ def test_weights_rows_and_dropout_allocate_nothing_either(dtype: str) -> None:
     """On the CPU NumPy's own scratch (a comparison of uint32 has two buffers), on a device nothing; nothing moves."""
     run = Run(select_backend("cpu", 1), "adam", 0.01, dtype, everything=True)
     with run.backend.active():
-        for start, stop in BATCHES:
-            peak, growth = peak_and_growth(lambda a=start, b=stop: run.step.run(run.order, a, b, 0.01), 50)  # type: ignore[misc]
+        for batch, (start, stop) in enumerate(BATCHES):
+            peak, growth = peak_and_growth(lambda b=batch: run.epoch.run(b, b + 1), 50)  # type: ignore[misc]
             assert growth < 2000
             bound = max(2 * UFUNC_BUFFER, (stop - start) * LAYERS[-1]) * np.dtype(dtype).itemsize + OBJECTS
             assert peak < bound < (stop - start) * LAYERS[1] * 8
     device = Run(StrictBackend(), "adam", 0.01, dtype, everything=True)
     before, addresses = traffic.counts(), [array_address(array) for _, array in device.arrays()]
-    for start, stop in BATCHES * 3:
-        device.step.run(device.order, start, stop, 0.01)
+    for _ in range(3):
+        device.epoch.run(0, len(BATCHES))
     assert traffic.counts() == before
     assert [array_address(array) for _, array in device.arrays()] == addresses
 
@@ -170,11 +173,11 @@ def test_nothing_crosses_and_nothing_is_allocated_on_a_device(optimizer: str, l2
     """The strict device counts every upload, download and new array; views are free."""
     run = Run(StrictBackend(), optimizer, l2)
     before = traffic.counts()
-    for start, stop in BATCHES * 3:
-        run.step.run(run.order, start, stop, 0.01)
+    for _ in range(3):
+        run.epoch.run(0, len(BATCHES))
     assert traffic.counts() == before
     # The sync point: one download of two numbers.
-    run.running.result(run.step.labels[run.order])
+    run.running.result(run.step.labels[run.epoch.order])
     assert traffic.downloads == before[1] + 1
 
 
@@ -187,8 +190,8 @@ def test_nothing_moves(device: str, optimizer: str, l2: float) -> None:
     before = [(name, array_address(array)) for name, array in run.arrays()]
     assert len(before) > 50
     parameters = np.array(run.backend.to_host(run.net.parameters))
-    for start, stop in BATCHES * 5:
-        run.step.run(run.order, start, stop, 0.01)
+    for _ in range(5):
+        run.epoch.run(0, len(BATCHES))
     assert [(name, array_address(array)) for name, array in run.arrays()] == before
     assert not np.array_equal(np.array(run.backend.to_host(run.net.parameters)), parameters)
 
@@ -201,8 +204,8 @@ def test_nothing_moves_on_the_gpu(cuda: Backend) -> None:
         pool = cupy.get_default_memory_pool()
         used = pool.used_bytes()
         address = run.net.parameters.data.ptr
-        for start, stop in BATCHES * 5:
-            run.step.run(run.order, start, stop, 0.01)
+        for _ in range(5):
+            run.epoch.run(0, len(BATCHES))
         cuda.synchronize()
         assert run.net.parameters.data.ptr == address
         assert pool.used_bytes() == used

@@ -19,7 +19,7 @@ from tests.engine.test_kernels import ELEMENTWISE, make
 from tests.engine.test_optimizers import KERNELS
 from tests.support.strict_device import StrictBackend, plant_fake_cupy
 from twostroke import ConfigError, DataError, DeviceError, array_module, select_backend, to_host
-from twostroke.backend import Backend, host_backend
+from twostroke.backend import Backend, Steps, host_backend
 from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.cuda.probe import probe_cuda
 from twostroke.backend.machine import available_cores
@@ -100,10 +100,10 @@ def test_automatic_threads_are_restored_too() -> None:
     backend = select_backend("cpu")
     before = blas_threads()
     with backend.active():
-        step = backend.record(lambda: backend.gemm(A, A, out))
         A, out = np.ones((200, 200)), np.zeros((200, 200))
+        captured = backend.capture([Steps(lambda: backend.gemm(A, A, out))])
         for _ in range(50):
-            step()
+            captured.run()
     assert blas_threads() == before
 
 
@@ -163,16 +163,16 @@ def test_elementwise_binds_once(backend: Backend) -> None:
     assert backend.elementwise(kernels.relu_forward) is backend.elementwise(kernels.relu_forward)
 
 
-# --- recorded steps ------------------------------------------------------------------------------------------
+# --- captured steps ------------------------------------------------------------------------------------------
 
 
-def test_a_recorded_step_does_the_same_work_on_new_numbers(backend: Backend) -> None:
-    """Ten runs of a recorded step against ten runs of the plain one: gather, products, kernels, reductions, a rate."""
+def test_a_captured_step_does_the_same_work_on_new_numbers(backend: Backend) -> None:
+    """Ten runs of a captured step against ten runs of the plain one: gather, products, kernels, reductions, a rate."""
     rng = np.random.default_rng(0)
     source = rng.standard_normal((9, 4))
     W0 = rng.standard_normal((4, 3))
 
-    def run(record: bool) -> np.ndarray:
+    def run(capture: bool) -> np.ndarray:
         data, W = backend.asarray(source), backend.asarray(W0.copy())
         X, Z, rows = backend.xp.empty((5, 4)), backend.xp.empty((5, 3)), backend.xp.empty(5)
         order = backend.asarray(np.arange(5))
@@ -184,7 +184,7 @@ def test_a_recorded_step_does_the_same_work_on_new_numbers(backend: Backend) -> 
             kernels.softmax_forward(backend, Z, rows)
             backend.gemm(X.T, Z, W, rate[0], 1.0)
 
-        run_step = backend.record(step) if record else step
+        run_step = backend.capture([Steps(step)]).run if capture else step
         for i in range(10):
             backend.xp.copyto(order, backend.asarray(np.roll(np.arange(9), i)[:5]))
             rate.set(0.1 / (i + 1))
@@ -193,12 +193,12 @@ def test_a_recorded_step_does_the_same_work_on_new_numbers(backend: Backend) -> 
         return np.array(backend.to_host(W))
 
     with backend.active():
-        recorded, plain = run(True), run(False)
-    assert not np.array_equal(recorded, W0)
-    assert np.allclose(recorded, plain, rtol=1e-13)
+        captured, plain = run(True), run(False)
+    assert not np.array_equal(captured, W0)
+    assert np.allclose(captured, plain, rtol=1e-13)
 
 
-def test_a_step_that_fails_while_it_is_recorded_leaves_the_backend_as_it_was() -> None:
+def test_a_step_that_fails_while_it_is_captured_leaves_the_backend_as_it_was() -> None:
     backend = NumpyBackend(threads=1)
     x = np.ones(3)
 
@@ -206,10 +206,10 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_the_backend_as_it_was() -
         backend.xp.add(x, 1, out=x)
         raise ValueError("in the middle")
 
-    run = backend.record(step)
+    captured = backend.capture([Steps(step)])
     for expected in (2, 3):
         with pytest.raises(ValueError, match="in the middle"):
-            run()
+            captured.run()
         assert x.tolist() == [expected] * 3
     assert backend.xp is np
     backend.elementwise(kernels.relu_forward)(x)

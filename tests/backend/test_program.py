@@ -11,32 +11,27 @@ import numpy as np
 import pytest
 
 from twostroke import MLP, TrainConfig
-from twostroke.backend.cpu import backend as numpy_backend
+from twostroke.backend import Steps
+from twostroke.backend.cpu import player
 from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.cpu.library import library
-from twostroke.backend.cpu.player import playback
+from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Program, Unplayable
 from twostroke.backend.tape import Tape
-from twostroke.engine.kernels import ACTIVATIONS
+from twostroke.engine.batches import batch_bounds
+from twostroke.engine.epoch import Epoch
+from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.metrics import Running
-from twostroke.engine.mlp import LOSSES, OUTPUTS
 from twostroke.engine.optimizers import OPTIMIZERS
-from twostroke.engine.training import TrainingStep, make_optimizer
+from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import make_optimizer
 
 pytestmark = pytest.mark.skipif(library().native is None, reason=f"nothing is played here: {library().reason}")
 
 SAMPLES = 70
 NETWORKS = [
-    (loss, output, activation) for loss in LOSSES for output in OUTPUTS[loss] for activation in ACTIVATIONS
+    (loss, output, activation) for loss in LOSSES for output in LOSSES[loss] for activation in ACTIVATIONS
 ]  # fmt: skip
-
-
-def plainly(tape: Tape) -> Callable[[], None]:
-    def replay() -> None:
-        for call in tape:
-            call()
-
-    return replay
 
 
 def strictly(tape: Tape) -> Callable[[], None]:
@@ -46,10 +41,16 @@ def strictly(tape: Tape) -> Callable[[], None]:
     return Program(tape, native.play).run
 
 
-def after_two_epochs(
-    how: Callable[[Tape], Callable[[], None]], net: MLP, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> list[bytes]:
-    monkeypatch.setattr(numpy_backend, "playback", how)
+class Unused(Exception):
+    """Raised in place of what a test does not want used."""
+
+
+def after_two_epochs(how: str, net: MLP, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What training leaves behind, ``how``: "played" by the library or an error, or "replayed" from Python."""
+
+    def refuse(*_: Any) -> Any:
+        raise Unplayable("for this test")
+
     rng, backend = np.random.default_rng(0), NumpyBackend(1)
     size = int(config.batch_size)
     images: Any = rng.integers(0, 256, (SAMPLES, net.layers[0]), dtype=np.uint8)
@@ -57,13 +58,18 @@ def after_two_epochs(
         images = (images / 255).astype(net.dtype)
     labels = rng.integers(0, net.layers[-1], SAMPLES).astype(np.uint8)
     net.to(backend)
-    running = Running(backend, SAMPLES, net.dtype)
-    with backend.active():
-        step = TrainingStep(net, images, labels, make_optimizer(net, config), size, running)
-        for _ in range(2):
-            order = rng.permutation(SAMPLES)
-            for start in range(0, SAMPLES, size):
-                step.run(order, start, min(start + size, SAMPLES), 0.05)
+    running, bounds = Running(backend, SAMPLES, net.dtype), list(batch_bounds(SAMPLES, size))
+    with backend.active(), monkeypatch.context() as patch:
+        if how == "replayed":
+            patch.setattr(player, "Program", refuse)
+        else:
+            patch.setattr(player, "Unplayable", Unused)
+        rule = make_optimizer(net, config)
+        epoch = Epoch(TrainingStep(net, images, labels, rule, size, running), bounds)
+        for number in range(2):
+            steps = range(number * len(bounds), (number + 1) * len(bounds))
+            epoch.begin(rng.permutation(SAMPLES), [rule.numbers(0.05, step + 1, rule.l2) for step in steps])
+            epoch.run(0, len(bounds))
     return [array.tobytes() for array in (net.parameters, running.losses, running.predictions)]
 
 
@@ -75,7 +81,7 @@ def test_every_network_every_optimizer(
     for (number, optimizer), size in itertools.product(enumerate(OPTIMIZERS), (1, 2, 32)):
         config = TrainConfig(optimizer=optimizer, batch_size=size, l2=0.01 * (number % 2))
         made = partial(MLP, (11, 9, 8, 10), activation, loss, output=output, dtype=dtype)
-        played, replayed = (after_two_epochs(how, made(), config, monkeypatch) for how in (strictly, plainly))
+        played, replayed = (after_two_epochs(how, made(), config, monkeypatch) for how in ("played", "replayed"))
         assert played == replayed, (optimizer, size)
 
 
@@ -84,7 +90,11 @@ def test_a_call_that_is_not_known_is_replayed() -> None:
     tape: Tape = [partial(np.add, x, 1.0, out=x), partial(np.ndarray.sort, x)]
     with pytest.raises(Unplayable, match="sort"):
         strictly(tape)
-    playback(tape)()
+    native = library().native
+    assert native is not None
+    # The first step gives the tape, the second one runs it.
+    captured = Player([Steps(lambda: None, 2)], lambda step: tape, lambda tape: None, native.play)
+    captured.run(0, 2)
     assert x.tolist() == [2.0, 3.0, 4.0]
 
 

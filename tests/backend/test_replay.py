@@ -18,13 +18,14 @@ import pytest
 from tests.support.fake_graphs import FakeGraphs, GraphCublas, plant_fake_graphs
 from tests.support.strict_device import FakeCublas, plant_fake_cupy
 from twostroke import ConfigError, TrainConfig
-from twostroke.backend import Backend, Steps
+from twostroke.backend import CallByCall, Captured, Steps
 from twostroke.backend.cpu import player
 from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.cpu.library import library
+from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Unplayable
 from twostroke.data.dataset import Dataset
-from twostroke.engine import recorded_epoch as replay
+from twostroke.engine import epoch as epochs
 from twostroke.engine.mlp import MLP
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.training import TrainingRun
@@ -154,33 +155,33 @@ def test_an_epoch_in_pieces_ends_in_the_same_bits(monkeypatch: pytest.MonkeyPatc
 def test_a_run_that_shall_stop_stops_between_two_launches(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
     backend = cupy_backend(monkeypatch, "epoch")
     run = TrainingRun(MLP(LAYERS), samples(), config(), backend)
-    monkeypatch.setattr(run._replay._epoch, "at_once", 5)
-    waited = []
+    captured = run._steps._captured
+    monkeypatch.setattr(captured, "at_once", 5)
+    waited, launch = [], captured.run
 
-    def stop() -> None:
-        waited.append(run.batch)
+    def stop(first: int, stop: int) -> None:
+        launch(first, stop)
+        waited.append(stop)
         run.stopping = True
 
-    monkeypatch.setattr(backend, "synchronize", stop)
+    monkeypatch.setattr(captured, "run", stop)
     assert run.advance() is None
     assert (run.batch, run.steps) == (5, 5)
-    run.stopping = False
-    monkeypatch.undo()
-    assert waited == [5, 5]
+    assert waited == [5]
 
 
-def test_a_recorded_step_is_one_launch_from_its_second_run_on(
+def test_a_captured_step_is_one_launch_from_its_second_run_on(
     monkeypatch: pytest.MonkeyPatch, planted: Planted
 ) -> None:
     fake, gpu = planted
     backend = cupy_backend(monkeypatch, "auto")
     x, rate = fake.ones((2, 2), "float32"), backend.scalars(1, "float32")
     out = fake.zeros((2, 2), "float32")
-    run = backend.record(lambda: backend.gemm(x, x, out, rate[0], 1.0))
+    captured = backend.capture([Steps(lambda: backend.gemm(x, x, out, rate[0], 1.0))])
     totals = []
     for value in (1.0, 2.0, 4.0):
         rate.set(value)
-        run()
+        captured.run()
         totals.append(float(np.asarray(out)[0, 0]))
     assert totals == [2.0, 6.0, 14.0]
     assert (gpu.graph_launches, backend.describe()["graphs"]["launches"]) == (4, 2)  # two in the backend's own test
@@ -291,9 +292,9 @@ def test_a_step_that_cannot_be_captured_runs_call_by_call(
         fake.add(x, 1, out=x)
         faults[where]()
 
-    run = backend.record(step)
+    captured = backend.capture([Steps(step)])
     for _ in range(4):
-        run()
+        captured.run()
     assert x.tolist() == [4, 4, 4]
     assert "cudaErrorStreamCaptureUnsupported" in refused(backend)
     assert_same(outcome(trained(backend, config())), outcome(trained(cupy_backend(monkeypatch, "0"), config())))
@@ -523,63 +524,39 @@ def test_of_two_libraries_none_is_taken_where_nobody_knows_which(two_libraries: 
 # --- the seam -------------------------------------------------------------------------------------------------
 
 
-class EpochInPython:
-    """``Epoch`` written down as its docstring says it."""
+class InPython(NumpyBackend):
+    """The CPU, steps run as ``Captured`` says it."""
 
-    at_once = 7
-
-    def __init__(self, parts: Sequence[Steps]) -> None:
-        self.rows = [(part, row) for part in parts for row in range(part.count)]
-
-    def run(self, first: int, stop: int) -> None:
-        for part, row in self.rows[first:stop]:
-            for move in part.moves:
-                if move.before:
-                    np.copyto(move.fixed, move.rows[row])
-            part.step()
-            for move in part.moves:
-                if not move.before:
-                    np.copyto(move.rows[row], move.fixed)
+    def capture(self, parts: Sequence[Steps]) -> Captured:
+        return CallByCall(np, parts)
 
 
-class EpochsInPython(NumpyBackend):
-    """The CPU, the epoch in Python."""
+class WithoutLibrary(NumpyBackend):
+    """The CPU, tapes replayed from Python."""
 
-    def record_epoch(self, parts: Sequence[Steps]) -> EpochInPython:
-        return EpochInPython(parts)
-
-
-class StepByStep(NumpyBackend):
-    """The CPU as it is without a compiled library."""
-
-    def record_epoch(self, parts: Sequence[Steps]) -> None:
-        return None
+    def capture(self, parts: Sequence[Steps]) -> Captured:
+        return Player(parts, self._trace, self._governor, None)
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_the_seam_gives_each_step_its_samples_and_its_rate(optimizer: str) -> None:
     settings = config(optimizer=optimizer, l2=0.001)
-    by_epoch, by_step, as_it_is = (
-        trained(kind(threads=1), settings) for kind in (EpochsInPython, StepByStep, NumpyBackend)
-    )
-    assert by_epoch._replay
-    assert not by_step._replay
-    assert bool(as_it_is._replay) == (library().native is not None)
-    assert_same(outcome(by_epoch), outcome(by_step))
-    assert_same(outcome(as_it_is), outcome(by_step))
+    reference, *others = (trained(kind(threads=1), settings) for kind in (InPython, WithoutLibrary, NumpyBackend))
+    for other in others:
+        assert_same(outcome(other), outcome(reference))
 
 
 def test_a_step_that_cannot_be_played_is_replayed_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise Unplayable("for this test")
 
-    whole = trained(StepByStep(threads=1), config())
+    whole = trained(InPython(threads=1), config())
     monkeypatch.setattr(player, "Program", refuse)
     assert_same(outcome(trained(NumpyBackend(threads=1), config())), outcome(whole))
 
 
 def test_pieces_of_a_played_epoch_end_in_the_same_bits() -> None:
-    whole = trained(StepByStep(threads=1), config())
+    whole = trained(InPython(threads=1), config())
     run = TrainingRun(MLP(LAYERS), samples(), config(), NumpyBackend(threads=1))
     for most in (1, 5, None, 13, None, None, 2, 3, 8, 1):
         run.advance(most)
@@ -595,14 +572,13 @@ def test_the_player_does_as_many_steps_at_once_as_a_signal_can_wait_for(monkeypa
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     for seconds, expected in ((1e-9, [1, 2, 4, 8, 16]), (0.9e-3, [1, 2, 4, 5, 5]), (1.0, [1, 1, 1])):
-        epoch = NumpyBackend(threads=1).record_epoch([steps])
-        assert epoch is not None
+        epoch = NumpyBackend(threads=1).capture([steps])
         found, first = [], 0
 
-        def work(self: Any, first: int, stop: int, seconds: float = seconds) -> None:
+        def work(self: Any, part: int, first: int, stop: int, seconds: float = seconds) -> None:
             clock[0] += (stop - first) * seconds
 
-        monkeypatch.setattr(player._PlayedSteps, "run", work)
+        monkeypatch.setattr(Player, "run_part", work)
         for _ in expected:
             found.append(epoch.at_once)
             epoch.run(first, first + epoch.at_once)
@@ -610,19 +586,6 @@ def test_the_player_does_as_many_steps_at_once_as_a_signal_can_wait_for(monkeypa
         assert found == expected
 
 
-def test_noted_scalars_are_given_to_nobody(backend: Backend) -> None:
-    with backend.active():
-        scalars = backend.scalars(2, "float64")
-        scalars.set(1.0, 2.0)
-        with scalars.noted() as rows:
-            scalars.set(3.0, 4.0)
-            scalars.set(5.0, 6.0)
-        assert rows == [(3.0, 4.0), (5.0, 6.0)]
-        values = [float(backend.to_host(x)) if hasattr(x, "dtype") else x for x in (scalars[0], scalars[1])]
-        assert values == [1.0, 2.0]
-        scalars.set(1.0, 2.0)  # not taken for what was given before
-
-
 def test_batches_of_one_size_belong_together() -> None:
-    assert list(replay._same_size([(0, 4), (4, 8), (8, 9)])) == [(0, 2, 4), (2, 1, 1)]
-    assert list(replay._same_size([(0, 3)])) == [(0, 1, 3)]
+    assert list(epochs._same_size([(0, 4), (4, 8), (8, 9)])) == [(0, 2, 4), (2, 1, 1)]
+    assert list(epochs._same_size([(0, 3)])) == [(0, 1, 3)]

@@ -248,7 +248,7 @@ def test_a_replay_with_other_bits_fails(gpu: FakeGraphs, data: Dataset, monkeypa
 
 
 def test_a_handle_that_is_not_captured_runs_call_by_call(gpu: FakeGraphs, data: Dataset) -> None:
-    backend = gpu_right.make_backend("auto", recorded=False)
+    backend = gpu_right.make_backend("auto", captured=False)
     before = gpu.graph_launches
     gpu_right.trained(backend, data, LAYERS, TrainConfig(epochs=2, batch_size=4, evaluate_test=False))
     assert gpu.graph_launches == before

@@ -14,8 +14,9 @@ from PIL import Image
 
 from twostroke.data.dataset import Dataset, load_dataset
 from twostroke.data.digit_image import MAX_PIXELS, prepare_digit
+from twostroke.engine.config import TrainConfig
 from twostroke.engine.mlp import MLP
-from twostroke.engine.training import TrainConfig, train
+from twostroke.engine.training import train
 from twostroke.errors import DataError
 
 

@@ -18,13 +18,12 @@ from tests.support.gradcheck import (
     worst_error,
 )
 from twostroke.backend import Backend
-from twostroke.engine.kernels import ACTIVATIONS
-from twostroke.engine.mlp import OUTPUTS
+from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.optimizers import OPTIMIZERS
 
 LIMIT = 1e-7
 HIDDEN = {0: [4, 3], 1: [4, 5, 3], 2: [4, 5, 4, 3]}
-PAIRS = [(loss, output) for loss, outputs in OUTPUTS.items() for output in outputs]
+PAIRS = [(loss, output) for loss, outputs in LOSSES.items() for output in outputs]
 Figure = Callable[[str, float], None]
 
 
@@ -77,7 +76,7 @@ def test_what_each_optimiser_accumulates(
             engine.forward()
             if optimizer == "momentum":
                 rule.target.fill(0)
-            rule.set_rate(lr)
+            rule.begin_step(lr)
             engine.backward(rule.target, *rule.prepare())
             found = np.array(backend.to_host(rule.target))
             if optimizer == "sgd":

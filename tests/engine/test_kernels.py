@@ -84,7 +84,7 @@ def test_dropout_backward_by_hand(backend: Backend, up: Up, down: Down) -> None:
 def test_poisson_by_hand(backend: Backend, up: Up, down: Down) -> None:
     # A = exp(ln 2) = 2: T = 4: 4 ln(4/2) - 4 + 2; T = 0: 0 - 0 + 2. A = T = 1: 0
     Z, losses, scratch = up([[log(2), 0.0], [log(2), 0.0]], order="F"), up([0, 0]), up(np.zeros((2, 2)), order="F")
-    kernels.poisson_forward(backend, Z, up([[4, 1], [0, 1]], order="F"), losses, scratch)
+    kernels.poisson_forward(backend, Z, up([[4, 1], [0, 1]], order="F"), losses, scratch, up([0, 0]))
     assert_close(down(losses), [4 * log(2) - 2, 2])
     assert_close(down(Z), [[2, 1], [2, 1]])
 
@@ -457,7 +457,7 @@ ELEMENTWISE: dict[Any, str] = {
 WHOLE: dict[Any, str] = {
     kernels.softmax_forward: "Mv", kernels.softmax_backward: "PMMv", kernels.quadratic_forward: "MPvM",
     kernels.softmax_cross_entropy_forward: "MPvMv", kernels.sigmoid_cross_entropy_forward: "MPvMv",
-    kernels.poisson_forward: "MPvM",
+    kernels.poisson_forward: "MPvMv",
 }  # fmt: skip
 ELSEWHERE = {  # compared with NumPy by gemm's property test below and by the tests by hand above
     kernels.affine_forward, kernels.affine_backward_input, kernels.affine_backward_parameters,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import twostroke as ts
 from twostroke.backend import Backend
 from twostroke.engine.initializers import INITIALIZERS
-from twostroke.engine.kernels import ACTIVATIONS
-from twostroke.engine.mlp import LOSSES, MAX_WIDTH, OUTPUTS, PREDICT_ROWS, layer_views, parameter_count
+from twostroke.engine.kernels import ACTIVATIONS, LOSSES
+from twostroke.engine.mlp import MAX_WIDTH, PREDICT_ROWS, layer_views, parameter_count
 from twostroke.errors import ConfigError, DataError
 
 # --- construction ------------------------------------------------------------------------------------------------
@@ -48,10 +48,10 @@ def test_bad_layers(layers: Any) -> None:
         ("activation", ["relu"], ACTIVATIONS),
         ("loss", "mse", LOSSES),
         ("loss", None, LOSSES),
-        ("output", "tanh", OUTPUTS["cross-entropy"]),  # cross-entropy needs a probability
-        ("output", "relu", OUTPUTS["cross-entropy"]),
-        ("output", "identity", OUTPUTS["cross-entropy"]),
-        ("output", 5, OUTPUTS["cross-entropy"]),
+        ("output", "tanh", LOSSES["cross-entropy"]),  # cross-entropy needs a probability
+        ("output", "relu", LOSSES["cross-entropy"]),
+        ("output", "identity", LOSSES["cross-entropy"]),
+        ("output", 5, LOSSES["cross-entropy"]),
         ("init", "zeros", INITIALIZERS),
         ("dtype", "float16", ("float32", "float64")),
         ("dtype", "int8", ("float32", "float64")),
@@ -69,7 +69,7 @@ def test_an_unknown_name_is_refused_with_those_known(name: str, value: Any, allo
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("output", [*ACTIVATIONS, "softmax"])
 def test_each_loss_takes_its_outputs_and_no_other(loss: str, output: str) -> None:
-    if output in OUTPUTS[loss]:
+    if output in LOSSES[loss]:
         assert ts.MLP([3, 2], loss=loss, output=output).output == output
     else:
         with pytest.raises(ConfigError, match="output"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.engine.test_kernels import LIMIT, Down, Up, dtypes
 from tests.support.gradcheck import Engine, make_batch, relative_error, tensors, worst_error
 from twostroke import MLP, ConfigError, TrainConfig, select_backend
-from twostroke.backend import Backend
+from twostroke.backend import Backend, Steps
 from twostroke.engine import optimizers
 from twostroke.engine.mlp import backward, forward, loss_forward
 from twostroke.engine.optimizers import OPTIMIZERS, Adam
@@ -152,7 +153,7 @@ def test_decoupled_decay_by_hand(backend: Backend, up: Up, down: Down) -> None:
     backend.xp.copyto(net.parameters, up([2, -2]))
     rule = OPTIMIZERS["adamw"](net, l2=0.2)
     rule.target.fill(0)
-    rule.set_rate(0.5)
+    rule.begin_step(0.5)
     rule.prepare()
     rule.update()
     assert np.allclose(down(net.parameters), [1.8, -2], rtol=1e-15)
@@ -197,7 +198,7 @@ def test_state_is_what_carries_over(backend: Backend) -> None:
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_l2_may_change_from_step_to_step(backend: Backend, name: str) -> None:
-    """In a recorded step, too: from the second on the calls are replayed."""
+    """In a captured step, too: from the second on the calls are replayed."""
     results = []
     for l2s in ((0.1, 0.1, 0.5), (0.1, 0.1, 0.1)):
         net, X, T = make_batch(backend, LAYERS, "tanh", "cross-entropy", "softmax", 5)
@@ -211,11 +212,11 @@ def test_l2_may_change_from_step_to_step(backend: Backend, name: str) -> None:
             backward(net, engine.buffers, rule.target_views, *rule.prepare())
             rule.update()
 
-        recorded = backend.record(step)
-        for rule.l2 in l2s:
+        captured = backend.capture([Steps(step)])
+        for number, rule.l2 in enumerate(l2s, 1):
             before = np.array(backend.to_host(net.parameters))
-            rule.set_rate(0.05)
-            recorded()
+            rule.begin_step(0.05, number)
+            captured.run()
         results.append((np.array(backend.to_host(net.parameters)), before))
     (changed, before), (unchanged, before_too) = results
     assert np.array_equal(before, before_too)
@@ -231,12 +232,11 @@ def test_the_gradient_alone(backend: Backend) -> None:
     assert relative_error(np.array(backend.to_host(rule.target)), decayed(plain, flat, 0.3)) < 1e-15
 
 
-def test_adam_counts_its_steps() -> None:
-    net = MLP([2, 2], dtype="float64", backend=select_backend("cpu"))
-    rule = Adam(net)
-    for _ in range(3):
-        rule.set_rate(0.1)
-    assert rule.steps == 3
+def test_adams_numbers_depend_on_the_step() -> None:
+    """Kingma & Ba's bias corrections of step 3: 1 - 0.9^3 and 1 - 0.999^3."""
+    rule = Adam(MLP([2, 2], dtype="float64", backend=select_backend("cpu")))
+    expected = (0.25, 0.1 / 0.271, 1 / math.sqrt(0.002997001), 0.975)
+    assert rule.numbers(0.1, 3, 0.25) == pytest.approx(expected, rel=1e-12)
 
 
 # --- schedules -----------------------------------------------------------------------------------------------

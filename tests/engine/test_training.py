@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 import twostroke as ts
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
-from twostroke.engine.config import DEFAULT_LEARNING_RATE
+from twostroke.engine.config import DEFAULT_LEARNING_RATE, TrainConfig
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.schedules import SCHEDULES, make_schedule
-from twostroke.engine.training import EVALUATION_ROWS, EpochRecord, TrainConfig, evaluate, train
+from twostroke.engine.training import EVALUATION_ROWS, EpochRecord, evaluate, train
 from twostroke.errors import ConfigError, DataError, DivergenceError
 
 Floats = NDArray[np.float64]

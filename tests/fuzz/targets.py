@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 import twostroke as ts
-from twostroke.engine.training import TrainConfig, TrainingRun
+from twostroke.engine.config import TrainConfig
+from twostroke.engine.training import TrainingRun
 from twostroke.errors import ConfigError, DataError, DivergenceError, ModelError
 from twostroke.files.idx import read_idx
 from twostroke.models.checkpoint import restore, save_checkpoint

@@ -23,7 +23,7 @@ from twostroke.backend.cuda.probe import Probe
 from twostroke.cli import main
 from twostroke.engine.mlp import MLP
 from twostroke.engine.optimizers import SGD
-from twostroke.engine.training import TrainingStep
+from twostroke.engine.step import TrainingStep
 from twostroke.errors import ConfigError, DeviceError
 from twostroke.measure import crossover
 from twostroke.measure import throughput as benchmark
@@ -219,9 +219,9 @@ class Machine:
         self.diary += "t"
         return self.now
 
-    def work(self) -> None:
-        self.diary += "w"
-        self.now += self.seconds
+    def work(self, times: int) -> None:
+        self.diary += "w" * times
+        self.now += self.seconds * times
 
     def synchronize(self) -> None:
         self.diary += "s"
@@ -309,7 +309,7 @@ def test_a_cell_on_every_device(backend: Backend) -> None:
     """The step and the bare products on arrays of the device alone; the strict device refuses any other."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (11, 6), np.uint8), rng.integers(0, 3, 11).astype(np.uint8)
-    data = (backend.asarray(images), backend.asarray(labels), backend.asarray(np.arange(11)))
+    data = (backend.asarray(images), backend.asarray(labels), np.arange(11))
     cell = Cell(backend, (6, 5, 3), 4, data, 1e-4)
     before = backend.to_host(cell.net.parameters).copy()
     for _ in range(3):
@@ -338,7 +338,7 @@ def test_the_bare_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch
     images, labels = np.ones((n, 7), np.uint8), np.zeros(n, np.uint8)
     net = MLP(layers, backend=backend)
     step = TrainingStep(net, images, labels, SGD(net), n)
-    step.run(np.arange(n), 0, n, 0.1)
+    step.learn_batch(step.workspace.rows(n), n)
     assert bare == sorted(shape for shape in shapes if shape[0] != 1)
     assert sum(2 * m * k * n for m, k, _, n, *_ in bare) == benchmark.step_flops(layers, n)
 

@@ -6,7 +6,7 @@ near zero, where the order of a sum is all there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,15 @@ from tests.engine.test_kernels import LIMIT, dtypes
 from tests.support.gradcheck import Engine, relative_error, tensors
 from tests.support.strict_device import StrictBackend, plant_fake_cupy
 from twostroke import MLP, TrainConfig, select_backend
-from twostroke.backend import Backend
+from twostroke.backend import Backend, CallByCall, Captured, Steps
 from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.machine import available_cores
 from twostroke.engine.batches import batch_bounds, dropout_keys, epoch_order
+from twostroke.engine.epoch import Epoch
 from twostroke.engine.metrics import Running
 from twostroke.engine.optimizers import OPTIMIZERS
-from twostroke.engine.training import TrainingStep, make_optimizer, upload
+from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import make_optimizer, upload
 
 Figure = Callable[[str, float], None]
 STEPS, SAMPLES, BATCH = 10, 50, 16  # every fourth batch is a ragged one of 2
@@ -44,10 +46,7 @@ def cpu(threads: int | str = 1) -> Backend:
     return select_backend("cpu", threads)
 
 
-def batches() -> Iterator[tuple[int, int, int]]:
-    """(epoch, start, stop) of the first STEPS steps."""
-    steps = ((epoch, *bounds) for epoch in range(STEPS) for bounds in batch_bounds(SAMPLES, BATCH))
-    yield from (step for step, _ in zip(steps, range(STEPS), strict=False))
+BOUNDS = list(batch_bounds(SAMPLES, BATCH))
 
 
 def run_steps(
@@ -65,11 +64,15 @@ def run_steps(
     running = Running(backend, SAMPLES, dtype)
     step = TrainingStep(net, *upload(backend, X, y, net), rule, BATCH, running, dropout=0.3 * (network == "dropout"))
     with backend.active():
-        for count, (epoch, start, stop) in enumerate(batches()):
-            order = backend.asarray(epoch_order(SAMPLES, 0, epoch))
+        epoch = Epoch(step, BOUNDS)
+        for number in range(-(-STEPS // len(BOUNDS))):
+            first = number * len(BOUNDS)
+            steps = range(first, first + len(BOUNDS))
+            numbers = [rule.numbers(0.01 / (1 + count), count + 1, rule.l2) for count in steps]
+            epoch.begin(epoch_order(SAMPLES, 0, number), numbers)
             if step.keys is not None:
-                backend.xp.copyto(step.keys, backend.asarray(dropout_keys(SAMPLES, 0, epoch)))
-            step.run(order, start, stop, 0.01 / (1 + count))
+                backend.xp.copyto(step.keys, backend.asarray(dropout_keys(SAMPLES, 0, number)))
+            epoch.run(0, min(len(BOUNDS), STEPS - first))
         backend.synchronize()
     after = np.array(backend.to_host(net.parameters))
     assert relative_error(after, before) > 1e-4, "nothing was learnt"
@@ -163,8 +166,8 @@ every_batch = pytest.mark.parametrize("n", BATCHES)
 class AnotherOrder(NumpyBackend):
     """Products added up in float64 and rounded once: as far from float32 BLAS as another BLAS would be."""
 
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        return step
+    def capture(self, parts: Sequence[Steps]) -> Captured:
+        return CallByCall(np, parts)
 
     def gemm(self, a: Any, b: Any, out: Any, alpha: float = 1.0, beta: float = 0.0) -> None:
         product = float(alpha) * (a.astype("float64") @ b.astype("float64"))

@@ -93,7 +93,7 @@ def test_parity_says_that_no_gpu_was_compared(cpu: Backend) -> None:
         check.what for check in report.checks
     }
     assert {check.limit for check in report.checks} == {5e-6, 1e-12}
-    assert any(check.where.endswith("not recorded") for check in report.checks)
+    assert any(check.where.endswith("not captured") for check in report.checks)
 
 
 class Rounded(StrictBackend):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import twostroke as ts
-from twostroke.engine.training import TrainConfig
+from twostroke.engine.config import TrainConfig
 from twostroke.runs.presets import PRESETS, Preset
 
 

@@ -199,7 +199,6 @@ def plant_fake_graphs(monkeypatch: pytest.MonkeyPatch, *, own_handle: bool = Tru
     def creator(function: Any) -> Callable[..., Any]:
         return gpu.host(lambda *args, **options: np.array(function(*args, **options)).view(kind), "a new array")
 
-    fake.full = np.full
     for name in CREATORS:
         setattr(fake, name, creator(getattr(np, name)))
     for name in (*UFUNCS, *REDUCTIONS):

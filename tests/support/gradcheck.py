@@ -95,7 +95,7 @@ class Engine:
         weights: np.ndarray | None = None,
         dropout: float = 0.0,
     ) -> None:
-        self.net, self.backend = net, net.backend
+        self.net, self.backend, self.steps = net, net.backend, 0
         workspace = Workspace(
             self.backend, net.layers, net.dtype, capacity or len(X), weighted=weights is not None, dropout=dropout
         )
@@ -127,8 +127,9 @@ class Engine:
         backward(self.net, self.buffers, layer_views(target, self.net.layers), alpha, beta, beta_b)
 
     def learn(self, rule: Optimizer, lr: float) -> None:
-        """One step of an optimiser, as ``TrainingStep`` takes it, without recording."""
-        rule.set_rate(lr)
+        """One step of an optimiser, as ``TrainingStep`` takes it, not captured."""
+        self.steps += 1
+        rule.begin_step(lr, self.steps)
         self.forward()
         backward(self.net, self.buffers, rule.target_views, *rule.prepare())
         rule.update()

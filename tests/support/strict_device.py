@@ -384,6 +384,15 @@ sys.modules["strict_xp"] = xp
 _fused_xp = SimpleNamespace(**{name: getattr(xp, name) for name in UFUNCS})
 
 
+def _factor(value: Any, out: Array) -> Any:
+    """alpha or beta of a product: a number, or an array of one element like ``out``."""
+    if isinstance(value, StrictArray):
+        if value.shape != () or value.dtype != out.dtype:
+            raise TypeError(f"gemm: a factor of shape {value.shape} and dtype {value.dtype}")
+        return _array(value, "gemm: factor")
+    return value
+
+
 class StrictBackend(Backend):
     """The strict device. Its products are those of a ``NumpyBackend`` of one thread, equal to the bit."""
 
@@ -420,7 +429,7 @@ class StrictBackend(Backend):
             raise ValueError(f"gemm: shapes {a.shape}, {b.shape}, {out.shape}")
         if np.may_share_memory(host_out, host_a) or np.may_share_memory(host_out, host_b):
             raise ValueError("gemm: out overlaps an input")
-        self._host.gemm(host_a, host_b, host_out, alpha, beta)
+        self._host.gemm(host_a, host_b, host_out, _factor(alpha, out), _factor(beta, out))
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
         if indices.dtype != np.int64:
@@ -477,12 +486,18 @@ class FakeCublas:
 
     def __init__(self, error: float = 0.0) -> None:
         self.error = error  # added to every product: a device that computes wrong
-        self.mode = 0
+        self.mode = self.pointer_mode = 0
         self.calls = 0
 
     def check_status(self, status: int) -> None:
         if status:
             raise CUBLASError(status, f"CUBLAS_STATUS_{status}")
+
+    def getPointerMode(self, handle: int) -> int:
+        return self.pointer_mode
+
+    def setPointerMode(self, handle: int, mode: int) -> None:
+        self.pointer_mode = mode
 
     def getMathMode(self, handle: int) -> int:
         return self.mode
@@ -531,7 +546,7 @@ def plant_fake_cupy(
     def creator(function: Any) -> Callable[..., Any]:
         return lambda *args, **options: function(*args, **options).view(HostDeviceArray)
 
-    for name in ("empty", "zeros", "ones", "arange", "ones_like", "empty_like"):
+    for name in ("empty", "zeros", "ones", "full", "arange", "ones_like", "empty_like"):
         setattr(fake, name, creator(getattr(np, name)))
     fake.ndarray = HostDeviceArray
     fake.__version__ = "14.2.0"

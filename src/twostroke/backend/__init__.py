@@ -4,13 +4,27 @@ Everything above this folder is written once, for arrays of either module. Two q
 new data live?* is a ``Backend``, chosen once; *where does this array live?* is ``array_module(x)``.
 """
 
-from .base import Array, Backend, Epoch, Kernel, Move, Ranks, Scalars, Steps, Summing, array_module, to_host
+from .base import (
+    Array,
+    Backend,
+    CallByCall,
+    Captured,
+    Kernel,
+    Move,
+    Ranks,
+    Scalars,
+    Steps,
+    Summing,
+    array_module,
+    to_host,
+)
 from .select import host_backend, select_backend
 
 __all__ = [
     "Array",
     "Backend",
-    "Epoch",
+    "CallByCall",
+    "Captured",
     "Kernel",
     "Move",
     "Ranks",

@@ -1,16 +1,11 @@
-"""The seam: what a device offers, and which device is used.
-
-Everything above this folder is written once, for arrays of either module; everything that truly differs
-between a CPU and a CUDA GPU is a method of ``Backend``. Two questions have two answers: *where shall new
-data live?* is a ``Backend``, chosen once; *where does this array live?* is ``array_module(x)``.
-"""
+"""What a device offers: everything that differs between a CPU and a CUDA GPU is a method of ``Backend``."""
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -22,66 +17,25 @@ from ..errors import DataError
 Array: TypeAlias = Any  # numpy.ndarray on a CPU, cupy.ndarray on a GPU
 Kernel: TypeAlias = Callable[..., None]
 
-__all__ = [
-    "Array",
-    "Backend",
-    "Kernel",
-    "Ranks",
-    "Scalars",
-    "array_module",
-    "to_host",
-]
-
 
 class Scalars:
-    """Numbers that change from step to step (a learning rate, say) for a step that is recorded once.
+    """Numbers that change from step to step, such as a learning rate, in device memory at fixed addresses.
 
-    ``scalars[i]`` is what kernels and ``gemm`` are given. Here it is a Python float, read anew at every step;
-    ``cells`` is the array (count,) behind the numbers on a device that keeps them in one.
+    ``cells`` is the array (count,). ``scalars[i]`` is a view of no dimensions: what kernels and ``gemm`` are given, so
+    that a captured step reads the number of the day.
     """
 
-    cells: Array | None = None
-
-    def __init__(self, count: int) -> None:
-        self._values: list[Any] = [0.0] * count
-        self._given: tuple[float, ...] | None = None
-        self._noted: list[tuple[float, ...]] | None = None
+    def __init__(self, xp: Any, count: int, dtype: str) -> None:
+        self.cells, self._copyto = xp.zeros(count, dtype), xp.copyto
+        self._views = [self.cells[i : i + 1].reshape(()) for i in range(count)]
 
     def __getitem__(self, index: int) -> Any:
-        return self._values[index]
+        return self._views[index]
 
     def set(self, *values: float) -> None:
         """Give every number its value for the next step."""
-        if self._noted is not None:
-            self._noted.append(values)
-        elif values != self._given:
-            self._given = values
-            self._give(values)
-
-    def _give(self, values: tuple[float, ...]) -> None:
-        self._values[:] = values
-
-    @contextmanager
-    def noted(self) -> Iterator[list[tuple[float, ...]]]:
-        """Inside, ``set`` only adds to this list: the values of steps to come, which will find them in ``cells``."""
-        self._noted, self._given = [], None
-        try:
-            yield self._noted
-        finally:
-            self._noted = None
-
-
-class Cells(Scalars):
-    """Scalars in an array, at addresses that do not change: each as an array of no dimensions."""
-
-    def __init__(self, xp: Any, count: int, dtype: str) -> None:
-        super().__init__(count)
-        self.cells, self._copyto = xp.zeros(count, dtype), xp.copyto
-        self._values = [self.cells[i : i + 1].reshape(()) for i in range(count)]
-
-    def _give(self, values: tuple[float, ...]) -> None:
-        for cell, value in zip(self._values, values, strict=True):
-            self._copyto(cell, value)  # on a GPU a launch with the number as its argument: nothing is sent up
+        for view, value in zip(self._views, values, strict=True):
+            self._copyto(view, value)  # on a GPU a launch with the number as its argument: nothing is uploaded
 
 
 class Move(NamedTuple):
@@ -94,22 +48,58 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """``count`` steps of an epoch, one after the other: the same calls on the same arrays, and what moves."""
+    """``count`` steps, one after the other: the same calls on the same arrays, and the copies that feed them."""
 
     step: Callable[[], None]
-    count: int
-    moves: Sequence[Move]  # each has ``count`` rows
+    count: int = 1
+    moves: Sequence[Move] = ()  # each has ``count`` rows
 
 
-class Epoch(Protocol):
-    """Recorded steps of an epoch."""
+class Captured(ABC):
+    """Steps that are ready to be run again and again, in parts: those of part 0 come first.
 
-    @property
-    def at_once(self) -> int:
-        """How many steps to run between two looks at whether to stop."""
+    ``at_once`` is how many steps to run between two looks at whether to stop.
+    """
 
-    def run(self, first: int, stop: int) -> None:
-        """The steps ``first`` to ``stop`` of the epoch."""
+    at_once = 1
+
+    def __init__(self, parts: Sequence[Steps]) -> None:
+        self.parts = parts
+
+    def run(self, first: int = 0, stop: int = 1) -> None:
+        """The steps ``first`` to ``stop``, counted over all parts."""
+        begin = 0
+        for part, steps in enumerate(self.parts):
+            start, end = max(first - begin, 0), min(stop - begin, steps.count)
+            if start < end:
+                self.run_part(part, start, end)
+            begin += steps.count
+
+    @abstractmethod
+    def run_part(self, part: int, first: int, stop: int) -> None:
+        """The steps ``first`` to ``stop`` of one part."""
+
+
+class CallByCall(Captured):
+    """Captures nothing: every step is run as it was written. The reference for every other way."""
+
+    def __init__(self, xp: Any, parts: Sequence[Steps]) -> None:
+        super().__init__(parts)
+        self._copyto = xp.copyto
+
+    def run_part(self, part: int, first: int, stop: int) -> None:
+        steps = self.parts[part]
+        for index in range(first, stop):
+            self.move(steps, index, before=True)
+            steps.step()
+            self.move(steps, index, before=False)
+
+    def move(self, steps: Steps, index: int, *, before: bool) -> None:
+        """The copies before, or after, one step."""
+        for rows, fixed, is_before in steps.moves:
+            if is_before == before:
+                source, target = (rows[index], fixed) if before else (fixed, rows[index])
+                self._copyto(target, source)
 
 
 class Ranks(Protocol):
@@ -186,7 +176,8 @@ class Backend(ABC):
         """``out = alpha * a b + beta * out`` in place, with no temporary.
 
         a (M, K), b (K, N), out (M, N): float32 or float64, one dtype, each contiguous in C or Fortran
-        order, so ``.T`` views are free. ``out`` must not overlap ``a`` or ``b``.
+        order, so ``.T`` views are free. ``out`` must not overlap ``a`` or ``b``. ``alpha`` and ``beta`` are numbers or
+        ``Scalars``: arrays of one element of the same dtype, on this device.
         """
 
     @abstractmethod
@@ -204,20 +195,16 @@ class Backend(ABC):
     def _bind(self, kernel: Kernel) -> Kernel: ...
 
     def scalars(self, count: int, dtype: str) -> Scalars:
-        """Numbers that a recorded step may read anew each time it runs."""
-        return Scalars(count)
+        """Numbers that a captured step reads anew each time it runs."""
+        return Scalars(self.xp, count, dtype)
 
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """``step``, ready to be run many times.
+    def capture(self, parts: Sequence[Steps]) -> Captured:
+        """Steps ready to be run many times, in the device's quickest way.
 
-        A device may capture it at its first run and replay the calls after that, so a step must do the same
-        work on the same arrays every time: what changes, changes inside arrays and ``scalars``.
+        A device may note what a step calls when it first runs and replay that afterwards. So a step must make the same
+        calls on the same arrays every time; what changes is the contents of arrays and ``scalars``.
         """
-        return step
-
-    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
-        """The steps of an epoch, to be run many at a time; None where steps are better run one by one."""
-        return None
+        return CallByCall(self.xp, parts)
 
     def sum_through_host(self, array: Array, ranks: Ranks) -> None:
         """``array`` <- its sum over all ranks, in place: contiguous, and alike on every rank."""

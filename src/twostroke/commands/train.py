@@ -15,10 +15,7 @@ from ..ranks.mpi import joined
 from ..runs.settings import KEYS, Settings, named, resolve, to_toml
 from ..show import pictures
 from . import options
-from .terminal import (
-    discard_stdout,
-    say,
-)
+from .terminal import discard_stdout, say
 from .training_job import Job, rehearse, run_training
 
 SHOWN: Final = "# All settings of a run. In a FILE.toml: twostroke train --config FILE.toml"

@@ -28,16 +28,7 @@ from ..runs.settings import Settings
 from ..show import text as report
 from ..show.findings import examine
 from .report import write_page
-from .terminal import (
-    Say,
-    Stopped,
-    hush,
-    in_shell,
-    live_epochs,
-    say,
-    stoppable_after_work,
-    uninterrupted,
-)
+from .terminal import Say, Stopped, hush, in_shell, live_epochs, say, stoppable_after_work, uninterrupted
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 RECORD: Final = "record.json"

@@ -47,12 +47,6 @@ INITIALIZERS: Final[dict[str, Initializer]] = {
 }
 # Nielsen draws the biases of these two from N(0, 1) as well; the others start at zero.
 NORMAL_BIASES: Final = frozenset({"normal", "scaled-normal"})
-DEFAULT_INITIALIZER: Final[dict[str, str]] = {
-    "relu": "he",
-    "sigmoid": "glorot",
-    "tanh": "glorot",
-    "identity": "glorot",
-}
 
 
 def initial_parameters(layers: Sequence[int], init: str, seed: int) -> NDArray[np.float64]:

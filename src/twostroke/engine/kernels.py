@@ -15,12 +15,13 @@ because rows are samples here:
     BP4  dW_l = A_(l-1)^T dZ_l              affine_backward_parameters
 
 Kernels with ``xp`` as first argument are elementwise: ``backend.elementwise`` binds them to a device, which
-may fuse them into one launch. The others take the backend. All write into arrays they are given and
-allocate nothing; an argument that is overwritten is named in the docstring.
+may fuse them into one launch. The others take the backend. All work on arrays that they are given and
+allocate nothing; the docstring names every argument that is overwritten.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend, Kernel
@@ -118,27 +119,33 @@ def tanh_backward(xp: Any, A: Array, dA: Array) -> None:
 
 
 class Activation(NamedTuple):
-    """An elementwise activation. ``biased_forward(xp, Z, b)`` is Z <- f(Z + b)."""
+    """An elementwise activation. ``biased_forward(xp, Z, b)`` is Z <- f(Z + b), b (1, K).
+
+    ``init`` names the initialiser that suits it, ``onnx`` the ONNX operator that computes it ("" for none).
+    """
 
     forward: Kernel
     backward: Kernel
     biased_forward: Kernel
+    init: str
+    onnx: str
 
 
-def _activation(name: str, forward: Kernel, backward: Kernel) -> Activation:
+def _activation(name: str, forward: Kernel, backward: Kernel, init: str, onnx: str) -> Activation:
     def biased_forward(xp: Any, Z: Array, b: Array) -> None:
         xp.add(Z, b, out=Z)
         forward(xp, Z)
 
     biased_forward.__name__ = f"biased_{name}_forward"
-    return Activation(forward, backward, biased_forward)
+    return Activation(forward, backward, biased_forward, init, onnx)
 
 
+# To add an activation: write its two kernels above and its row here (see CONTRIBUTING.md).
 ACTIVATIONS: Final[dict[str, Activation]] = {
-    "identity": _activation("identity", identity_forward, identity_backward),
-    "relu": _activation("relu", relu_forward, relu_backward),
-    "sigmoid": _activation("sigmoid", sigmoid_forward, sigmoid_backward),
-    "tanh": _activation("tanh", tanh_forward, tanh_backward),
+    "identity": _activation("identity", identity_forward, identity_backward, "glorot", ""),
+    "relu": _activation("relu", relu_forward, relu_backward, "he", "Relu"),
+    "sigmoid": _activation("sigmoid", sigmoid_forward, sigmoid_backward, "glorot", "Sigmoid"),
+    "tanh": _activation("tanh", tanh_forward, tanh_backward, "glorot", "Tanh"),
 }
 
 
@@ -308,10 +315,78 @@ def poisson_terms(xp: Any, Z: Array, T: Array, out: Array) -> None:
     xp.add(out, Z, out=out)
 
 
-def poisson_forward(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array) -> None:
+def poisson_forward(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
     """losses <- sum_k T log(T / A) - T + A, and Z <- A = exp(Z): half the Poisson deviance of counts T >= 0.
 
     Z, T, scratch (N, K), losses (N,). Z and scratch are overwritten. Backward: ``residual``.
     """
     backend.elementwise(poisson_terms)(Z, T, scratch)
     backend.xp.sum(scratch, axis=1, out=losses)
+
+
+# --- which loss goes with which output --------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """A loss on one kind of output. The network's last layer gives logits Z (N, K); rows (N,) and scratch (N, K) are
+    overwritten by all three.
+
+    ``outputs(backend, Z, rows)``: Z <- A, the outputs.
+    ``losses(backend, Z, T, losses, scratch, rows)``: losses (N,) <- one loss per row, and Z <- A.
+    ``delta(backend, A, dA, scratch, rows)``: dA, the ``residual``, becomes dZ. A is overwritten.
+    ``onnx`` names the ONNX operator that computes A from Z ("" for none).
+    """
+
+    outputs: Callable[..., None]
+    losses: Callable[..., None]
+    delta: Callable[..., None]
+    onnx: str
+
+
+def _residual_is_delta(backend: Backend, A: Array, dA: Array, scratch: Array, rows: Array) -> None:
+    """dZ = dA: f' cancels."""
+
+
+def _sigmoid_outputs(backend: Backend, Z: Array, rows: Array) -> None:
+    backend.elementwise(sigmoid_forward)(Z)
+
+
+def _exp_outputs(backend: Backend, Z: Array, rows: Array) -> None:
+    backend.elementwise(exponential)(Z)
+
+
+def _quadratic(activation: Activation) -> Loss:
+    """The quadratic loss on an elementwise output."""
+
+    def outputs(backend: Backend, Z: Array, rows: Array) -> None:
+        backend.elementwise(activation.forward)(Z)
+
+    def losses(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
+        outputs(backend, Z, rows)
+        quadratic_forward(backend, Z, T, losses, scratch)
+
+    def delta(backend: Backend, A: Array, dA: Array, scratch: Array, rows: Array) -> None:
+        backend.elementwise(activation.backward)(A, dA)
+
+    return Loss(outputs, losses, delta, activation.onnx)
+
+
+def _softmax_quadratic_losses(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
+    softmax_forward(backend, Z, rows)
+    quadratic_forward(backend, Z, T, losses, scratch)
+
+
+# loss -> output -> kernels. The first output of a loss is its default. Cross-entropy and Poisson have only the outputs
+# whose derivative cancels; the quadratic loss takes any.
+LOSSES: Final[dict[str, dict[str, Loss]]] = {
+    "cross-entropy": {
+        "softmax": Loss(softmax_forward, softmax_cross_entropy_forward, _residual_is_delta, "Softmax"),
+        "sigmoid": Loss(_sigmoid_outputs, sigmoid_cross_entropy_forward, _residual_is_delta, "Sigmoid"),
+    },
+    "quadratic": {
+        "sigmoid": _quadratic(ACTIVATIONS["sigmoid"]),
+        **{name: _quadratic(activation) for name, activation in ACTIVATIONS.items() if name != "sigmoid"},
+        "softmax": Loss(softmax_forward, _softmax_quadratic_losses, softmax_backward, "Softmax"),
+    },
+    "poisson": {"exp": Loss(_exp_outputs, poisson_forward, _residual_is_delta, "Exp")},
+}

@@ -15,17 +15,10 @@ from ..backend import Array, Backend, array_module, host_backend
 from ..data.dataset import check_images
 from ..errors import ConfigError, DataError
 from . import kernels
-from .initializers import DEFAULT_INITIALIZER, INITIALIZERS, initial_parameters
+from .initializers import INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
-LOSSES: Final = ("cross-entropy", "quadratic", "poisson")
 DTYPES: Final = ("float32", "float64")
-# Cross-entropy and Poisson are paired with the output whose derivative cancels; quadratic takes any.
-OUTPUTS: Final = {
-    "cross-entropy": ("softmax", "sigmoid"),
-    "quadratic": ("sigmoid", "tanh", "relu", "identity", "softmax"),
-    "poisson": ("exp",),
-}
 MAX_WIDTH: Final = 1 << 20
 PREDICT_ROWS: Final = 2048  # rows per pass of inference: large enough for the BLAS, small enough for the cache
 
@@ -77,16 +70,16 @@ class MLP:
     ) -> None:
         self.layers = _check_layers(layers)
         self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
-        self.loss = _choice("loss", loss, LOSSES)
-        self.output = _choice("output", output or OUTPUTS[loss][0], OUTPUTS[loss])
-        self.init = _choice("init", init or DEFAULT_INITIALIZER[activation], INITIALIZERS)
+        self.loss = _choice("loss", loss, kernels.LOSSES)
+        self.output = _choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
+        self.init = _choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
         self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = _check_seed(seed)
         self.backend = backend or host_backend()
-        # `forward` leaves logits where the loss or the softmax works on them as a whole.
-        elementwise_output = self.output if loss == "quadratic" and self.output != "softmax" else "identity"
-        names = [activation] * (len(self.layers) - 2) + [elementwise_output]
+        # The last layer gives logits: the loss turns them into outputs.
+        names = [activation] * (len(self.layers) - 2) + ["identity"]
         self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
+        self.loss_kernels = kernels.LOSSES[loss][self.output]
         if parameters is None:
             self.parameters = self.backend.copy_of(initial_parameters(self.layers, self.init, seed), self.dtype)
         else:
@@ -146,9 +139,9 @@ class MLP:
 
 
 def forward(net: MLP, buffers: Buffers) -> None:
-    """A[0] -> A[1] ... A[-1] (n, K): the outputs, or the logits if the output is softmax or its loss works on logits.
+    """A[0] (n, D) -> A[1] ... A[-1] (n, K); A[-1] holds the logits, which the loss turns into outputs.
 
-    Where there are masks, hidden activations are multiplied by them: dropout.
+    With dropout, hidden activations are multiplied by their masks.
     """
     backend, masks = net.backend, buffers.masks
     for index, (layer, activation) in enumerate(zip(net.views, net.layer_activations, strict=True)):
@@ -157,16 +150,6 @@ def forward(net: MLP, buffers: Buffers) -> None:
         backend.elementwise(activation.biased_forward)(A_out, layer.b)
         if index < len(masks):
             backend.elementwise(kernels.times)(A_out, masks[index], A_out)
-
-
-def output_forward(net: MLP, buffers: Buffers) -> None:
-    """Logits -> outputs, in place, where ``forward`` left logits."""
-    if net.output == "softmax":
-        kernels.softmax_forward(net.backend, buffers.A[-1], buffers.rows)
-    elif net.loss == "cross-entropy":
-        net.backend.elementwise(kernels.sigmoid_forward)(buffers.A[-1])
-    elif net.loss == "poisson":
-        net.backend.elementwise(kernels.exponential)(buffers.A[-1])
 
 
 def outputs(net: MLP, X: Any) -> Array:
@@ -181,7 +164,7 @@ def outputs(net: MLP, X: Any) -> Array:
         here = array_module(part) is backend.xp
         workspace.load_inputs(part if here else backend.asarray(part), buffers)
         forward(net, buffers)
-        output_forward(net, buffers)
+        net.loss_kernels.outputs(backend, buffers.A[-1], buffers.rows)
         found[start : start + len(part)] = buffers.A[-1]
     return found
 
@@ -189,19 +172,10 @@ def outputs(net: MLP, X: Any) -> Array:
 def loss_forward(net: MLP, buffers: Buffers) -> None:
     """After ``forward``: losses (n,), one per row, against the targets T; A[-1] becomes the outputs.
 
-    Where samples have weights, each loss is multiplied by its own.
+    With sample weights, each loss is multiplied by its sample's.
     """
     _, _, T, losses, scratch, rows, *_ = buffers
-    A = buffers.A[-1]
-    if net.loss == "quadratic":
-        output_forward(net, buffers)
-        kernels.quadratic_forward(net.backend, A, T, losses, scratch)
-    elif net.output == "softmax":
-        kernels.softmax_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
-    elif net.output == "exp":
-        kernels.poisson_forward(net.backend, A, T, losses, scratch)
-    else:
-        kernels.sigmoid_cross_entropy_forward(net.backend, A, T, losses, scratch, rows)
+    net.loss_kernels.losses(net.backend, buffers.A[-1], T, losses, scratch, rows)
     if len(buffers.weights):
         net.backend.elementwise(kernels.times)(losses, buffers.weights, losses)
 
@@ -220,10 +194,7 @@ def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
     backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0] if scale is None else scale)
     if len(buffers.weights):
         backend.elementwise(kernels.times)(dZ, buffers.weights[:, None], dZ)
-    if net.loss == "quadratic" and net.output == "softmax":
-        kernels.softmax_backward(backend, A, dZ, buffers.scratch, buffers.rows)
-    elif net.loss == "quadratic":
-        backend.elementwise(net.layer_activations[-1].backward)(A, dZ)
+    net.loss_kernels.delta(backend, A, dZ, buffers.scratch, buffers.rows)
 
 
 def backward(
@@ -247,6 +218,30 @@ def backward(
             if buffers.masks:
                 backend.elementwise(kernels.dropout_backward)(buffers.masks[index - 1], buffers.keep, A, dA)
             backend.elementwise(net.layer_activations[index - 1].backward)(A, dA)
+
+
+def score(net: MLP, buffers: Buffers, *, classes: bool = True) -> None:
+    """The forward pass and the losses (n,), and with ``classes`` the most probable class of each row too."""
+    forward(net, buffers)
+    loss_forward(net, buffers)
+    if classes:
+        predict_classes(net, buffers)
+
+
+def propagate(
+    net: MLP,
+    buffers: Buffers,
+    targets: list[Layer],
+    alpha: float,
+    beta: float,
+    beta_b: float,
+    scale: Any = None,
+    *,
+    classes: bool = False,
+) -> None:
+    """Both strokes: ``score``, then ``backward`` into ``targets``."""
+    score(net, buffers, classes=classes)
+    backward(net, buffers, targets, alpha, beta, beta_b, scale)
 
 
 def add_squares(net: MLP, out: Array, beta: float) -> None:

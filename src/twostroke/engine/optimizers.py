@@ -26,13 +26,11 @@ class Optimizer:
     """Base: the flat target buffer, its views by layer, and the state that a checkpoint must keep."""
 
     name: str
-
-    n_scalars = 1  # numbers that depend on the learning rate
+    n_scalars = 1  # how many numbers change from step to step
 
     def __init__(self, net: MLP, l2: float = 0.0) -> None:
         self.net = net
         self.l2 = l2
-        self.steps = 0
         self.scalars = net.backend.scalars(self.n_scalars, net.dtype)
         self.target = self._make_target()
         self.target_views = layer_views(self.target, net.layers)
@@ -44,12 +42,16 @@ class Optimizer:
         target.fill(0)
         return target
 
-    def set_rate(self, lr: float) -> None:
-        """Begin a step with learning rate ``lr``, and with ``l2`` as it is now. The one part that is not recorded.
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        """The values of ``scalars`` for step number ``step``, counted from 1, with this learning rate and L2.
 
-        ``l2`` may change from step to step, but not from or to 0.
+        ``l2`` may differ from step to step, but it is 0 in every step or in none.
         """
         raise NotImplementedError
+
+    def begin_step(self, lr: float, step: int = 1) -> None:
+        """Write the scalars of one step."""
+        self.scalars.set(*self.numbers(lr, step, self.l2))
 
     @property
     def factor(self) -> Any:
@@ -90,9 +92,8 @@ class SGD(Optimizer):
 
     n_scalars = 2
 
-    def set_rate(self, lr: float) -> None:
-        self.steps += 1
-        self.scalars.set(-lr, 1.0 - lr * self.l2)
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        return -lr, 1.0 - lr * l2
 
     @property
     def factor(self) -> Any:
@@ -113,9 +114,8 @@ class Momentum(Optimizer):
         self.momentum = momentum
         self._decay = layer_views(self._make_target(), net.layers) if l2 else []
 
-    def set_rate(self, lr: float) -> None:
-        self.steps += 1
-        self.scalars.set(-lr, lr * self.l2)
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        return -lr, lr * l2
 
     @property
     def factor(self) -> Any:
@@ -141,9 +141,8 @@ class Gradient(Optimizer):
     """The gradient itself, for a minimiser elsewhere; base of those that need it. L2 is what the buffer holds before
     g is added. The first of the scalars is l2."""
 
-    def set_rate(self, lr: float) -> None:
-        self.steps += 1
-        self.scalars.set(self.l2)
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        return (l2,)
 
     def prepare(self) -> Accumulation:
         if self.l2:
@@ -164,9 +163,8 @@ class Nesterov(Gradient):
         self.momentum = momentum
         self.velocity = self._make_target()
 
-    def set_rate(self, lr: float) -> None:
-        self.steps += 1
-        self.scalars.set(self.l2, -lr)
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        return l2, -lr
 
     def update(self) -> None:
         net = self.net
@@ -192,11 +190,10 @@ class Adam(Gradient):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.mean, self.square = self._make_target(), self._make_target()
 
-    def set_rate(self, lr: float) -> None:
-        self.steps += 1
-        step_size = lr / (1.0 - self.beta1**self.steps)
-        correction = 1.0 / math.sqrt(1.0 - self.beta2**self.steps)
-        self.scalars.set(self.l2, step_size, correction, 1.0 - lr * self.l2)
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        step_size = lr / (1.0 - self.beta1**step)
+        correction = 1.0 / math.sqrt(1.0 - self.beta2**step)
+        return l2, step_size, correction, 1.0 - lr * l2
 
     def update(self) -> None:
         rest1 = 1.0 - self.beta1
@@ -231,10 +228,9 @@ class AdamEpsilonHat(Adam):
     """Adam in the order that Kingma & Ba 2015, section 2, give at the end, as scikit-learn has it: epsilon is added to
     the root before that is corrected."""
 
-    def set_rate(self, lr: float) -> None:
-        self.steps += 1
-        step_size = lr * math.sqrt(1.0 - self.beta2**self.steps) / (1.0 - self.beta1**self.steps)
-        self.scalars.set(self.l2, step_size, 1.0, 1.0)
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        step_size = lr * math.sqrt(1.0 - self.beta2**step) / (1.0 - self.beta1**step)
+        return l2, step_size, 1.0, 1.0
 
 
 OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {

@@ -1,33 +1,27 @@
-"""Training: one step, an epoch of steps, and a generator of one record per epoch."""
+"""Training: a run of epochs, and a generator of one record per epoch."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
 from ..data.dataset import Dataset, check_images, check_labels
 from ..errors import ConfigError, DivergenceError
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
+from .epoch import Epoch
 from .metrics import Result, Running
-from .mlp import MLP, backward, forward, loss_forward, predict_classes
+from .mlp import MLP, score
 from .optimizers import OPTIMIZERS, Momentum, Nesterov, Optimizer
-from .recorded_epoch import Replay
 from .schedules import make_schedule
-from .workspace import Buffers, Workspace, label_dtype
+from .step import TrainingStep
+from .workspace import Workspace, label_dtype
 
-__all__ = [
-    "EpochRecord", "Evaluation", "TrainConfig", "TrainingRun", "TrainingStep", "evaluate", "make_optimizer", "train",
-    "upload",
-]  # fmt: skip
-
-# What a run is at, beside its arrays: what a checkpoint keeps and ranks share.
 POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss", "best_loss")
 EVALUATION_ROWS: Final = 2048
 DIVERGED: Final = 1000.0  # times the first batch's loss: no training comes back from there
@@ -58,75 +52,6 @@ class EpochRecord:
     samples_per_second: float
 
 
-class TrainingStep:
-    """Gather a batch, forward, loss, backward, update: all in arrays allocated here, recorded once per batch size.
-
-    ``labels`` (N,) may be target rows (N, K). Without ``images`` (N, D) the caller puts each batch into A[0], without
-    ``running`` no loss is noted. ``weights`` (N,) are relative to their batch's mean; ``dropout``: fill ``keys`` (N,).
-    """
-
-    def __init__(
-        self,
-        net: MLP,
-        images: Array | None,
-        labels: Array,
-        optimizer: Optimizer,
-        batch_size: int,
-        running: Running | None = None,
-        *,
-        weights: Array | None = None,
-        dropout: float = 0.0,
-    ) -> None:
-        self.net, self.images, self.labels, self.weights = net, images, labels, weights
-        self.optimizer, self.running = optimizer, running
-        self.workspace = Workspace(
-            net.backend, net.layers, net.dtype, batch_size, weighted=weights is not None, dropout=dropout
-        )
-        self.keys = net.backend.xp.zeros(len(labels), "uint32") if dropout else None
-        self._recorded: dict[int, Callable[[], None]] = {}
-
-    def run(self, order: Array, start: int, stop: int, lr: float) -> None:
-        """One step on the samples ``order[start:stop]``."""
-        n = stop - start
-        buffers = self.workspace.rows(n)
-        if n not in self._recorded:
-            self._recorded[n] = self.net.backend.record(partial(self.gather_and_learn, buffers))
-        self.net.backend.xp.copyto(buffers.indices, order[start:stop])
-        self.optimizer.set_rate(lr)
-        self._recorded[n]()
-        if self.running is not None:
-            self.running.update(start, buffers)
-
-    def replay(self, bounds: Sequence[tuple[int, int]]) -> Replay:
-        """The batches ``bounds`` of an epoch as one piece of work. Needs ``running``."""
-        assert self.running is not None
-        return Replay(self.workspace, self.optimizer, self.running, bounds, self.gather_and_learn)
-
-    def gather_and_learn(self, buffers: Buffers) -> None:
-        """A step on the samples whose numbers are in ``indices``."""
-        if self.images is not None:
-            self.workspace.gather_inputs(self.images, buffers)
-        self.workspace.gather_targets(self.labels, buffers)
-        if self.weights is not None:
-            self.workspace.gather_weights(self.weights, buffers)
-        if self.keys is not None:
-            self.workspace.draw_masks(self.keys, buffers)
-        self.learn(buffers)
-
-    def learn(self, buffers: Buffers) -> None:
-        """The two strokes and the update, for inputs A[0] and targets T that are in place."""
-        forward(self.net, buffers)
-        loss_forward(self.net, buffers)
-        if self.running is not None:
-            predict_classes(self.net, buffers)
-        self.learn_from(buffers)
-
-    def learn_from(self, buffers: Buffers) -> None:
-        """The way back and the update, after the way forward."""
-        backward(self.net, buffers, self.optimizer.target_views, *self.optimizer.prepare())
-        self.optimizer.update()
-
-
 class Evaluation:
     """A labelled set on the device, ready to be evaluated again and again."""
 
@@ -147,9 +72,7 @@ class Evaluation:
                 buffers = workspace.rows(stop - start)
                 workspace.load_inputs(self._images[start:stop], buffers)
                 workspace.load_targets(self._labels[start:stop], buffers)
-                forward(self.net, buffers)
-                loss_forward(self.net, buffers)
-                predict_classes(self.net, buffers)
+                score(self.net, buffers)
                 self._running.update(start, buffers)
             return self._running.result(self._labels)
 
@@ -176,19 +99,28 @@ def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
     return kind(net, config.l2)
 
 
+class Kit(NamedTuple):
+    """What a run is built of; a distributed run brings parts of its own."""
+
+    step: Callable[..., TrainingStep] = TrainingStep
+    running: Callable[..., Running] = Running
+    evaluation: Callable[..., Evaluation] = Evaluation
+
+
+ALONE: Final = Kit()
+
+
 class TrainingRun:
     """A run of training and its position, so that it can be stopped after any step and continued.
 
-    ``advance`` works; ``history`` holds the records of the epochs that are done. The samples go to the device
-    once; each epoch sends an order up and brings a few numbers down. Raises ``ConfigError`` or ``DataError`` at
-    once for arguments that do not fit.
+    ``advance`` works; ``history`` holds the records of the epochs that are done. The samples are uploaded once; each
+    epoch uploads an order and brings a few numbers down. Raises ``ConfigError`` or ``DataError`` at once for arguments
+    that do not fit.
     """
 
-    _step_type: Callable[..., TrainingStep] = TrainingStep
-    _running_type: Callable[..., Running] = Running
-    _evaluation_type: Callable[..., Evaluation] = Evaluation
-
-    def __init__(self, net: MLP, data: Dataset, config: TrainConfig, backend: Backend | None = None) -> None:
+    def __init__(
+        self, net: MLP, data: Dataset, config: TrainConfig, backend: Backend | None = None, *, kit: Kit = ALONE
+    ) -> None:
         images, labels, evaluations = _check(net, data, config)
         n = len(images)
         batch_size = n if config.batch_size == "full" else int(config.batch_size)
@@ -205,13 +137,24 @@ class TrainingRun:
         self._schedule = make_schedule(config.schedule, config.warmup)
         with net.backend.active():
             device_images, self._labels = upload(net.backend, images, labels, net)
-            self.running = self._running_type(net.backend, n, net.dtype)
+            self.running = kit.running(net.backend, n, net.dtype)
             self.optimizer = make_optimizer(net, config)
             given = device_images, self._labels, self.optimizer, batch_size, self.running
-            self._step = self._step_type(net, *given, dropout=config.dropout)
-            self._replay = self._step.replay(self.bounds)
-            self._evaluations = {name: self._evaluation_type(net, *arrays) for name, arrays in evaluations.items()}
+            self._step = kit.step(net, *given, dropout=config.dropout)
+            self._steps = Epoch(self._step, self.bounds)
+            self._uploaded: int | None = None  # the epoch whose order and scalars are on the device
+            self._evaluations = {name: kit.evaluation(net, *arrays) for name, arrays in evaluations.items()}
             self.best = net.parameters.copy() if config.patience else None
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where the run is, beside its arrays and its history: what a checkpoint keeps and ranks share."""
+        return {name: getattr(self, name) for name in POSITION}
+
+    @position.setter
+    def position(self, values: Mapping[str, Any]) -> None:
+        for name in POSITION:
+            setattr(self, name, values[name])
 
     @property
     def done(self) -> bool:
@@ -226,46 +169,46 @@ class TrainingRun:
         arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.state.items()}
         return arrays if self.best is None else arrays | {"best": self.best}
 
+    def restart(self, config: TrainConfig) -> None:
+        """Go back to the first step, under a configuration of the same shape. Arrays are the caller's to reset."""
+        self.config, self._uploaded = config, None
+        self.epoch = self.batch = self.steps = 0
+        self.history.clear()
+
     def advance(self, most_steps: int | None = None) -> EpochRecord | None:
         """Work until the epoch is done, and return its record; or None, after ``most_steps`` or ``stopping``."""
-        backend, config, bounds = self.net.backend, self.config, self.bounds
-        lr = 0.0
-        last = len(bounds) if most_steps is None else min(len(bounds), self.batch + most_steps)
+        backend = self.net.backend
+        last = len(self.bounds) if most_steps is None else min(len(self.bounds), self.batch + most_steps)
         with backend.active():
             started = time.perf_counter()
-            order = backend.asarray(epoch_order(len(self._labels), config.seed, self.epoch))
-            if self._step.keys is not None:
-                keys = dropout_keys(len(self._labels), config.seed, self.epoch)
-                backend.xp.copyto(self._step.keys, backend.asarray(keys))
-            while self._replay and self.batch < last and not self.stopping:
-                lr = self._run_many(order, min(last, self.batch + self._replay.at_once))
-            while self.batch < last and not self.stopping:
-                lr = self._rate(self.steps)
-                self._step.run(order, *bounds[self.batch], lr)
-                self.batch += 1
-                self.steps += 1
-            if self.batch < len(bounds):
+            if self._uploaded != self.epoch:
+                self._begin_epoch()
+            reached = self._steps.run(self.batch, last, lambda: self.stopping)
+            self.batch, self.steps = reached, self.steps + reached - self.batch
+            if self.batch < len(self.bounds):
                 backend.synchronize()
                 self.seconds += time.perf_counter() - started
                 return None
-            result = self.running.result(self._labels[order])
+            result = self.running.result(self._labels[self._steps.order])
             self.seconds += time.perf_counter() - started
-            return self._end_epoch(result, lr)
+            return self._end_epoch(result)
+
+    def _begin_epoch(self) -> None:
+        """Upload the order of the samples, the scalars of every step, and dropout's keys."""
+        n, seed, epoch = len(self._labels), self.config.seed, self.epoch
+        steps = range(epoch * len(self.bounds), (epoch + 1) * len(self.bounds))
+        numbers = [self.optimizer.numbers(self._rate(step), step + 1, self.config.l2) for step in steps]
+        self._steps.begin(epoch_order(n, seed, epoch), numbers)
+        if self._step.keys is not None:
+            backend = self.net.backend
+            backend.xp.copyto(self._step.keys, backend.asarray(dropout_keys(n, seed, epoch)))
+        self._uploaded = epoch
 
     def _rate(self, step: int) -> float:
-        """The learning rate in the middle of a step: the first step moves, the last one too."""
+        """The learning rate in the middle of step ``step``, counted from 0: the first step moves, the last one too."""
         return self.config.learning_rate * self._schedule((step + 0.5) / (self.config.epochs * len(self.bounds)))
 
-    def _run_many(self, order: Array, stop: int) -> float:
-        """The batches up to ``stop``, as few calls as the device allows; the last learning rate."""
-        rates = [self._rate(step) for step in range(self.steps, self.steps + stop - self.batch)]
-        self._replay.run(order, self.batch, rates)
-        self.batch, self.steps = stop, self.steps + len(rates)
-        if stop < len(self.bounds):
-            self.net.backend.synchronize()  # steps that wait in a queue cannot be stopped
-        return rates[-1]
-
-    def _end_epoch(self, result: Result, lr: float) -> EpochRecord:
+    def _end_epoch(self, result: Result) -> EpochRecord:
         if self.epoch == 0:
             self.first_loss = self.running.mean_loss(*self.bounds[0])
         batch_size = self.bounds[0][1]
@@ -276,7 +219,7 @@ class TrainingRun:
             epoch=self.epoch + 1,
             epochs=self.config.epochs,
             steps=self.steps,
-            learning_rate=lr,
+            learning_rate=self._rate(self.steps - 1),
             train_loss=result.loss,
             train_accuracy=result.accuracy,
             val_loss=val.loss if val else None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backend import Backend
 from ..engine import kernels
-from ..engine.mlp import MLP, OUTPUTS, backward, forward, layer_views, loss_forward
+from ..engine.mlp import MLP, backward, layer_views, score
 from ..engine.workspace import Buffers, Workspace
 from .checks import Check, Report, relative_error
 
@@ -30,7 +30,7 @@ EQUATIONS: Final = {
 def verify_gradients(backend: Backend) -> Report:
     """The four equations of back-propagation against central differences, in float64, for every kind of network."""
     checks: list[Check] = []
-    kinds = [(a, loss, out) for a, (loss, outs) in product(kernels.ACTIVATIONS, OUTPUTS.items()) for out in outs]
+    kinds = [(a, loss, out) for a, (loss, outs) in product(kernels.ACTIVATIONS, kernels.LOSSES.items()) for out in outs]
     for activation, loss, output in kinds:
         checks += _gradient_checks(backend, activation, loss, output)
     checks.sort(key=lambda check: check.what)  # stable: by layer, then by equation
@@ -79,8 +79,7 @@ def _loss(net: MLP, buffers: Buffers, X: Any, T: Any, flat: np.ndarray) -> float
     backend = net.backend
     for target, source in ((net.parameters, backend.asarray(flat)), (buffers.A[0], X), (buffers.T, T)):
         backend.xp.copyto(target, source)
-    forward(net, buffers)
-    loss_forward(net, buffers)
+    score(net, buffers, classes=False)
     return float(backend.to_host(buffers.losses).mean())
 
 

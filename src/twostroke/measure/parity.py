@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
 import numpy as np
 
-from ..backend import Backend, select_backend
+from ..backend import Backend, CallByCall, select_backend
 from ..data.dataset import Dataset, load_dataset
 from ..engine.batches import batch_bounds, epoch_order
+from ..engine.config import TrainConfig
+from ..engine.epoch import Epoch
 from ..engine.mlp import DTYPES, MLP, backward, forward, layer_views, loss_forward
-from ..engine.training import TrainConfig, TrainingStep, make_optimizer, upload
+from ..engine.step import TrainingStep
+from ..engine.training import make_optimizer, upload
 from ..engine.workspace import Workspace
 from .checks import Check, Report, relative_error
 from .gradients import preactivations
@@ -26,21 +30,21 @@ KINK: Final = 1e-5  # a Z of ReLU nearer to 0 than this may fall on either side 
 def verify_parity(backend: Backend) -> Report:
     """The same networks, samples and steps on one thread of the CPU and on ``backend``, tensor by tensor.
 
-    Where ``backend`` is the CPU itself: against all its threads, and against a step that is not recorded.
+    Where ``backend`` is the CPU itself: against all its threads, and against a step that is not captured.
     """
     reference = select_backend("cpu", 1)
     compared = [(f"{backend.device}", backend, True)]
     closing: tuple[str, ...] = ()
     if backend.threads is not None:
         every = select_backend("cpu", select_backend("cpu").threads or 1)
-        compared = [(f"cpu, {every.threads} threads", every, True), ("cpu, not recorded", reference, False)]
+        compared = [(f"cpu, {every.threads} threads", every, True), ("cpu, not captured", reference, False)]
         closing = (f"NO GPU WAS COMPARED: the CPU with itself only ({backend.reason})",)
     data = load_dataset("mnist")
     checks = []
     for (activation, loss), dtype in product(PARITY_NETWORKS, DTYPES):
         ours = _pass_and_steps(reference, activation, loss, dtype, data)
-        for name, other, recorded in compared:
-            theirs = _pass_and_steps(other, activation, loss, dtype, data, recorded=recorded)
+        for name, other, captured in compared:
+            theirs = _pass_and_steps(other, activation, loss, dtype, data, captured=captured)
             where = f"{activation}, {loss}, {name}"
             for tensor, expected in ours.items():
                 error = relative_error(theirs[tensor], expected)
@@ -62,7 +66,7 @@ def verify_parity(backend: Backend) -> Report:
 
 
 def _pass_and_steps(
-    backend: Backend, activation: str, loss: str, dtype: str, data: Dataset, *, recorded: bool = True
+    backend: Backend, activation: str, loss: str, dtype: str, data: Dataset, *, captured: bool = True
 ) -> dict[str, np.ndarray]:
     """Every tensor of one pass by name, on the host; and the weights after some steps."""
     images = data.train_images[: PARITY_BATCH * PARITY_STEPS]
@@ -93,17 +97,12 @@ def _pass_and_steps(
         if activation == "relu":
             return found
         optimizer = make_optimizer(net, TrainConfig())
-        step = TrainingStep(net, pixels, labels, optimizer, PARITY_BATCH)
-        order = backend.asarray(epoch_order(len(images), 0, 0))
-        for start, stop in batch_bounds(len(images), PARITY_BATCH):
-            if recorded:
-                step.run(order, start, stop, 0.1)
-                continue
-            backend.xp.copyto(buffers.indices, order[start:stop])
-            optimizer.set_rate(0.1)
-            workspace.gather_inputs(pixels, buffers)
-            workspace.gather_targets(labels, buffers)
-            step.learn(buffers)
+        capture = None if captured else partial(CallByCall, backend.xp)
+        bounds = list(batch_bounds(len(images), PARITY_BATCH))
+        epoch = Epoch(TrainingStep(net, pixels, labels, optimizer, PARITY_BATCH, capture=capture), bounds)
+        numbers = [optimizer.numbers(0.1, step + 1, optimizer.l2) for step in range(len(bounds))]
+        epoch.begin(epoch_order(len(images), 0, 0), numbers)
+        epoch.run(0, len(bounds))
         for index, view in enumerate(net.views, 1):
             note(f"W{index} after {PARITY_STEPS} steps", view.W)
             note(f"b{index} after {PARITY_STEPS} steps", view.b)

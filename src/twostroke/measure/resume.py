@@ -10,9 +10,10 @@ import numpy as np
 
 from ..backend import Backend
 from ..data.dataset import load_dataset
+from ..engine.config import TrainConfig
 from ..engine.mlp import MLP
 from ..engine.optimizers import OPTIMIZERS
-from ..engine.training import TrainConfig, TrainingRun
+from ..engine.training import TrainingRun
 from ..models.checkpoint import restore, save_checkpoint
 from .checks import Check, Report
 

@@ -17,12 +17,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..backend import Array, Backend, select_backend
+from ..backend import Backend, Steps, select_backend
 from ..backend.cuda.probe import probe_cuda
 from ..engine.batches import epoch_order
+from ..engine.epoch import Epoch
 from ..engine.mlp import MAX_WIDTH, MLP
 from ..engine.optimizers import SGD
-from ..engine.training import TrainingStep, upload
+from ..engine.step import TrainingStep
+from ..engine.training import upload
 from ..engine.workspace import Workspace
 from ..errors import ConfigError
 from ..provenance import versions
@@ -135,14 +137,14 @@ def _all_devices() -> tuple[list[str], dict[str, str]]:
 
 
 class Timed:
-    """Work that is run in blocks of ``calls`` calls; ``seconds`` per call of every block."""
+    """``work(n)``, which does a thing n times, in blocks of ``calls``; ``seconds`` per time, of every block."""
 
-    def __init__(self, backend: Backend, work: Callable[[], None], block_seconds: float) -> None:
+    def __init__(self, backend: Backend, work: Callable[[int], None], block_seconds: float) -> None:
         self.backend, self.work = backend, work
         self.calls = 1
         self.seconds: list[float] = []
         self._least = min(block_seconds, LEAST_BLOCK_S)
-        self._run()  # compiles, records
+        self._run()  # compiles, captures
         while (spent := self._run()) < block_seconds:
             self.calls = math.ceil(self.calls * min(16.0, max(1.2, 1.1 * block_seconds / spent)))
 
@@ -154,12 +156,10 @@ class Timed:
 
     def _run(self) -> float:
         with self.backend.active():
-            for _ in range(math.ceil(WARM_PART * self.calls)):
-                self.work()
+            self.work(math.ceil(WARM_PART * self.calls))
             self.backend.synchronize()
             started = time.perf_counter()
-            for _ in range(self.calls):
-                self.work()
+            self.work(self.calls)
             self.backend.synchronize()
             return time.perf_counter() - started
 
@@ -168,22 +168,34 @@ class Cell:
     """One batch size on one device: the step, and its bare products. ``backend`` is its own, and so its threads are."""
 
     def __init__(
-        self, backend: Backend, layers: Sequence[int], batch_size: int, data: Sequence[Array], block_seconds: float
+        self, backend: Backend, layers: Sequence[int], batch_size: int, data: Sequence[Any], block_seconds: float
     ) -> None:
         self.backend, self.layers, self.batch_size = backend, tuple(layers), batch_size
-        images, labels, self._order = data
+        images, labels, order = data
         with backend.active():
             self.net = MLP(layers, backend=backend)
-            self._step = TrainingStep(self.net, images, labels, SGD(self.net), batch_size)
-            work = backend.record(bare_products(backend, layers, batch_size))
-        self._start = 0
-        self.step = Timed(backend, self._next_step, block_seconds)
-        self.products = Timed(backend, work, block_seconds)
+            rule = SGD(self.net)
+            # Whole batches only: a figure is of one batch size.
+            bounds = [(start, start + batch_size) for start in range(0, len(order) - batch_size + 1, batch_size)]
+            self._batches = Epoch(TrainingStep(self.net, images, labels, rule, batch_size), bounds)
+            self._batches.begin(order[: bounds[-1][1]], [rule.numbers(LEARNING_RATE, 1, rule.l2)] * len(bounds))
+            self._products = backend.capture([Steps(bare_products(backend, layers, batch_size))])
+        self._next = 0
+        self.step = Timed(backend, self._run_steps, block_seconds)
+        self.products = Timed(backend, self._run_products, block_seconds)
 
-    def _next_step(self) -> None:
-        start, n = self._start, self.batch_size
-        self._start = start + n if start + 2 * n <= len(self._order) else 0
-        self._step.run(self._order, start, start + n, LEARNING_RATE)
+    def _run_steps(self, count: int) -> None:
+        """So many steps, as training runs them: as many a call as the device takes."""
+        total = len(self._batches.bounds)
+        while count:
+            stop = min(total, self._next + count)
+            self._batches.run(self._next, stop)
+            count -= stop - self._next
+            self._next = stop % total
+
+    def _run_products(self, count: int) -> None:
+        for _ in range(count):
+            self._products.run()
 
     def record(self) -> dict[str, Any]:
         """The cell as a plain dictionary. ``roofline_fraction`` is the median of each round's products / step."""
@@ -248,7 +260,7 @@ def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | 
         backend = select_backend(device, config.threads)
         with backend.active():
             net = MLP(config.layers, backend=backend)
-            data = (*upload(backend, images, labels, net), backend.asarray(order))
+            data = (*upload(backend, images, labels, net), order)
         make = partial(Cell, layers=config.layers, data=data, block_seconds=block_seconds)
         cells += [make(select_backend(device, config.threads), batch_size=size) for size in sizes]
     deadline = time.perf_counter() + config.seconds * len(devices)

@@ -54,9 +54,8 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
     for name in ("parameters", *(name for name in tensors if name.startswith("optimizer."))):
         if not np.isfinite(tensors[name]).all():
             raise ModelError("not finite", where=name, remedy=f"The training diverges; {path} was not touched.")
-    position = {name: getattr(run, name) for name in POSITION}
-    position = {name: None if value == math.inf else value for name, value in position.items()}
-    position["optimizer_steps"] = run.optimizer.steps
+    position = {name: None if value == math.inf else value for name, value in run.position.items()}
+    position["optimizer_steps"] = run.steps
     history = [asdict(record) for record in run.history]
     run_text = {"identity": identity(run, data), "position": position, "history": history}
     if _is_sound(path):  # a damaged one must not take the place of the last good one
@@ -144,9 +143,7 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
     with backend.active():
         for name, array in arrays.items():
             backend.xp.copyto(array, backend.asarray(tensors[name]))
-    run.optimizer.steps = position.pop("optimizer_steps")
-    for name, value in position.items():
-        setattr(run, name, value)
+    run.position = position
     run.history[:] = history
 
 

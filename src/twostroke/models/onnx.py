@@ -28,14 +28,6 @@ IR_VERSION: Final = 8
 # Protocol buffers end at 2 GiB. The graph takes kilobytes, and the origin 1 MiB at most: a model file holds no more.
 MOST_BYTES: Final = 2**31 - 2**22
 INPUTS: Final = ("pixels", "scaled")
-OPERATORS: Final = {
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "identity": None,
-    "softmax": "Softmax",
-    "exp": "Exp",
-}
 
 
 def import_onnx() -> Any:
@@ -128,16 +120,16 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
         nodes.append(make("Cast", ["input"], ["X"], "cast", to=number))
         nodes.append(make("Div", ["X", "white"], ["A0"], "scale"))
         values = "A0"
-    activations = [net.activation] * (len(net.layers) - 2) + [net.output]
-    for layer, activation in enumerate(activations, start=1):
-        last = layer == len(activations)
+    operators = [*(activation.onnx for activation in net.layer_activations[:-1]), net.loss_kernels.onnx]
+    for layer, operator in enumerate(operators, start=1):
+        last = layer == len(operators)
         Z, A = f"Z{layer}", "probabilities" if last else f"A{layer}"
-        operator = OPERATORS[activation]
         # The outputs need their name even where nothing is applied.
         affine = Z if operator else A
         nodes.append(make("Gemm", [values, f"W{layer}", f"b{layer}"], [affine], f"affine{layer}"))
         if operator:
-            nodes.append(make(operator, [Z], [A], f"{activation}{layer}"))  # Softmax: over the last axis, its default
+            # Softmax: over the last axis, its default.
+            nodes.append(make(operator, [Z], [A], f"{operator.lower()}{layer}"))
         values = A
     kind = onnx.TensorProto.INT64
     index = "label" if names is None else "index"

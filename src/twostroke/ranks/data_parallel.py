@@ -10,21 +10,21 @@ from __future__ import annotations
 import time
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Backend
+from ..backend import Array, Backend, CallByCall, Captured, Steps
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
 from ..engine.metrics import Result, Running
-from ..engine.mlp import MLP, backward, layer_views
+from ..engine.mlp import MLP, layer_views, propagate
 from ..engine.optimizers import Optimizer
-from ..engine.recorded_epoch import Replay
-from ..engine.training import POSITION, EpochRecord, Evaluation, TrainingRun, TrainingStep
+from ..engine.step import TrainingStep
+from ..engine.training import EpochRecord, Evaluation, Kit, TrainingRun
 from ..engine.workspace import Buffers
 from ..errors import DeviceError
 from .communicator import Communicator, agree
@@ -78,10 +78,10 @@ class SharedEvaluation(Evaluation):
 
 
 class SharedStep(TrainingStep):
-    """A step in two recorded halves, to the gradient and from it, and between them the sum over all ranks.
+    """A step in two captured halves, to the gradient and from it, with an all-reduce between them.
 
-    What is summed is the gradient times the optimiser's factor: so a sum can be added to its target as it is. Its last
-    element, past the parameters, is how many ranks want to stop.
+    What is reduced is the gradient times the optimiser's factor, so that the sum can be added to the target as it is.
+    Its last element, past the parameters, counts the ranks that want to stop.
     """
 
     def __init__(
@@ -96,45 +96,49 @@ class SharedStep(TrainingStep):
         running: Running | None = None,
         **options: Any,
     ) -> None:
-        most = -(-batch_size // communicator.size)
+        most, backend, count = -(-batch_size // communicator.size), net.backend, len(net.parameters)
+        # The all-reduce inside every step is not a device's work: steps run call by call.
+        options["capture"] = partial(CallByCall, backend.xp)
         super().__init__(net, images, labels, optimizer, most, running, **options)
-        backend, count = net.backend, len(net.parameters)
         self.steps, self.seconds, self.summing_seconds = 0, 0.0, 0.0
         self._communicator, self._stop = communicator, stop
-        self._scale = backend.scalars(1, net.dtype)
-        message, total, self._sum, self.path = backend.summing(count + 1, net.dtype, communicator)
+        message, total, self._all_reduce, self.path = backend.summing(count + 1, net.dtype, communicator)
         self._gradient, self._flag = message[:count], message[count:]
         self._total, self._flags = total[:count], total[count:]
         self._gradient_views = layer_views(self._gradient, net.layers)
-        self._move = backend.record(self._update)
+        self._to_gradient: dict[int, Captured] = {}
+        self._from_gradient = backend.capture([Steps(self._update)])
 
-    def run(self, order: Array, start: int, stop: int, lr: float) -> None:
+    def share(self, n: int) -> tuple[int, int]:
+        rank, size = self._communicator.rank, self._communicator.size
+        return rank * n // size, (rank + 1) * n // size
+
+    def learn_batch(self, buffers: Buffers, n: int) -> None:
         began = time.perf_counter()
-        backend, rank, size, n = self.net.backend, self._communicator.rank, self._communicator.size, stop - start
-        first, last = start + rank * n // size, start + (rank + 1) * n // size
-        self._scale.set(1.0 / n)
-        if first < last:
-            super().run(order, first, last, lr)
+        backend = self.net.backend
+        if len(buffers.indices):
+            if n not in self._to_gradient:
+                self._to_gradient[n] = backend.capture([Steps(partial(self._accumulate, buffers, n))])
+            self._to_gradient[n].run()
         else:
-            self.optimizer.set_rate(lr)
             self._gradient.fill(0)
         self._flag.fill(self._stop.wanted)
         backend.synchronize()
         half = time.perf_counter()
         with self._communicator.watched():
-            self._sum()
+            self._all_reduce()
             self._stop.agreed = bool(backend.to_host(self._flags)[0])
-        summed = time.perf_counter()
-        self._move()
+        reduced = time.perf_counter()
+        self._from_gradient.run()
         self.steps += 1
-        self.summing_seconds += summed - half
+        self.summing_seconds += reduced - half
         self.seconds += time.perf_counter() - began
 
-    def replay(self, bounds: Sequence[tuple[int, int]]) -> Replay:
-        return super().replay([])  # nothing: inside every step there is a sum
-
-    def learn_from(self, buffers: Buffers) -> None:
-        backward(self.net, buffers, self._gradient_views, self.optimizer.factor, 0.0, 0.0, self._scale[0])
+    def _accumulate(self, buffers: Buffers, n: int) -> None:
+        """This rank's part of the gradient of a batch of n."""
+        self.gather(buffers)
+        factor, classes = self.optimizer.factor, self.running is not None
+        propagate(self.net, buffers, self._gradient_views, factor, 0.0, 0.0, 1.0 / n, classes=classes)
 
     def _update(self) -> None:
         self.optimizer.accumulate(self._total)
@@ -163,10 +167,12 @@ class DistributedRun(TrainingRun):
         check_own_device(communicator, backend or net.backend)
         self.communicator = communicator
         self._stop = Stop()
-        self._step_type = partial(SharedStep, communicator, self._stop)
-        self._running_type = partial(SharedRunning, communicator)
-        self._evaluation_type = partial(SharedEvaluation, communicator)
-        super().__init__(net, data, config, backend)
+        kit = Kit(
+            step=partial(SharedStep, communicator, self._stop),
+            running=partial(SharedRunning, communicator),
+            evaluation=partial(SharedEvaluation, communicator),
+        )
+        super().__init__(net, data, config, backend, kit=kit)
         self.share_state()
 
     @property
@@ -238,7 +244,4 @@ def check_own_device(communicator: Communicator, backend: Backend) -> None:
 def share(run: DistributedRun) -> None:
     """Put every rank where rank 0 is: its arrays, position and history. Every rank calls this."""
     run.share_state()
-    ours = {name: getattr(run, name) for name in POSITION}, run.optimizer.steps, run.history
-    position, run.optimizer.steps, run.history[:] = run.communicator.bcast_obj(ours)
-    for name, value in position.items():
-        setattr(run, name, value)
+    run.position, run.history[:] = run.communicator.bcast_obj((run.position, run.history))

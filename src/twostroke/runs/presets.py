@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..engine.training import TrainConfig
+from ..engine.config import TrainConfig
 
 @dataclass(frozen=True)
 class Preset:

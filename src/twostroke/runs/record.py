@@ -31,7 +31,8 @@ from ..data.dataset import Dataset
 from ..files.regular_file import absolute
 from ..engine.metrics import Result
 from ..engine.mlp import MLP, parameter_count
-from ..engine.training import EpochRecord, TrainConfig, TrainingRun
+from ..engine.training import EpochRecord, TrainingRun
+from ..engine.config import TrainConfig
 from ..version import __version__
 from ..provenance import to_json, versions
 

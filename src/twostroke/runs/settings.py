@@ -14,7 +14,7 @@ from ..errors import ConfigError, TwoStrokeError
 from ..engine.mlp import MLP
 from ..engine.mlp import network_settings
 from .presets import PRESETS
-from ..engine.training import TrainConfig
+from ..engine.config import TrainConfig
 
 # Every key of a configuration file, with the kinds of TOML value it takes.
 KEYS: Final[dict[str, tuple[type, ...]]] = {

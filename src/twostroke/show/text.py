@@ -9,8 +9,9 @@ import numpy as np
 
 from ..backend import Backend
 from ..data.dataset import Dataset
+from ..engine.config import TrainConfig
 from ..engine.mlp import MLP, parameter_count
-from ..engine.training import EpochRecord, TrainConfig
+from ..engine.training import EpochRecord
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 BAR_WIDTH = 28

@@ -244,8 +244,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         """Epochs until the loss, or the validation score, no longer improves."""
         backend, xp = net.backend, net.backend.xp
         optimizer = make_solver_optimizer(net, **{name: getattr(self, name) for name in SOLVER_SETTINGS})
+        steps = 0
         if incremental and self._optimizer_state:
-            optimizer.steps = self._optimizer_state["steps"]
+            steps = self._optimizer_state["steps"]
             for name, array in optimizer.state.items():
                 xp.copyto(array, backend.asarray(self._optimizer_state[name], net.dtype))
         else:
@@ -257,7 +258,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         if self.batch_size != "auto" and most > len(order):
             warnings.warn(f"batch_size {most} is larger than the {len(order)} samples: using these", stacklevel=4)
         epochs = Epochs(
-            net, samples, optimizer, min(most, len(order)), float(self.alpha), dropout=float(self.dropout),
+            net, samples, len(order), optimizer, min(most, len(order)), float(self.alpha), steps=steps,
+            dropout=float(self.dropout),
             seed=int(self._random_state.randint(2**31 - 1)) if self.dropout else 0,
             output_mean=self.out_activation_ == "identity",
         )  # fmt: skip
@@ -275,7 +277,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         if best is not None:
             xp.copyto(net.parameters, best)
         state = {name: np.array(backend.to_host(array)) for name, array in optimizer.state.items()}
-        self._optimizer_state = {"steps": optimizer.steps, **state}
+        self._optimizer_state = {"steps": epochs.steps, **state}
 
     def _hold_out(self, net: MLP, samples: Samples, order: np.ndarray, y: Any) -> tuple[np.ndarray, Any, Any, Any]:
         """The samples to learn from; rows, y and weights of those to watch. Two classes keep their proportions."""

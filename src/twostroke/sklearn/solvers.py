@@ -6,18 +6,20 @@ become dense batch by batch. L2 is scikit-learn's: ``alpha / 2 * sum W^2`` over 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ..backend import Array, Backend, array_module, to_host
+from ..backend import Array, Backend, Steps, array_module, to_host
 from ..engine import kernels
 from ..engine.batches import batch_bounds, dropout_keys
-from ..engine.mlp import MLP, add_squares, backward, forward, loss_forward
+from ..engine.epoch import Epoch
+from ..engine.mlp import MLP, add_squares, propagate
 from ..engine.optimizers import SGD, AdamEpsilonHat, Gradient, Momentum, Nesterov, Optimizer
-from ..engine.training import TrainingStep
+from ..engine.step import TrainingStep
 from ..engine.workspace import Buffers, Workspace
 from ..errors import DivergenceError
 
@@ -73,7 +75,7 @@ def upload_rows(backend: Backend, X: Any, dtype: str) -> Any:
 
 
 def relative_weights(
-    samples: Samples, order: np.ndarray, bounds: list[tuple[int, int]]
+    samples: Samples, order: np.ndarray, bounds: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Each sample's weight relative to the mean of its batch, by sample; and each batch's weight, the sum.
 
@@ -103,83 +105,102 @@ def make_solver_optimizer(
 
 
 class PenalisedStep(TrainingStep):
-    """A step that first notes the sum of the squared weights in ``square`` (1, 1), if there is one."""
+    """A step that keeps each sample's loss (N,), and with ``squares`` (batches, 1, 1) the sum of squared weights before
+    each update."""
 
-    square: Array | None = None
+    losses: Array
+    squares: Array | None = None
+
+    def kept(self, buffers: Buffers) -> list[tuple[Array, Array]]:
+        return [(self.losses, buffers.losses)]
+
+    def kept_by_step(self) -> list[tuple[Array, Array]]:
+        return [] if self.squares is None else [(self.squares, self.square)]
+
+    def penalise(self, batches: int) -> None:
+        """Keep the squared weights of so many batches."""
+        xp, dtype = self.net.backend.xp, self.net.dtype
+        self.squares, self.square = xp.zeros((batches, 1, 1), dtype), xp.zeros((1, 1), dtype)
 
     def learn(self, buffers: Buffers) -> None:
-        if self.square is not None:
+        if self.squares is not None:
             add_squares(self.net, self.square, 0.0)
         super().learn(buffers)
 
 
 class Epochs:
-    """Epochs of steps over ``samples``. ``optimizer.l2`` is set before each: alpha over the batch's weight.
+    """Epochs of steps over ``n`` of the ``samples``. L2 is ``alpha`` over each batch's weight.
 
-    ``output_mean`` reports the loss as a mean over outputs, too. Dropout's masks follow ``seed``.
+    ``steps`` counts the optimiser's steps. With ``output_mean`` the reported loss is a mean over outputs, too. ``seed``
+    fixes dropout's masks.
     """
 
     def __init__(
         self,
         net: MLP,
         samples: Samples,
+        n: int,
         optimizer: Optimizer,
         batch_size: int,
         alpha: float,
         *,
+        steps: int = 0,
         dropout: float = 0.0,
         seed: int = 0,
         output_mean: bool = False,
     ) -> None:
         xp = net.backend.xp
         self.net, self.samples, self.optimizer = net, samples, optimizer
-        self.batch_size, self.alpha, self.seed, self.epoch = batch_size, alpha, seed, 0
+        self.alpha, self.steps, self.seed, self.epoch = alpha, steps, seed, 0
         self._scale = 1.0 / net.layers[-1] if output_mean else 1.0
-        n, weighted = len(samples.targets), samples.weights is not None
-        self._step = PenalisedStep(
-            net,
-            None if samples.sparse else samples.X,
-            samples.targets,
-            optimizer,
-            batch_size,
-            weights=xp.zeros(n, net.dtype) if weighted else None,
-            dropout=dropout,
-        )
-        self._step.square = xp.zeros((1, 1), net.dtype) if alpha else None
-        self._losses = xp.zeros(n, net.dtype)
-        self._squares = xp.zeros(n, net.dtype)  # one per batch
+        images = None if samples.sparse else samples.X
+        weights = xp.zeros(len(samples.targets), net.dtype) if samples.weights is not None else None
+        step = PenalisedStep(net, images, samples.targets, optimizer, batch_size, weights=weights, dropout=dropout)
+        bounds = list(batch_bounds(n, batch_size))
+        step.losses = xp.zeros(n, net.dtype)
+        if alpha:
+            step.penalise(len(bounds))
+        self._step, self._batches = step, Epoch(step, bounds)
 
     def run(self, order: np.ndarray, lr: float) -> float:
         """One epoch over the samples ``order`` (n,), on the host; the mean loss, of each batch before its update."""
-        step, backend = self._step, self.net.backend
-        xp, bounds = backend.xp, list(batch_bounds(len(order), self.batch_size))
+        step, backend, bounds = self._step, self.net.backend, self._batches.bounds
+        xp = backend.xp
         relative, totals = relative_weights(self.samples, order, bounds)
         if relative is not None:
             xp.copyto(step.weights, backend.asarray(relative, self.net.dtype))
         if step.keys is not None:
-            xp.copyto(step.keys, backend.asarray(dropout_keys(len(self._losses), self.seed, self.epoch)))
-        self._losses.fill(0)
-        device_order = backend.asarray(order.astype(np.int64))
-        for batch, (start, stop) in enumerate(bounds):
-            if totals[batch] == 0:
-                continue
-            buffers = step.workspace.rows(stop - start)
-            if self.samples.sparse:
-                rows = self.samples.X[order[start:stop]].toarray()
-                xp.copyto(buffers.A[0], backend.asarray(rows, self.net.dtype))
-            self.optimizer.l2 = self.alpha / float(totals[batch])
-            step.run(device_order, start, stop, lr)
-            xp.copyto(self._losses[start:stop], buffers.losses)
-            if step.square is not None:
-                xp.copyto(self._squares[batch : batch + 1], step.square[0])
-        self.epoch += 1
-        loss = float(backend.to_host(xp.mean(self._losses[: len(order)], dtype="float64"))) * self._scale
-        if self.alpha:
-            squares = backend.to_host(self._squares[: len(bounds)]).astype(np.float64)
+            xp.copyto(step.keys, backend.asarray(dropout_keys(len(step.keys), self.seed, self.epoch)))
+        step.losses.fill(0)
+        used = totals > 0
+        number = self.steps + np.cumsum(used)  # of each batch that is used, counted from 1
+        l2 = np.divide(self.alpha, totals, out=np.zeros_like(totals), where=used)
+        rows = zip(number.tolist(), l2.tolist(), strict=True)
+        self._batches.begin(order, [self.optimizer.numbers(lr, max(1, step), decay) for step, decay in rows])
+        batch = 0
+        for is_used, same in groupby(used.tolist()):
+            stop = batch + len(list(same))
+            if is_used:
+                self._run(order, batch, stop)
+            batch = stop
+        self.steps, self.epoch = int(number[-1]), self.epoch + 1
+        loss = float(backend.to_host(xp.mean(step.losses, dtype="float64"))) * self._scale
+        if step.squares is not None:
+            squares = backend.to_host(step.squares).ravel().astype(np.float64)
             counts = np.array([stop - start for start, stop in bounds])
-            used = totals > 0
             loss += float(np.sum((0.5 * self.alpha * squares * counts)[used] / totals[used])) / len(order)
         return loss
+
+    def _run(self, order: np.ndarray, first: int, stop: int) -> None:
+        """The batches ``first`` to ``stop``. Rows of a sparse matrix are uploaded batch by batch."""
+        if not self.samples.sparse:
+            self._batches.run(first, stop)
+            return
+        for batch in range(first, stop):
+            start, end = self._batches.bounds[batch]
+            rows = self.net.backend.asarray(self.samples.X[order[start:end]].toarray(), self.net.dtype)
+            self.net.backend.xp.copyto(self._step.workspace.rows(end - start).A[0], rows)
+            self._batches.run(batch, batch + 1)
 
 
 class FullBatch:
@@ -202,8 +223,9 @@ class FullBatch:
         self._weights = None if relative is None else net.backend.asarray(relative, net.dtype)
         self._optimizer = Gradient(net, alpha / float(totals[0]))
         self._losses, self._square = xp.zeros(n, net.dtype), xp.zeros((1, 1), net.dtype)
-        self._begin: Callable[[], None] = net.backend.record(self._prepare)
-        self._passes = [net.backend.record(partial(self._pass, start, stop)) for start, stop in bounds]
+        capture = net.backend.capture
+        self._begin = capture([Steps(self._prepare)])
+        self._passes = [capture([Steps(partial(self._pass, start, stop))]) for start, stop in bounds]
         self._bounds = bounds
 
     def _prepare(self) -> None:
@@ -218,24 +240,22 @@ class FullBatch:
         if self._weights is not None:
             buffers = buffers._replace(weights=self._weights[start:stop])
         workspace.load_targets(self.samples.targets[start:stop], buffers)
-        forward(net, buffers)
-        loss_forward(net, buffers)
         beta = 0.0 if start == 0 and not self._optimizer.l2 else 1.0
-        share = (stop - start) / len(self._losses)
-        backward(net, buffers, self._optimizer.target_views, share, beta, 0.0 if start == 0 else 1.0)
+        part = (stop - start) / len(self._losses)
+        propagate(net, buffers, self._optimizer.target_views, part, beta, 0.0 if start == 0 else 1.0)
         net.backend.elementwise(kernels.copy_to)(buffers.losses, self._losses[start:stop])
 
     def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss and its gradient (P,), float64, at the parameters ``flat`` (P,)."""
         net, backend = self.net, self.net.backend
         backend.xp.copyto(net.parameters, backend.asarray(flat, net.dtype))
-        self._optimizer.set_rate(0.0)
-        self._begin()
-        for run, (start, stop) in zip(self._passes, self._bounds, strict=True):
+        self._optimizer.begin_step(0.0)
+        self._begin.run()
+        for part, (start, stop) in zip(self._passes, self._bounds, strict=True):
             if self.samples.sparse:
                 rows = backend.asarray(self.samples.X[start:stop].toarray(), net.dtype)
                 backend.xp.copyto(self._workspace.rows(stop - start).A[0], rows)
-            run()
+            part.run()
         loss = float(backend.to_host(backend.xp.mean(self._losses, dtype="float64"))) * self._scale
         penalty = 0.5 * self._optimizer.l2 * float(backend.to_host(self._square)[0, 0])
         return loss + penalty, backend.to_host(self._optimizer.target).astype(np.float64)

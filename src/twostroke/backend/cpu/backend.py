@@ -15,13 +15,13 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from ..base import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps, Summing
+from ..base import Array, Backend, Captured, Kernel, Ranks, Steps, Summing
 from ..column_major import column_major
 from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
 from .blas import Blas, ThreadCount, scipy_blas
 from .library import Products, library
-from .player import PlayedEpoch, playback
+from .player import Player
 from .threads import ThreadGovernor
 
 LINE: Final = 64  # bytes of a cache line
@@ -103,9 +103,6 @@ class NumpyBackend(Backend):
     def _bind(self, kernel: Kernel) -> Kernel:
         return partial(kernel, self.xp)
 
-    def scalars(self, count: int, dtype: str) -> Scalars:
-        return Cells(np, count, dtype)
-
     def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
         shared = ranks.shared_sum(count, dtype)
         if shared is not None:
@@ -114,26 +111,9 @@ class NumpyBackend(Backend):
         array.fill(0)
         return Summing(array, array, partial(ranks.allreduce_, array), "MPI")
 
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        tape: Tape = []
-        governor: ThreadGovernor | None = None
-        replay: Callable[[], None] = step
-
-        def run() -> None:
-            nonlocal governor, replay
-            if not tape:
-                tape.extend(self._capture(step))
-                governor, replay = self._governor(tape), playback(tape)
-            elif governor is None:
-                replay()
-            else:
-                governor.run(replay)
-
-        return run
-
-    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
+    def capture(self, parts: Sequence[Steps]) -> Captured:
         native, _ = library()
-        return None if native is None else PlayedEpoch(parts, self._capture, self._governor, native.play)
+        return Player(parts, self._trace, self._governor, native and native.play)
 
     def _governor(self, tape: Tape) -> ThreadGovernor | None:
         """The governor of all steps that do the same work as this one; None where threads are fixed."""
@@ -145,9 +125,9 @@ class NumpyBackend(Backend):
             self._governors[work] = ThreadGovernor(counts, self._pool.set_threads, self._seconds)
         return self._governors[work]
 
-    def _capture(self, step: Callable[[], None]) -> Tape:
-        """Run ``step`` and note its calls into NumPy and BLAS, with their arguments: small steps spend half
-        their time between those calls."""
+    def _trace(self, step: Callable[[], None]) -> Tape:
+        """Run ``step`` and note its calls into NumPy and BLAS with their arguments: small steps spend half their time
+        between those calls."""
         tape: Tape = []
         held = vars(self._modules).copy()
         self._modules.xp = Recorder(np, tape, self._constants)

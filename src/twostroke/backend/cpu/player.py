@@ -1,104 +1,85 @@
-"""Plays captured steps: by the C library, or call by call from Python."""
+"""Runs captured steps on the CPU: played by the C library, many steps a call, or replayed from Python."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from ..base import Steps
+from ..base import CallByCall, Captured, Steps
 from ..tape import Tape
-from .library import library
 from .program import Program, Unplayable
 from .threads import ThreadGovernor
 
-AT_ONCE_S: Final = 5e-3  # a signal waits so long, and the player's caller costs nothing any more
+AT_ONCE_S: Final = 5e-3  # how long a signal may have to wait; a call of the player costs nothing beside it
 
 
-def playback(tape: Tape) -> Callable[[], None]:
-    """What runs a tape the quickest here: the compiled player, or Python."""
-    native, _ = library()
-    if native is not None:
-        with suppress(Unplayable):
-            return Program(tape, native.play).run
+class _Replay(NamedTuple):
+    """How the steps of one part are run, from the second one on: ``run(first, count)``."""
 
-    def replay() -> None:
-        for call in tape:
-            call()
-
-    return replay
+    run: Callable[[int, int], None]
+    governor: ThreadGovernor | None
 
 
-class PlayedEpoch:
-    """An ``Epoch`` whose steps the player runs, those of one look at whether to stop in one call."""
+class Player(Captured):
+    """Each part is noted as a tape while its first step runs.
+
+    ``trace(step)`` runs a step and gives its tape, ``governor(tape)`` what chooses the number of threads for it (None:
+    fixed), ``play`` the player of the C library (None: there is none).
+    """
 
     def __init__(
         self,
         parts: Sequence[Steps],
-        capture: Callable[[Callable[[], None]], Tape],
+        trace: Callable[[Callable[[], None]], Tape],
         governor: Callable[[Tape], ThreadGovernor | None],
-        play: Callable[[int], None],
+        play: Callable[[int], None] | None,
     ) -> None:
-        self._parts = [_PlayedSteps(steps, capture, governor, play) for steps in parts]
-        self.at_once = 1
+        super().__init__(parts)
+        self._trace, self._governor, self._play = trace, governor, play
+        self._replays: list[_Replay | None] = [None] * len(parts)
 
-    def run(self, first: int, stop: int) -> None:
-        """The steps ``first`` to ``stop``; from how long they took: how many to run at once."""
-        started, begin = time.perf_counter(), 0
-        for part in self._parts:
-            part.run(max(first - begin, 0), min(stop - begin, part.count))
-            begin += part.count
+    def run(self, first: int = 0, stop: int = 1) -> None:
+        started = time.perf_counter()
+        super().run(first, stop)
         step_s = (time.perf_counter() - started) / (stop - first)
         # At most twice as many as before: the first ones are slow, or quick, by chance.
         self.at_once = max(1, min(2 * (stop - first), int(AT_ONCE_S / step_s)))
 
-
-class _PlayedSteps:
-    """Steps of one size: the first is recorded, or replayed from Python where the player does not know a call."""
-
-    def __init__(
-        self,
-        steps: Steps,
-        capture: Callable[[Callable[[], None]], Tape],
-        governor: Callable[[Tape], ThreadGovernor | None],
-        play: Callable[[int], None],
-    ) -> None:
-        self.count = steps.count
-        self._steps, self._capture, self._make_governor, self._play = steps, capture, governor, play
-        self._governor: ThreadGovernor | None = None
-        self._run: Callable[[int, int], None] | None = None
-
-    def run(self, first: int, stop: int) -> None:
-        if first >= stop:
-            return
-        if self._run is None:
-            self._move(first, before=True)
-            tape = self._capture(self._steps.step)
-            self._move(first, before=False)
-            self._governor = self._make_governor(tape)
-            try:
-                self._run = Program(tape, self._play, self._steps.moves).run
-            except Unplayable:
-                self._run = partial(self._replay, playback(tape))
+    def run_part(self, part: int, first: int, stop: int) -> None:
+        replay = self._replays[part]
+        if replay is None:
+            replay = self._replays[part] = self._capture(self.parts[part], first)
             first += 1
         if first < stop:
-            work = partial(self._run, first, stop - first)
-            if self._governor is None:
+            work = partial(replay.run, first, stop - first)
+            if replay.governor is None:
                 work()
             else:
-                self._governor.run(work, stop - first)
+                replay.governor.run(work, stop - first)
 
-    def _replay(self, step: Callable[[], None], first: int, count: int) -> None:
-        for index in range(first, first + count):
-            self._move(index, before=True)
-            step()
-            self._move(index, before=False)
+    def _capture(self, steps: Steps, index: int) -> _Replay:
+        """Run step ``index`` and note its calls."""
+        tape: Tape = []
+        CallByCall(np, [Steps(lambda: tape.extend(self._trace(steps.step)), steps.count, steps.moves)]).run(
+            index, index + 1
+        )
+        return _Replay(self._way(tape, steps), self._governor(tape))
 
-    def _move(self, index: int, *, before: bool) -> None:
-        for rows, fixed, is_before in self._steps.moves:
-            if is_before == before:
-                np.copyto(*((fixed, rows[index]) if before else (rows[index], fixed)))
+    def _way(self, tape: Tape, steps: Steps) -> Callable[[int, int], None]:
+        """The quickest way to run a tape here."""
+        if self._play is not None:
+            try:
+                return Program(tape, self._play, steps.moves).run
+            except Unplayable:  # a call that the player does not know
+                pass
+
+        def replay() -> None:
+            for call in tape:
+                call()
+
+        by_call = CallByCall(np, [Steps(replay, steps.count, steps.moves)])
+        return lambda first, count: by_call.run(first, first + count)

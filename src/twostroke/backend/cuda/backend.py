@@ -6,7 +6,7 @@ import gc
 import platform
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Any, Final
@@ -15,10 +15,10 @@ import cupy
 import numpy as np
 
 from ...errors import DeviceError
-from ..base import Array, Backend, Cells, Epoch, Kernel, Ranks, Scalars, Steps, Summing
+from ..base import Array, Backend, Captured, Kernel, Ranks, Steps, Summing
 from ..column_major import column_major
 from .cublas import OwnHandle, SharedHandle
-from .graphs import Capture, EpochGraphs
+from .graphs import Capture, Graphs
 from .nccl import NcclSum, PinnedSum
 
 # After these a process gets the same error from every CUDA call until it ends (CUDA's runtime and driver number
@@ -59,7 +59,7 @@ class CupyBackend(Backend):
                     self.gemm(a, a, out, 0.5, 2.0)
                     self.gemm(a, a, fresh)
 
-                run = self.record(products)
+                run = self._capture.replay(products)
                 for _ in range(3):
                     cupy.copyto(fresh, np.nan)  # memory as a workspace has it: with beta = 0 nobody may read it
                     run()
@@ -105,14 +105,8 @@ class CupyBackend(Backend):
     def _bind(self, kernel: Kernel) -> Kernel:
         return _Fused(kernel)
 
-    def scalars(self, count: int, dtype: str) -> Scalars:
-        return Cells(cupy, count, dtype) if isinstance(self._handle, OwnHandle) else super().scalars(count, dtype)
-
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        return self._capture.record(step)
-
-    def record_epoch(self, parts: Sequence[Steps]) -> Epoch | None:
-        return None if self._capture.fault else EpochGraphs(parts, self._capture)
+    def capture(self, parts: Sequence[Steps]) -> Captured:
+        return super().capture(parts) if self._capture.fault else Graphs(parts, self._capture)
 
     @property
     def unit(self) -> str | None:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import cupy
-import numpy as np
 
 DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3  # cublasMath_t; CuPy does not export the second
 POINTER_MODE_DEVICE: Final = 1  # cublasPointerMode_t
@@ -71,60 +70,62 @@ _peace: Final = _Peace()
 undisturbed: Final = _peace.kept
 
 
-class SharedHandle:
-    """CuPy's handle: factors are read on the host, during the call. CuPy refuses it while a stream is captured.
+class _Numbers:
+    """Factors of products, in device memory: both handles read them there, when the product runs."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[float, str], Any] = {}
+
+    def scalar(self, value: Any, char: str) -> int:
+        """The device address of a factor of type ``char``, "f" or "d": of a number, or of an array of one element."""
+        cell = value if isinstance(value, cupy.ndarray) else self._cells.get((value, char))
+        if cell is None:  # kept for good: a graph may hold its address
+            cell = self._cells[value, char] = cupy.full(1, value, char)
+        return int(cell.data.ptr)
+
+
+class SharedHandle(_Numbers):
+    """CuPy's handle, which it refuses while a stream is captured.
 
     Both handles take products as BLAS writes them: column-major, leading dimensions, addresses.
     """
 
     def __init__(self, tf32: bool) -> None:
+        super().__init__()
         # cuBLAS is imported here: without the toolkit's libraries the import itself fails.
         from cupy_backends.cuda.libs import cublas
 
         self._cublas = cublas
         self._mode = TF32_TENSOR_OP_MATH if tf32 else DEFAULT_MATH
-        self._numbers: dict[tuple[float, str], np.ndarray] = {}
-
-    def scalar(self, value: float, char: str) -> int:
-        """The address of a factor in the type ``char``, "f" or "d"."""
-        held = self._numbers.get((value, char))
-        if held is None:
-            if len(self._numbers) > 1024:  # a schedule makes a new learning rate at every step
-                self._numbers.clear()
-            held = self._numbers[value, char] = np.array(value, dtype=char)
-        return held.ctypes.data
 
     def gemm(self, char: str, *arguments: int) -> None:
         """trans_a, trans_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc."""
         handle = cupy.cuda.device.get_cublas_handle()
         if self._cublas.getMathMode(handle) != self._mode:
             self._cublas.setMathMode(handle, self._mode)
-        (self._cublas.sgemm if char == "f" else self._cublas.dgemm)(handle, *arguments)
+        before = self._cublas.getPointerMode(handle)
+        self._cublas.setPointerMode(handle, POINTER_MODE_DEVICE)
+        try:
+            (self._cublas.sgemm if char == "f" else self._cublas.dgemm)(handle, *arguments)
+        finally:
+            self._cublas.setPointerMode(handle, before)
 
 
-class OwnHandle:
-    """A handle with a workspace of its own, for each thread: factors are read on the device, when the product runs.
+class OwnHandle(_Numbers):
+    """A handle of our own for each thread, which works while a stream is captured; its workspace outlives every graph.
 
-    So a captured product finds the learning rate of the day, and nothing it works in can be freed. Raises
-    ``OSError`` where the library cannot be opened, CuPy's ``CUBLASError`` where it does not start.
+    Raises ``OSError`` where the library cannot be opened, CuPy's ``CUBLASError`` where it does not start.
     """
 
     def __init__(self, tf32: bool) -> None:
+        super().__init__()
         from cupy_backends.cuda.libs import cublas
 
         self._library, self._check = open_library(), cublas.check_status
         self._mode = TF32_TENSOR_OP_MATH if tf32 else DEFAULT_MATH
-        self._numbers: dict[tuple[float, str], Any] = {}
         self._local = threading.local()
         self._workspaces: list[Any] = []
         self._state()
-
-    def scalar(self, value: Any, char: str) -> int:
-        """The address of a factor: of a number, or of an array of one element on the device."""
-        cell = value if isinstance(value, cupy.ndarray) else self._numbers.get((value, char))
-        if cell is None:  # kept for good: a graph may hold its address
-            cell = self._numbers[value, char] = cupy.full(1, value, char)
-        return int(cell.data.ptr)
 
     def gemm(self, char: str, *arguments: int) -> None:
         """As in ``SharedHandle``, on CuPy's current stream."""

@@ -12,7 +12,7 @@ from typing import Final
 import cupy
 
 from ...errors import ConfigError
-from ..base import Array, Steps
+from ..base import Array, Captured, Steps
 from .cublas import undisturbed
 
 SWITCH: Final = "TWOSTROKE_CAPTURE"
@@ -84,58 +84,60 @@ class Capture:
 
         return launch
 
-    def record(self, step: Launch) -> Launch:
-        """``step`` as it is for the first time, which compiles and allocates, and replayed from then on."""
-        replay: Launch | None = None
+    def replay(self, work: Launch) -> Launch:
+        """``work`` call by call the first time, which compiles and allocates; from then on as a graph."""
+        launch: Launch | None = None
         ran = False
 
         def run() -> None:
-            nonlocal replay, ran
-            if ran and replay is None:
-                replay = self.graph(step) or step
-            (replay or step)()
+            nonlocal launch, ran
+            if ran and launch is None:
+                launch = self.graph(work) or work
+            (launch or work)()
             ran = True
 
         return run
 
 
-class EpochGraphs:
-    """An ``Epoch``: a launch for each step, or one for all of them.
+class Graphs(Captured):
+    """A launch for each step, or one for all of them.
 
-    Each kind of steps has on the device the position of its next one, where the step itself looks and counts on.
+    Each part has on the device the position of its next step, where the step itself looks and counts on.
     """
 
     at_once = LARGEST
 
     def __init__(self, parts: Sequence[Steps], capture: Capture) -> None:
+        super().__init__(parts)
         self._capture = capture
-        works = [partial(_one, steps, cupy.zeros(1, "int64")) for steps in parts]
-        self._parts = [(steps.count, work, capture.record(work)) for steps, work in zip(parts, works, strict=True)]
+        self._works = [partial(_one, steps, cupy.zeros(1, "int64")) for steps in parts]
+        self._launches = [capture.replay(work) for work in self._works]
         self._total = sum(steps.count for steps in parts)
         self._ran = 0
         self._whole: Launch | None = None
 
-    def run(self, first: int, stop: int) -> None:
-        """The steps ``first`` to ``stop`` of the epoch."""
-        whole = (first, stop) == (0, self._total) and self._total <= LARGEST
+    def run(self, first: int = 0, stop: int = 1) -> None:
+        whole = (first, stop) == (0, self._total) and 1 < self._total <= LARGEST
         if whole and self._ran >= self._capture.pays * self._total:
             self._whole = self._whole or self._capture.graph(self._all) or self._all
             self._whole()
         else:
-            begin = 0
-            for count, work, run in self._parts:
-                here = range(max(first, begin), min(stop, begin + count))
-                if here:
-                    cupy.copyto(work.args[1], here.start - begin)
-                for _ in here:
-                    run()
-                begin += count
+            super().run(first, stop)
         self._ran += stop - first
+        if stop < self._total:
+            cupy.cuda.get_current_stream().synchronize()  # steps that wait in a queue cannot be stopped
+
+    def run_part(self, part: int, first: int, stop: int) -> None:
+        if self.parts[part].moves:
+            cupy.copyto(self._works[part].args[1], first)
+        for _ in range(first, stop):
+            self._launches[part]()
 
     def _all(self) -> None:
-        for count, work, _ in self._parts:
-            cupy.copyto(work.args[1], 0)
-            for _ in range(count):
+        for work in self._works:
+            steps, position = work.args
+            cupy.copyto(position, 0)
+            for _ in range(steps.count):
                 work()
 
 
@@ -148,4 +150,5 @@ def _one(steps: Steps, position: Array) -> None:
     for move in steps.moves:
         if not move.before:
             move.rows[position] = move.fixed
-    cupy.add(position, 1, out=position)
+    if steps.moves:
+        cupy.add(position, 1, out=position)
