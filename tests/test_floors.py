@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"errors", "version", "files", "data", "backend", "engine"},
     "ranks": {"errors", "data", "backend", "engine"},
     "runs": {"errors", "version", "provenance", "files", "data", "backend", "engine", "models"},
-    "measure": {"errors", "provenance", "data", "backend", "backend.cuda", "engine", "models", "runs"},
+    "measure": {"errors", "provenance", "data", "backend", "engine", "models"},
     "show": {"errors", "provenance", "data", "backend", "engine"},
     "classic": {"errors", "data", "backend", "engine"},
     "sklearn": {"errors", "data", "backend", "engine"},
@@ -159,9 +159,8 @@ def device_questions(name: str, source: str) -> list[str]:
         of_backend = any(attr in ("name", "device") and "backend" in owner for owner, attr in attributes)
         if of_backend or words & {"numpy", "cupy", "NumpyBackend", "CupyBackend"} or "__name__" in words:
             found.append(f"{name}:{node.lineno} asks which device: {ast.unparse(node)}")
-    if room_of(name) != "measure":  # which reports what the machine has
-        rooms = {room_of(other) for other, _ in own_imports(source, name)}
-        found += [f"{name} imports {room}" for room in rooms & {"backend.cpu", "backend.cuda"}]
+    rooms = {room_of(other) for other, _ in own_imports(source, name)}
+    found += [f"{name} imports {room}" for room in rooms & {"backend.cpu", "backend.cuda"}]
     return found
 
 

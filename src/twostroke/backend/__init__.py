@@ -18,6 +18,8 @@ from .base import (
     array_module,
     to_host,
 )
+from .cuda.libraries import cuda_installation
+from .cuda.probe import cupy_wheels, probe_cuda
 from .select import host_backend, select_backend
 
 __all__ = [
@@ -32,7 +34,10 @@ __all__ = [
     "Steps",
     "Summing",
     "array_module",
+    "cuda_installation",
+    "cupy_wheels",
     "host_backend",
+    "probe_cuda",
     "select_backend",
     "to_host",
 ]

@@ -10,9 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..backend import Backend, host_backend, select_backend
-from ..backend.cuda.libraries import cuda_installation
-from ..backend.cuda.probe import cupy_wheels, probe_cuda
+from ..backend import Backend, cuda_installation, cupy_wheels, host_backend, probe_cuda, select_backend
 from ..data.dataset import load_dataset
 from ..errors import DataError
 from ..provenance import versions

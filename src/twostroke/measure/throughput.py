@@ -17,8 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..backend import Backend, Steps, select_backend
-from ..backend.cuda.probe import probe_cuda
+from ..backend import Backend, Steps, probe_cuda, select_backend
 from ..engine.batches import epoch_order
 from ..engine.epoch import Epoch
 from ..engine.mlp import MAX_WIDTH, MLP
@@ -28,7 +27,6 @@ from ..engine.training import upload
 from ..engine.workspace import Workspace
 from ..errors import ConfigError
 from ..provenance import versions
-from ..runs.settings import as_integer
 from .crossover import BASELINE
 
 LAYERS: Final = "784,128,10"
@@ -80,17 +78,17 @@ class BenchConfig:
                 sorted(set(_integers("batch_sizes", BATCH_SIZES if batch_sizes is None else batch_sizes)))
             ),
             devices="auto" if devices is None else devices,
-            threads="auto" if threads is None else as_integer(threads),
+            threads=int(threads) if threads and threads.isdecimal() else threads or "auto",
             seconds=10.0 if seconds is None else seconds,
         )
 
 
 def _integers(argument: str, text: str) -> tuple[int, ...]:
-    numbers = [as_integer(part) for part in text.split(",")]
-    if not all(type(number) is int for number in numbers):
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
         what = f"bad {argument.replace('_', ' ')}"
-        raise ConfigError(what, where=argument, found=repr(text), expected="whole numbers joined by commas")
-    return tuple(numbers)
+        raise ConfigError(what, where=argument, found=repr(text), expected="whole numbers joined by commas") from error
 
 
 def _joined(numbers: Sequence[int]) -> str:
