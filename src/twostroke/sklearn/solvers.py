@@ -110,17 +110,13 @@ class PenalisedStep(TrainingStep):
 
     losses: Array
     squares: Array | None = None
+    square: Array | None = None
 
     def kept(self, buffers: Buffers) -> list[tuple[Array, Array]]:
         return [(self.losses, buffers.losses)]
 
     def kept_by_step(self) -> list[tuple[Array, Array]]:
         return [] if self.squares is None else [(self.squares, self.square)]
-
-    def penalise(self, batches: int) -> None:
-        """Keep the squared weights of so many batches."""
-        xp, dtype = self.net.backend.xp, self.net.dtype
-        self.squares, self.square = xp.zeros((batches, 1, 1), dtype), xp.zeros((1, 1), dtype)
 
     def learn(self, buffers: Buffers) -> None:
         if self.squares is not None:
@@ -159,7 +155,7 @@ class Epochs:
         bounds = list(batch_bounds(n, batch_size))
         step.losses = xp.zeros(n, net.dtype)
         if alpha:
-            step.penalise(len(bounds))
+            step.squares, step.square = xp.zeros((len(bounds), 1, 1), net.dtype), xp.zeros((1, 1), net.dtype)
         self._step, self._batches = step, Epoch(step, bounds)
 
     def run(self, order: np.ndarray, lr: float) -> float:
