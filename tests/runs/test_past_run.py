@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.small_runs import train_run
 
+from tests.support.small_runs import train_run
 from twostroke.cli import main
 from twostroke.errors import ModelError
 from twostroke.models.model_file import load_model

@@ -9,7 +9,6 @@ from typing import Any, Final
 from ..engine.config import TrainConfig
 
 
-
 @dataclass(frozen=True)
 class Preset:
     """What a recipe is for, its hidden widths, and the settings in which it differs from the defaults.
