@@ -1,4 +1,4 @@
-"""The folder that a run writes to: found writable before training starts, and held by one run at a time."""
+"""The folder that a run writes to: checked before training starts, and locked by one run at a time."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _unwritable(folder: Path, argument: str, problem: str) -> ConfigError:
 
 @contextlib.contextmanager
 def locked(folder: Path, argument: str) -> Iterator[None]:
-    """Hold the folder; ``ConfigError`` if another process does. The system frees it when the process ends.
+    """Lock the folder; ``ConfigError`` if another process has locked it. The lock ends with the process.
 
-    Correctness does not rest on it: some network file systems ignore locks, and files are written atomically.
+    Correctness does not depend on it: some network file systems ignore locks, and files are written atomically.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -54,7 +54,7 @@ def run_record(
 
 
 def plan_record(run: TrainingRun, data: Dataset, settings: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
-    """What a run, made but not begun, would do: the dictionary of ``train --dry-run --json``."""
+    """What a run would do, before its first step: the dictionary of ``train --dry-run --json``."""
     steps = len(run.bounds)
     return {
         **{name: getattr(run.net.backend, name) for name in ("device", "reason", "threads")},
@@ -130,12 +130,12 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
 
 
 def prediction_record(source: str, outputs: Any, label: int | None) -> dict[str, Any]:
-    """What the network makes of one sample; ``label`` where the truth is known."""
+    """The prediction for one sample; ``label`` where it is known."""
     return {"source": source, "prediction": int(outputs.argmax()), "label": label, "probabilities": outputs.tolist()}
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's record.json. Only that it is a JSON object is known of it then. Raises ``ModelError``."""
+    """A run's record.json: a JSON object, whose content is not checked. Raises ``ModelError``."""
     try:
         with open_regular(path) as file:
             text = file.read(MAX_RECORD_BYTES + 1)

@@ -160,7 +160,7 @@ RECORDED: Final = [one for one in SETTINGS.values() if one.of_network or one.of_
 
 @dataclass(frozen=True)
 class Settings:
-    """One training run. ``layers`` is None where the preset's hidden widths await the data's."""
+    """The settings of one run. ``layers`` is None until the data's widths are known: the preset has only ``hidden``."""
 
     preset: str
     data: str
