@@ -51,10 +51,9 @@ class FitRow(Row):
 
 def table(name: str) -> Data:
     """A data set that ships with scikit-learn, a quarter of it for the test, every column scaled to unit variance."""
+    from sklearn import datasets
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
-
-    from sklearn import datasets
 
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     stratify = None if name == "diabetes" else y

@@ -49,10 +49,9 @@ BATCH_AND_RATE: Final = ((128, 0.3), (192, 0.4), (256, 0.5), (256, 0.6))
 
 def run_once(data: Dataset, backend: Backend, hidden: Sequence[int], config: TrainConfig) -> dict[str, Any]:
     """Train once. Seconds on the resident and the host clock, and the validation accuracy if a part is held out."""
-    preset = PRESETS["fast"]
     layers = [data.n_features, *hidden, data.n_classes]
     started = time.perf_counter()
-    net = MLP(layers, preset.activation, preset.loss, config.seed, output=preset.output, init=preset.init)
+    net = MLP(layers, seed=config.seed, **PRESETS["fast"].network)
     records = list(train(net, data, config, backend=backend))
     backend.synchronize()
     host = time.perf_counter() - started
@@ -75,8 +74,7 @@ class Again:
         self.run = TrainingRun(self._net(config.seed), data, config, backend)
 
     def _net(self, seed: int) -> MLP:
-        preset = PRESETS["fast"]
-        return MLP(self._layers, preset.activation, preset.loss, seed, output=preset.output, init=preset.init)
+        return MLP(self._layers, seed=seed, **PRESETS["fast"].network)
 
     def run_once(self, config: TrainConfig) -> dict[str, Any]:
         """As the function of that name, with other weights, order and rates in the same places."""

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ranks": {"errors", "data", "backend", "engine"},
     "runs": {"errors", "version", "provenance", "files", "data", "backend", "engine", "models"},
     "measure": {"errors", "provenance", "data", "backend", "engine", "models"},
-    "show": {"errors", "provenance", "data", "backend", "engine"},
+    "show": {"errors", "provenance", "data", "backend", "engine", "runs"},
     "classic": {"errors", "data", "backend", "engine"},
     "sklearn": {"errors", "data", "backend", "engine"},
     "commands": {
@@ -48,8 +48,8 @@ MOST_LINES = {
     "sklearn": 900,
     "show": 1110,
     "measure": 1000,
-    "commands": 1040,
-    "rest": 2900,
+    "commands": 990,
+    "rest": 2970,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000
 # The maths knows no array module: it is given one.

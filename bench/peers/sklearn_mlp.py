@@ -13,10 +13,10 @@ from itertools import cycle, islice, pairwise
 from typing import Any
 
 import numpy as np
+import sklearn
 from sklearn.neural_network import MLPClassifier
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
-import sklearn
 from bench.peers import PeerUnavailableError, Problem, Side, blas_threads, one_hot
 
 VERSION = sklearn.__version__

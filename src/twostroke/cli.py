@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
             code = app(words, prog_name="twostroke", standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except (ClosedPipe, SystemExit) as end:
-        # Typer ends like this when it has completed a word, rich and click when nobody reads what they write.
+        # Typer raises SystemExit when it has completed a word, rich and click when stdout is closed.
         if isinstance(end, SystemExit) and not end.code:
             return 0
         discard_stdout()
@@ -85,10 +85,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _leave(line: str | None, code: int, words: Sequence[str], *, alike: bool = False) -> int:
-    """Say why, and return the exit code; a rank of an MPI job ends the whole job with it.
+    """Say why, and return the exit code; a rank of an MPI job aborts the whole job with it.
 
-    What all ranks have found is rank 0's to say: the others wait, and are ended by its end. Before MPI has started
-    nothing ends them; ``alike`` is what all of them must find.
+    Rank 0 says what every rank finds: the other ranks wait for it to abort them. Before MPI has started there is
+    nothing to abort; ``alike``: every rank finds this error.
     """
     ranks = current()
     joined = ranks.size > 1

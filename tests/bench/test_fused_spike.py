@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench.fused_spike import Fused, Samples, Side, source
 
 from bench import fused_spike, gpu_session
+from bench.fused_spike import Fused, Samples, Side, source
 from tests.backend.test_gpu_faults import ARCHITECTURES, double_arithmetic, nvrtc
 from tests.support.cuda_on_cpu import ORDERS, BrokenRule, RawModule
 from tests.support.fake_graphs import FakeGraph, FakeGraphs, plant_fake_graphs

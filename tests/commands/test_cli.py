@@ -25,7 +25,7 @@ from twostroke.engine.mlp import MLP
 from twostroke.engine.training import TrainingRun
 from twostroke.models.model_file import describe_model, load_model, save_model
 from twostroke.runs.folder import locked
-from twostroke.runs.settings import KEYS, resolve
+from twostroke.runs.settings import SETTINGS, resolve
 
 COMMAND = [sys.executable, "-m", "twostroke"]
 # Absolute, because some run in another folder.
@@ -554,7 +554,7 @@ def test_every_option_is_explained(run: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run("train", "--help")
     assert code == 0
-    for key in KEYS.keys() - {"data"}:
+    for key in SETTINGS.keys() - {"data"}:
         assert f"--{key.replace('_', '-')}" in out
     for flag in ("--eta", "--config", "--json", "--quiet", "-q", "--debug"):
         assert flag in out

@@ -334,6 +334,29 @@ def test_the_data_are_recognised_by_their_values_not_their_object(path: Path) ->
     assert restore(start(data=twin), twin, path)
 
 
+# --- older than a setting ------------------------------------------------------------------------------------------
+
+AT_ITS_DEFAULT = ["optimizer", "lr", "momentum", "l2", "dropout", "schedule", "warmup", "val_size", "patience", "dtype"]
+
+
+@pytest.mark.parametrize("name", AT_ITS_DEFAULT)
+def test_a_checkpoint_that_lacks_a_setting_is_resumed(path: Path, good: bytes, name: str) -> None:
+    header, text, tensors = take_apart(good)
+    del text["identity"][name]
+    path.write_bytes(put_together(header, text, tensors))
+    run = start()
+    assert restore(run, DATA, path) == [f"resumed from {path}: epoch 2, step 9"]
+    assert facts(finish(run)) == facts(finish(start()))
+
+
+def test_a_setting_that_the_checkpoint_lacks_may_not_be_another_than_its_default(path: Path, good: bytes) -> None:
+    header, text, tensors = take_apart(good)
+    del text["identity"]["dropout"]
+    path.write_bytes(put_together(header, text, tensors))
+    with pytest.raises(ConfigError, match=r"found dropout 0\.0 there and 0\.5 here\. Use"):
+        restore(start(config={"dropout": 0.5}), DATA, path)
+
+
 # --- damage --------------------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from twostroke.backend import Backend
 from twostroke.engine.mlp import MAX_WIDTH, SETTINGS
 from twostroke.errors import ModelError
 from twostroke.files import sealed_file
+from twostroke.models import model_file
 from twostroke.models.model_file import describe_model, load_model, save_model
 
 Header = dict[str, Any]
@@ -432,6 +433,12 @@ def test_settings_that_make_no_network(path: Path, changes: dict[str, Any]) -> N
     path.write_bytes(with_settings(data, **changes))
     message = refused(path)
     assert len(message) < 100_000
+
+
+def test_a_file_that_is_older_than_a_setting_has_its_default(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_file, "ALWAYS_SAVED", model_file.ALWAYS_SAVED - {"init"})
+    path.write_bytes(with_settings(saved(path, activation="tanh", init="normal"), init=...))
+    assert load_model(path).init == "glorot"
 
 
 @pytest.mark.parametrize("version", ["2", "10", "0", "", "1.0", "one", None, 1, ["1"]])

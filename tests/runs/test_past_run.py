@@ -12,7 +12,7 @@ from twostroke.cli import main
 from twostroke.errors import ModelError
 from twostroke.models.model_file import load_model
 from twostroke.runs.record import read_record, repeat_words
-from twostroke.runs.settings import KEYS
+from twostroke.runs.settings import SETTINGS
 
 OPTIONS = [
     [],
@@ -41,8 +41,17 @@ def test_threads_that_were_chosen_by_themselves_are_not_repeated(tmp_path: Path)
     assert "--threads" not in repeat_words(read_record(run / "record.json"))
 
 
+@pytest.mark.parametrize("newer", ["dropout", "warmup", "seed", "dtype"])
+def test_a_record_that_lacks_a_setting_is_repeated_with_its_default(newer: str, tmp_path: Path) -> None:
+    found = read_record(train_run("features", tmp_path) / "record.json")
+    words = repeat_words(found)
+    del found[newer]
+    assert repeat_words(found) == words
+    assert words[words.index(f"--{newer}") + 1] == str(SETTINGS[newer].default)
+
+
 @pytest.mark.parametrize("lost", ["source", "learning_rate", "layers"])
-def test_an_older_record_tells_no_command(lost: str, tmp_path: Path) -> None:
+def test_a_record_that_lacks_what_has_no_default_tells_no_command(lost: str, tmp_path: Path) -> None:
     found = read_record(train_run("features", tmp_path) / "record.json")
     del found[lost]
     assert repeat_words(found) == []
@@ -52,7 +61,7 @@ HOSTILE: dict[str, Any] = {"source": "mnist", "machine": [], "history": [7], "th
 
 
 def test_a_hostile_record_is_words_and_no_fault() -> None:
-    words = repeat_words({name: ["$(x)", None] for name in (*KEYS, "learning_rate")} | HOSTILE)
+    words = repeat_words({name: ["$(x)", None] for name in (*SETTINGS, "learning_rate")} | HOSTILE)
     assert words[:3] == ["twostroke", "train", "mnist"]
     assert all(isinstance(word, str) for word in words)
 

@@ -14,50 +14,47 @@ from twostroke.runs.presets import PRESETS, Preset
 
 
 def network(preset: Preset, n_in: int, n_out: int, seed: int = 0) -> ts.MLP:
-    return ts.MLP(
-        [n_in, *preset.hidden, n_out],
-        preset.activation,
-        preset.loss,
-        seed=seed,
-        output=preset.output,
-        init=preset.init,
-    )
+    return ts.MLP([n_in, *preset.hidden, n_out], seed=seed, **preset.network)
 
 
 def test_names_and_fields() -> None:
     assert set(PRESETS) == {"fast", "nielsen", "seed"}
     names = [field.name for field in dataclasses.fields(Preset)]
-    assert names == ["purpose", "hidden", "activation", "output", "loss", "init", "config"]
+    assert names == ["purpose", "hidden", "config", "network"]
     assert len({preset.purpose for preset in PRESETS.values()}) == 3
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PRESETS["fast"].loss = "quadratic"  # type: ignore[misc]
+        PRESETS["fast"].hidden = (1,)  # type: ignore[misc]
+
+
+# activation, output, loss, initial weights
+NETWORKS = {
+    "fast": ("relu", "softmax", "cross-entropy", "he"),
+    "nielsen": ("sigmoid", "sigmoid", "quadratic", "normal"),
+    "seed": ("sigmoid", "sigmoid", "quadratic", "normal"),
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_says_everything_itself(name: str) -> None:
+def test_a_preset_is_a_network_and_a_configuration(name: str) -> None:
     preset = PRESETS[name]
     net = network(preset, 784, 10)
     assert net.layers == (784, *preset.hidden, 10)
-    assert (net.activation, net.output, net.loss, net.init) == (
-        preset.activation,
-        preset.output,
-        preset.loss,
-        preset.init,
-    )
+    assert (net.activation, net.output, net.loss, net.init) == NETWORKS[name]
     assert isinstance(preset.config, TrainConfig)
     assert preset.config.lr is not None, "a recipe does not lean on the optimiser's default"
 
 
-def test_nielsen_is_the_book_s_recipe() -> None:
-    preset = PRESETS["nielsen"]
-    assert (preset.hidden, preset.activation, preset.output, preset.loss, preset.init) == (
-        (30,),
-        "sigmoid",
-        "sigmoid",
-        "quadratic",
-        "normal",
-    )
+def test_fast_is_the_measured_recipe() -> None:
+    preset = PRESETS["fast"]
+    assert preset.hidden == (192,)
     config = preset.config
+    assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (4, 192, 0.4, "momentum")
+    assert (config.schedule, config.warmup, config.momentum, config.l2) == ("one-cycle", 0.2, 0.9, 0.0)
+
+
+def test_nielsen_is_the_book_s_recipe() -> None:
+    assert PRESETS["nielsen"].hidden == (30,)
+    config = PRESETS["nielsen"].config
     assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (30, 10, 3.0, "sgd")
     assert (config.schedule, config.l2) == ("constant", 0.0)
 

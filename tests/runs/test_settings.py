@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import twostroke as ts
 from twostroke.cli import main
 from twostroke.data.dataset import Dataset
+from twostroke.runs.config_file import to_toml
 from twostroke.runs.presets import PRESETS
-from twostroke.runs.settings import KEYS, Settings, resolve, to_toml
+from twostroke.runs.settings import SETTINGS, Settings, resolve
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_what_is_shown_gives_the_same_run(flags: dict[str, Any], data: Dataset, 
     before = resolve(flags)
     text = shown(before, data)
     assert text.isascii()
-    assert set(tomllib.loads(text)) == set(KEYS)
+    assert set(tomllib.loads(text)) == set(SETTINGS)
     (tmp_path / "run.toml").write_text(text)
     after = resolve({}, tmp_path / "run.toml")
     nets = before.make_network(data), after.make_network(data)

@@ -19,7 +19,7 @@ from tests.support.small_runs import KINDS, NEEDS_PLOT, findings_of, train_run
 from twostroke.cli import main
 from twostroke.engine.training import EpochRecord
 from twostroke.runs.record import read_record, repeat_words
-from twostroke.runs.settings import KEYS
+from twostroke.runs.settings import SETTINGS
 from twostroke.show import page
 from twostroke.show.findings import Findings, examine
 
@@ -209,7 +209,7 @@ JSON = st.recursive(
 )
 FIELDS = [
     *("epochs", "train_seconds", "samples_per_second", "machine", "versions", "finished", "test_accuracy", "history"),
-    *("source", "threads", "reason", "device", "unheard_of", *KEYS),
+    *("source", "threads", "reason", "device", "unheard_of", *SETTINGS),
 ]
 EPOCHS = st.lists(st.dictionaries(st.sampled_from(list(EpochRecord.__annotations__)), JSON), max_size=4)
 

@@ -1,16 +1,16 @@
-"""The options of the command line: their names, values and help texts."""
+"""The options of the command line: those of the table of settings, and each command's own."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ..runs.presets import PRESETS
-
-NETWORK, TRAINING, RUN = "The network", "How it is trained", "The run"
+from ..ranks.mpi import COMMAND
+from ..runs.settings import NETWORK, RUN, SETTINGS, TRAINING, Setting
 
 
 def _option(panel: str, metavar: str | None, text: str, *names: str) -> Any:
@@ -20,20 +20,51 @@ def _option(panel: str, metavar: str | None, text: str, *names: str) -> Any:
     )
 
 
-def _argument(metavar: str, text: str) -> Any:
+def _argument(metavar: str | None, text: str) -> Any:
     return typer.Argument(metavar=metavar, show_default=False, help=text, autocompletion=_words(metavar))
 
 
 def _words(metavar: str | None) -> Callable[[str], list[str]] | None:
-    """What a shell may complete: the metavar's small words. Where there is none, it completes names of files."""
+    """What a shell completes: the words in small letters of the metavar. Without any, it completes names of files."""
     words = [word for word in (metavar or "").split("|") if word.islower()]
     return (lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None
 
 
+def _setting(one: Setting) -> Any:
+    """A setting's option, or argument."""
+    if one.positional:
+        return _argument(one.metavar, one.help)
+    return _option(one.panel, one.metavar, one.help, one.flag, *one.aliases)
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command(context, *, ..., **flags)`` an option for every setting in place of ``**flags``.
+
+    Typer reads a command's signature. A flag that is not given is None.
+    """
+    context, *own, _ = inspect.signature(command, eval_str=True).parameters.values()
+    table = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[one.kinds[0] | None, _setting(one)],
+        )
+        for one in SETTINGS.values()
+    ]
+    command.__signature__ = inspect.Signature([context, *table, *own])  # type: ignore[attr-defined]
+    return command
+
+
 _INPUTS = "pixels: uint8 0..255, scaled inside. scaled: numbers as they are. Default: as the training data was."
+_CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, the file over the preset."
+_DISTRIBUTED = f"Train together with the other processes of: {COMMAND}."
+_WIDTHS = "Widths, inputs to outputs. Default: 784,128,10."
 
 Text: TypeAlias = str | None
-Data = Annotated[Text, _argument("mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.")]
+Data = Annotated[Text, _setting(SETTINGS["data"])]
+Device = Annotated[Text, _setting(SETTINGS["device"])]
+Threads = Annotated[Text, _setting(SETTINGS["threads"])]
 Model = Annotated[Path, _argument("MODEL", "A model.safetensors written by: twostroke train.")]
 Target = Annotated[Path, _argument("TARGET", "The file to write: NAME.onnx.")]
 Inputs = Annotated[Text, _option(RUN, "pixels|scaled", _INPUTS)]
@@ -50,55 +81,11 @@ Images = Annotated[
     _argument("IMAGE", "PNG or JPEG files of one digit each: any size, colour or grey, dark on light or the reverse."),
 ]
 
-_RECIPES = " ".join(f"[bold]{name}[/bold]: {preset.purpose}." for name, preset in PRESETS.items())
-_LR = "The highest learning rate, > 0. Default: the preset's, or what suits another --optimizer."
-_INIT = "The initial weights. Default: the preset's, or what suits another --activation."
-_OUTPUT = "The output's activation: softmax or sigmoid; with quadratic also tanh, relu or identity."
-_PATIENCE = "Stop after N epochs without a lower validation loss and keep the best; 0: never. Default: 0."
-_DEVICE = "auto: a GPU if one works, else the CPU, and it says why. cuda never falls back. Default: auto."
-_CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, the file over the preset."
-
-Preset = Annotated[Text, _option(TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.")]
 Config = Annotated[Path | None, _option(TRAINING, "FILE.toml", _CONFIG)]
 ShowConfig = Annotated[
     bool,
     _option(TRAINING, None, "Print all of the run's settings as a --config file, and do nothing.", "--show-config"),
 ]
-Layers = Annotated[
-    Text, _option(NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.")
-]
-Activation = Annotated[Text, _option(NETWORK, "relu|sigmoid|tanh|identity", "The hidden layers' activation.")]
-Loss = Annotated[Text, _option(NETWORK, "cross-entropy|quadratic|poisson", "What is minimised, as a mean per sample.")]
-Output = Annotated[Text, _option(NETWORK, "NAME", _OUTPUT)]
-Init = Annotated[Text, _option(NETWORK, "he|glorot|normal|scaled-normal", _INIT)]
-Dtype = Annotated[Text, _option(NETWORK, "float32|float64", "The precision of all arithmetic. Default: float32.")]
-Optimizer = Annotated[Text, _option(TRAINING, "sgd|momentum|nesterov|adam|adamw", "How the weights move.")]
-Lr = Annotated[float | None, _option(TRAINING, "NUMBER", _LR, "--lr", "--eta")]
-Momentum = Annotated[
-    float | None, _option(TRAINING, "NUMBER", "For momentum and nesterov: 0 <= NUMBER < 1. Default: 0.9.")
-]
-L2 = Annotated[float | None, _option(TRAINING, "NUMBER", "Adds NUMBER/2 * sum of W^2 to the loss, >= 0. Default: 0.")]
-Dropout = Annotated[
-    float | None,
-    _option(
-        TRAINING, "NUMBER", "Leaves hidden units out of each step with probability NUMBER, 0 <= NUMBER < 1. Default: 0."
-    ),
-]
-Schedule = Annotated[Text, _option(TRAINING, "constant|one-cycle|step|cosine", "The learning rate over the run.")]
-Warmup = Annotated[
-    float | None, _option(TRAINING, "FRACTION", "Of one-cycle: the share of steps with a rising rate. Default: 0.2.")
-]
-BatchSize = Annotated[Text, _option(TRAINING, "N|full", "Samples per step, N >= 1; full: one step an epoch.")]
-Epochs = Annotated[int | None, _option(TRAINING, "N", "Passes over the training data, N >= 1.")]
-ValSize = Annotated[
-    float | None, _option(TRAINING, "N", "Samples held out: a number, or a fraction below 1. Default: 0.")
-]
-Patience = Annotated[int | None, _option(TRAINING, "N", _PATIENCE)]
-Seed = Annotated[int | None, _option(RUN, "N", "Fixes weights and order of samples, N >= 0. Default: 0.")]
-Device = Annotated[Text, _option(RUN, "auto|cpu|cuda|cuda:N", _DEVICE)]
-Threads = Annotated[Text, _option(RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.")]
-TF32 = Annotated[bool | None, _option(RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", "--tf32")]
-Out = Annotated[Text, _option(RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA.")]
 CheckpointEvery = Annotated[
     int | None,
     _option(RUN, "N", "Save a checkpoint in DIR every N steps, N >= 1. Default: only when a signal stops the run."),
@@ -106,7 +93,6 @@ CheckpointEvery = Annotated[
 Resume = Annotated[
     bool, _option(RUN, None, "Go on from the checkpoint in DIR, if there is one, bit for bit.", "--resume")
 ]
-_DISTRIBUTED = "Train together with the other processes of: mpirun -n N twostroke train --distributed."
 Distributed = Annotated[bool, _option(RUN, None, _DISTRIBUTED, "--distributed")]
 DryRun = Annotated[
     bool, _option(RUN, None, "Check everything, say what would be done, train and write nothing.", "--dry-run")
@@ -130,9 +116,7 @@ Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet
 Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]
 Index = Annotated[int | None, _option(RUN, "I", "Instead of an image: a sample of the test part of --data, from 0.")]
 IndexData = Annotated[Text, _option(RUN, "mnist|PATH", "Where --index looks. Default: mnist.", "--data")]
-BenchLayers = Annotated[
-    Text, _option(NETWORK, "784,128,10", "Widths, inputs to outputs. Default: 784,128,10.", "--layers")
-]
+BenchLayers = Annotated[Text, _option(NETWORK, SETTINGS["layers"].metavar, _WIDTHS, "--layers")]
 BatchSizes = Annotated[
     Text, _option(TRAINING, "1,16,128,...", "Samples per step. Default: 1,4,16,64,128,256,1024,4096.")
 ]

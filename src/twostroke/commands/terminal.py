@@ -1,4 +1,4 @@
-"""The way to the user: lines on stdout, notes and errors on stderr, a live bar, and the signals that end a run."""
+"""Input and output: lines on stdout, notes and errors on stderr, a progress bar, and the signals that end a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Say: TypeAlias = Callable[[str], None]
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM. Not an Exception: nothing on the way up may take it for a fault of its own."""
+    """SIGINT or SIGTERM. Not an Exception, so that no ``except Exception`` catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -29,13 +29,13 @@ class Stopped(BaseException):
 
 
 class ClosedPipe(BaseException):
-    """Nobody reads stdout any more. The exit code is what a shell reports of a program that SIGPIPE ended."""
+    """The reader of stdout is gone. The exit code is that of a program killed by SIGPIPE."""
 
     exit_code = 128 + signal.SIGPIPE
 
 
 def say(line: str) -> None:
-    """A line on stdout, now. Characters that a terminal would obey (a path may hold any) are escaped."""
+    """Print a line on stdout and flush. Control characters (a path may hold any) are escaped."""
     try:
         print(_one_line(line), flush=True)
     except BrokenPipeError:
@@ -50,7 +50,7 @@ def hush(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """A line on stderr, if there is one."""
+    """Print a line on stderr; ignore that it is closed."""
     with contextlib.suppress(OSError):
         print(_one_line(" ".join(line.splitlines())), file=sys.stderr, flush=True)
 
@@ -75,21 +75,21 @@ def encodes(text: str) -> bool:
 
 
 def tolerate_encodings() -> None:
-    """A character that a stream cannot encode is escaped rather than a fault."""
+    """Escape the characters that stdout or stderr cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def discard_stdout() -> None:
-    """From now on stdout leads nowhere, so that the interpreter's own flush at its end does not complain."""
+    """Redirect stdout to /dev/null, so that the interpreter's flush at exit raises nothing."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def live_epochs(epochs: int) -> Iterator[Say]:
-    """Say a line and advance a bar over epochs; without a terminal there is no bar."""
+    """Yield a function that prints an epoch's line and advances a progress bar; without a terminal there is no bar."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if not (console.is_terminal and sys.stdout and sys.stdout.isatty()):
         yield say
@@ -106,7 +106,7 @@ def live_epochs(epochs: int) -> Iterator[Say]:
 
 
 def _signals() -> tuple[int, ...]:
-    """Those that end a run; none where Python lets us handle none."""
+    """Those that end a run; none outside the main thread, where Python handles none."""
     return (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
 
 
@@ -130,7 +130,7 @@ def stoppable() -> contextlib.AbstractContextManager[None]:
 
 
 def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractContextManager[None]:
-    """The first SIGINT or SIGTERM inside the block is given to ``request``; a second one raises ``Stopped``."""
+    """The first SIGINT or SIGTERM inside the block calls ``request``; a second one raises ``Stopped``."""
     seen: list[int] = []
 
     def stop(number: int, _: Any) -> None:
@@ -144,7 +144,7 @@ def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals wait until the block is done."""
+    """Defer SIGINT and SIGTERM to the end of the block."""
     waiting: list[int] = []
     with _handled(lambda number, _: waiting.append(number)):
         yield

@@ -1,9 +1,9 @@
-"""``twostroke train``."""
+"""``twostroke train``: what was asked for. ``training_job`` does it."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Final
+from typing import Any, Final
 
 import typer
 
@@ -12,7 +12,8 @@ from ..errors import ConfigError
 from ..provenance import to_json
 from ..ranks.communicator import agree
 from ..ranks.mpi import joined
-from ..runs.settings import KEYS, Settings, named, resolve, to_toml
+from ..runs.config_file import to_toml
+from ..runs.settings import Settings, named, resolve
 from ..show import pictures
 from . import options
 from .terminal import discard_stdout, say
@@ -21,34 +22,12 @@ from .training_job import Job, rehearse, run_training
 SHOWN: Final = "# All settings of a run. In a FILE.toml: twostroke train --config FILE.toml"
 
 
+@options.takes_settings
 def train(
     ctx: typer.Context,
-    data: options.Data = None,
-    preset: options.Preset = None,
+    *,
     config: options.Config = None,
     show_config: options.ShowConfig = False,
-    layers: options.Layers = None,
-    activation: options.Activation = None,
-    loss: options.Loss = None,
-    output: options.Output = None,
-    init: options.Init = None,
-    dtype: options.Dtype = None,
-    optimizer: options.Optimizer = None,
-    lr: options.Lr = None,
-    momentum: options.Momentum = None,
-    l2: options.L2 = None,
-    dropout: options.Dropout = None,
-    schedule: options.Schedule = None,
-    warmup: options.Warmup = None,
-    batch_size: options.BatchSize = None,
-    epochs: options.Epochs = None,
-    val_size: options.ValSize = None,
-    patience: options.Patience = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    tf32: options.TF32 = None,
-    out: options.Out = None,
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = False,
     report: options.Report = False,
@@ -58,12 +37,12 @@ def train(
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    **flags: Any,
 ) -> None:
     """Train a network and save it. Without arguments: MNIST, preset fast.
 
     SIGINT or SIGTERM ends the run after its step, with a checkpoint from which --resume goes on.
     """
-    flags = {key: value for key, value in locals().items() if key in KEYS}
     with joined(distributed) as ranks:
         if ranks.rank:  # rank 0 speaks for all
             discard_stdout()

@@ -1,13 +1,13 @@
-"""A training job: prepare, train, save, and say each in the form that was asked for."""
+"""A training job: prepare, train, save; and say each in the form that was asked for."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ..backend import Backend, select_backend
 from ..data.dataset import Dataset, load_dataset
@@ -23,15 +23,12 @@ from ..provenance import to_json, versions
 from ..ranks.communicator import Communicator
 from ..ranks.data_parallel import DistributedRun, share
 from ..runs import record
-from ..runs.folder import locked, set_aside, would_be_writable, writable_folder
+from ..runs.folder import CHECKPOINT, MODEL, PAGE, RECORD, locked, set_aside, would_be_writable, writable_folder
 from ..runs.settings import Settings
-from ..show import text as report
+from ..show import text
 from ..show.findings import examine
 from .report import write_page
 from .terminal import Say, Stopped, hush, in_shell, live_epochs, say, stoppable_after_work, uninterrupted
-
-CHECKPOINT: Final = "checkpoint.safetensors"
-RECORD: Final = "record.json"
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,10 @@ class Job:
     distributed: bool
     every: int | None  # steps between checkpoints
     resume: bool
-    page: bool  # whether to write a report
+    page: bool  # whether to write one
     log: str
     quiet: bool
-    words: list[str]
+    words: list[str]  # of the command line
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
@@ -55,80 +52,95 @@ class Job:
 
     @property
     def tell(self) -> Say:
+        """Says a line of the log, where there is one."""
         return hush if self.quiet or self.log != "text" else say
 
     @property
     def writes(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files."""
         return self.ranks.rank == 0
 
+    def lock(self, folder: Path) -> AbstractContextManager[None]:
+        """Hold the folder, where this process writes to it."""
+        return locked(folder, self.settings.names["out"]) if self.writes and folder.exists() else nullcontext()
+
+    def steps_to_checkpoint(self, steps: int) -> int | None:
+        """How many steps to go until the next checkpoint; None: none is due."""
+        return self.every and self.every - steps % self.every
+
     def make_run(self, net: MLP, data: Dataset, backend: Backend) -> TrainingRun:
+        """The run before its first step: of this process alone, or of all ranks."""
         if not self.distributed:
             return TrainingRun(net, data, self.settings.config, backend)
         facts = {**versions(), "--checkpoint-every": self.every, "--tf32": self.settings.tf32}
         facts["device"] = backend.name
         run = DistributedRun(net, data, self.settings.config, backend, communicator=self.ranks, facts=facts)
-        self.tell(report.ranks_line(run.describe(), backend))
+        self.tell(text.ranks_line(run.describe(), backend))
         if self.ranks.crowded:
-            warnings.warn(report.crowded_line(self.ranks.local_size, self.ranks.host_cores), stacklevel=2)
+            warnings.warn(text.crowded_line(self.ranks.local_size, self.ranks.host_cores), stacklevel=2)
         return run
+
+
+def run_training(job: Job) -> None:
+    """Prepare; train to the end, or to a signal; save."""
+    data, net, backend = _prepare(job)
+    folder, out = job.settings.folder(data), job.settings.names["out"]
+    if job.writes:
+        writable_folder(folder, out)
+    with job.lock(folder):
+        run = job.make_run(net, data, backend)
+        if job.resume:
+            _resume(job, run, data, folder)
+        if job.writes and not run.done:
+            set_aside(folder / RECORD, out)
+        with _epochs_told(job) as tell_epoch, _stopping(job, run, data, folder / CHECKPOINT) as save:
+            for epoch in run.history:
+                tell_epoch(epoch)
+            while not run.done and not run.stopping:
+                done = run.advance(job.steps_to_checkpoint(run.steps))
+                if done:
+                    tell_epoch(done)
+                if job.every and not run.stopping and (run.done or run.steps % job.every == 0):
+                    save()
+        if job.writes:
+            # Not the last record's: with --patience the best parameters were brought back.
+            _save(job, run, data, evaluate(net, data.test_images, data.test_labels), folder)
 
 
 def rehearse(job: Job) -> None:
     """All that a run does before its first step, but for making its folder; then say what would follow."""
-    settings = job.settings
     data, net, backend = _prepare(job)
-    folder = would_be_writable(settings.folder(data), settings.names["out"])
-    with locked(folder, settings.names["out"]) if folder.exists() and job.writes else nullcontext():
+    folder = would_be_writable(job.settings.folder(data), job.settings.names["out"])
+    with job.lock(folder):
         run = job.make_run(net, data, backend)
         if job.resume:
-            _restore(run, data, folder, job)
-        names = ["model.safetensors", RECORD] + [CHECKPOINT] * bool(job.every) + ["report.html"] * job.page
+            _resume(job, run, data, folder)
+        names = [MODEL, RECORD] + [CHECKPOINT] * bool(job.every) + [PAGE] * job.page
         files = [folder / name for name in names]
-        plan = record.plan_record(run, data, settings.effective(data, net), files)
-    lines = report.plan_lines(plan)
+        plan = record.plan_record(run, data, job.settings.effective(data, net), files)
+    lines = text.plan_lines(plan)
     for line in [to_json(plan)] if job.log != "text" else lines[-1:] if job.quiet else lines:
         say(line)
 
 
 def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
+    """The data, the network on the host, and the backend; each with its line of the log."""
     settings, ranks, tell = job.settings, job.ranks, job.tell
-    # Ranks on one machine divide its cores: threads of theirs that shared a core would wait for each other.
+    # Ranks on one machine divide its cores: their threads would wait for each other on a shared core.
     threads = ranks.cores if job.distributed and settings.threads == "auto" else settings.threads
     place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
     backend = select_backend(settings.device, threads, tf32=settings.tf32, **place)
-    tell(report.device_line(backend))
+    tell(text.device_line(backend))
     data = load_dataset(settings.data)
-    tell(report.data_line(data))
+    tell(text.data_line(data))
     net = settings.make_network(data)
-    tell(report.network_line(net))
-    tell(report.settings_line(settings.config, settings.preset))
+    tell(text.network_line(net))
+    tell(text.settings_line(settings.config, settings.preset))
     return data, net, backend
 
 
-def run_training(job: Job) -> None:
-    settings = job.settings
-    data, net, backend = _prepare(job)
-    folder = settings.folder(data)
-    if job.writes:
-        folder = writable_folder(folder, settings.names["out"])
-    with locked(folder, settings.names["out"]) if job.writes else nullcontext():
-        run = job.make_run(net, data, backend)
-        if job.resume:
-            _restore(run, data, folder, job)
-        if job.writes and not run.done:
-            set_aside(folder / RECORD, settings.names["out"])
-        with _epochs_told(job) as tell_epoch:
-            for epoch in run.history:
-                tell_epoch(epoch)
-            _train_to_the_end(job, run, data, folder / CHECKPOINT, tell_epoch)
-        if job.writes:
-            # Not the last record's: with --patience the best parameters were brought back.
-            test = evaluate(net, data.test_images, data.test_labels)
-            _finish(job, run, data, test, folder)
-
-
-def _restore(run: TrainingRun, data: Dataset, folder: Path, job: Job) -> None:
+def _resume(job: Job, run: TrainingRun, data: Dataset, folder: Path) -> None:
+    """Put the run where the folder's checkpoint is, on every rank."""
     found = restore(run, data, folder / CHECKPOINT) if job.writes else []
     if isinstance(run, DistributedRun):
         share(run)
@@ -138,23 +150,23 @@ def _restore(run: TrainingRun, data: Dataset, folder: Path, job: Job) -> None:
 
 @contextmanager
 def _epochs_told(job: Job) -> Iterator[Callable[[EpochRecord], None]]:
-    """Say each epoch in the format that was asked for."""
+    """A function that says an epoch in the format that was asked for."""
     if job.quiet or job.log == "record":
         yield lambda _: None
     elif job.log == "json":
         yield lambda epoch: say(record.epoch_json(epoch))
     elif job.distributed:  # no bar: an MPI launcher gives its ranks a terminal, whatever its own output is
-        yield lambda epoch: say(report.epoch_line(epoch))
+        yield lambda epoch: say(text.epoch_line(epoch))
     else:
         with live_epochs(job.settings.config.epochs) as tell:
-            yield lambda epoch: tell(report.epoch_line(epoch))
+            yield lambda epoch: tell(text.epoch_line(epoch))
 
 
-def _train_to_the_end(
-    job: Job, run: TrainingRun, data: Dataset, checkpoint: Path, tell_epoch: Callable[[EpochRecord], None]
-) -> None:
-    """Work until the run is done; on a signal end the step, save, and raise ``Stopped`` with the way to go on."""
-    every, signals = job.every, list[int]()
+@contextmanager
+def _stopping(job: Job, run: TrainingRun, data: Dataset, checkpoint: Path) -> Iterator[Callable[[], None]]:
+    """Let a signal within the block stop the run after its step; then save, and raise ``Stopped``, which says how to go
+    on. Yields the function that saves a checkpoint."""
+    signals: list[int] = []
 
     def request(number: int) -> None:
         signals.append(number)
@@ -165,12 +177,7 @@ def _train_to_the_end(
             save_checkpoint(run, data, checkpoint)
 
     with stoppable_after_work(request):
-        while not run.done and not run.stopping:
-            epoch = run.advance(every - run.steps % every if every else None)
-            if epoch:
-                tell_epoch(epoch)
-            if every and not run.stopping and (run.done or run.steps % every == 0):
-                save()
+        yield save
         if run.stopping and not run.done:
             save()
             number = max(max(numbers, default=0) for numbers in job.ranks.allgather_obj(signals))
@@ -181,17 +188,17 @@ def _train_to_the_end(
             raise stop
 
 
-def _finish(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path) -> None:
-    """Save what was learnt and say where it is."""
-    net, settings, tell = run.net, job.settings, job.tell
-    model = folder / "model.safetensors"
+def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path) -> None:
+    """Write the model, the record and the page, and say where they are and what to do next."""
+    net, settings, tell, model = run.net, job.settings, job.tell, folder / MODEL
     config, preset = settings.config, settings.preset
     result = record.run_record(net, data, config, preset, run.history, test, model, settings.data)
     if isinstance(run, DistributedRun):
         result["distributed"] = run.describe()
-        tell(report.summing_line(result["distributed"]))
+        tell(text.summing_line(result["distributed"]))
     with uninterrupted():
-        _save(net, model, result)
+        save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
+        _write_record(result, folder / RECORD, model)
     tell(f"model: {model}")
     if job.page:
         write_page(examine(result, net, data), folder, tell)
@@ -199,13 +206,11 @@ def _finish(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Pat
     tell(f"next: twostroke evaluate {in_shell(model)}{source}")
     where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"
     tell(f"      twostroke predict {in_shell(model)} {where}")
-    lines = {"text": report.result_line, "record": to_json, "json": record.result_json}
+    lines = {"text": text.result_line, "record": to_json, "json": record.result_json}
     say(lines[job.log](result))
 
 
-def _save(net: MLP, model: Path, result: dict[str, Any]) -> None:
-    save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
-    path = model.with_name(RECORD)
+def _write_record(result: dict[str, Any], path: Path, model: Path) -> None:
     try:
         write_atomically(path, f"{to_json(result)}\n".encode())
     except OSError as error:

@@ -1,16 +1,40 @@
-"""How to train, checked before anything is read or computed."""
+"""``TrainConfig``: every training setting with its default and its check; and the defaults of all settings by name."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from ..errors import ConfigError
+from .mlp import MLP, SETTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
 DEFAULT_LEARNING_RATE: Final = {"sgd": 0.5, "momentum": 0.3, "nesterov": 0.3, "adam": 2e-3, "adamw": 2e-3}
+
+
+def _checked(default: Any, expected: str, holds: Callable[[Any], bool]) -> Any:
+    """A field with its default and its check: what a value must be, in words and as a function."""
+    return field(default=default, metadata={"expected": expected, "holds": holds})
+
+
+def _integer(default: int, low: int) -> Any:
+    return _checked(default, f"an integer >= {low}", lambda value: _is_integer(value, low))
+
+
+def _choice(default: str, known: Collection[str]) -> Any:
+    return _checked(default, " or ".join(known), lambda value: isinstance(value, str) and value in known)
+
+
+def _is_integer(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -19,49 +43,37 @@ class TrainConfig:
 
     ``epochs`` are passes over the training data; ``seed`` fixes the order of samples. ``optimizer`` is "sgd",
     "momentum", "nesterov", "adam" or "adamw", and ``momentum`` the mu of the second and third. ``schedule`` is
-    "constant", "one-cycle" (with ``warmup``, the part of the run in which the rate rises), "step" or "cosine".
+    "constant", "one-cycle" (``warmup`` is the fraction of the run in which the rate rises), "step" or "cosine".
     ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest learning rate;
-    None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability that a
-    hidden unit is left out of a step. ``val_size`` (a number of samples, or a fraction) is held out of the training
-    set; with ``patience`` > 0 training stops when the validation loss has not fallen for that many epochs, and the best
-    parameters are kept. ``evaluate_test`` adds the test set's loss and accuracy to every record.
+    None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability with
+    which a hidden unit is dropped in a step. ``val_size`` (a number of samples, or a fraction) is held out of the
+    training set; with ``patience`` > 0 training stops when the validation loss has not fallen for that many epochs, and
+    the best parameters are kept. ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
-    epochs: int = 4
-    batch_size: int | str = 128
-    seed: int = 0
-    optimizer: str = "momentum"
-    lr: float | None = None
-    momentum: float = 0.9
-    l2: float = 0.0
-    dropout: float = 0.0
-    schedule: str = "one-cycle"
-    warmup: float = 0.2
-    val_size: float = 0
-    patience: int = 0
+    epochs: int = _integer(4, low=1)
+    batch_size: int | str = _checked(128, "an integer >= 1, or full", lambda v: v == "full" or _is_integer(v, 1))
+    seed: int = _integer(0, low=0)
+    optimizer: str = _choice("momentum", OPTIMIZERS)
+    lr: float | None = _checked(None, "a finite number > 0", lambda v: v is None or (_is_finite(v) and v > 0))
+    momentum: float = _checked(0.9, "a number >= 0 and < 1", lambda v: _is_finite(v) and 0 <= v < 1)
+    l2: float = _checked(0.0, "a finite number >= 0", lambda v: _is_finite(v) and v >= 0)
+    dropout: float = _checked(0.0, "a number >= 0 and < 1", lambda v: _is_finite(v) and 0 <= v < 1)
+    schedule: str = _choice("one-cycle", SCHEDULES)
+    warmup: float = _checked(0.2, "a fraction > 0 and < 1", lambda v: _is_finite(v) and 0 < v < 1)
+    val_size: float = _checked(
+        0,
+        "a fraction >= 0 and < 1, or a whole number of samples",
+        lambda v: _is_finite(v) and (0 <= v < 1 or _is_integer(v, 1)),
+    )
+    patience: int = _integer(0, low=0)
     evaluate_test: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch_size != "full" and not _is_integer(self.batch_size, 1):
-            _refuse("batch_size", self.batch_size, "an integer >= 1, or full")
-        for name, low in (("epochs", 1), ("seed", 0), ("patience", 0)):
-            if not _is_integer(getattr(self, name), low):
-                _refuse(name, getattr(self, name), f"an integer >= {low}")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            value = getattr(self, name)
-            if not (isinstance(value, str) and value in known):
-                _refuse(name, repr(value), " or ".join(known))
-        if self.lr is not None and not (_is_finite(self.lr) and self.lr > 0):
-            _refuse("lr", self.lr, "a finite number > 0")
-        for name in ("momentum", "dropout"):
-            if not (_is_finite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
-                _refuse(name, getattr(self, name), "a number >= 0 and < 1")
-        if not (_is_finite(self.l2) and self.l2 >= 0):
-            _refuse("l2", self.l2, "a finite number >= 0")
-        if not (_is_finite(self.warmup) and 0 < self.warmup < 1):
-            _refuse("warmup", self.warmup, "a fraction > 0 and < 1")
-        if not (_is_finite(self.val_size) and (0 <= self.val_size < 1 or _is_integer(self.val_size, 1))):
-            _refuse("val_size", self.val_size, "a fraction >= 0 and < 1, or a whole number of samples")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.metadata and not each.metadata["holds"](value):
+                _refuse(each.name, repr(value) if isinstance(each.default, str) else value, each.metadata["expected"])
         if self.patience and not self.val_size:
             _refuse("patience", self.patience, "a validation split to watch: set val_size as well, to 0.1 for example")
 
@@ -72,16 +84,17 @@ class TrainConfig:
 
     def replace(self, **changes: Any) -> TrainConfig:
         """A copy with changes."""
-        return TrainConfig(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
-
-
-def _is_integer(value: object, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return replace(self, **changes)
 
 
 def _refuse(name: str, found: object, expected: str) -> None:
     raise ConfigError(f"bad {name.replace('_', ' ')}", where=name, found=found, expected=expected)
+
+
+TRAINING_DEFAULTS: Final[dict[str, Any]] = {each.name: each.default for each in fields(TrainConfig)}
+# ``layers`` has none. None, of ``output`` and ``init``: what suits the loss and the activation.
+NETWORK_DEFAULTS: Final[dict[str, Any]] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(MLP).parameters.items()
+    if name in SETTINGS and parameter.default is not parameter.empty
+}

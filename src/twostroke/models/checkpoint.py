@@ -11,14 +11,17 @@ import json
 import math
 import os
 import warnings
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args, get_type_hints
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..data.dataset import Dataset
+from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS
 from ..engine.mlp import network_settings
 from ..engine.training import POSITION, EpochRecord, TrainingRun
 from ..errors import ConfigError, ModelError
@@ -30,9 +33,13 @@ KIND: Final = "twostroke-checkpoint"
 
 def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
     """What must be the same for a run to be continued: network, configuration, data. (Devices may differ.)"""
-    network = network_settings(run.net)
-    network["weights_seed"] = network.pop("seed")  # the configuration has one of its own, for the order of samples
-    return {**network, **asdict(run.config), "data": f"{data.name} {_digest(data)}"}
+    return _settings(network_settings(run.net), asdict(run.config)) | {"data": f"{data.name} {_digest(data)}"}
+
+
+def _settings(network: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Both as one; the network's seed as ``weights_seed``: the configuration has its own, for the order of samples."""
+    renamed = {"weights_seed" if name == "seed" else name: value for name, value in network.items()}
+    return renamed | dict(training)
 
 
 _digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
@@ -119,6 +126,7 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
     theirs = text.get("identity")
     if not isinstance(theirs, dict):
         raise damaged(where, "no identity of its run")
+    theirs = _settings(NETWORK_DEFAULTS, TRAINING_DEFAULTS) | theirs  # it may be older than a setting
     differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     if differing:
         values = ", ".join(f"{key} {theirs.get(key)} there and {ours.get(key)} here" for key in differing)
@@ -166,15 +174,15 @@ def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
 
 
 def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
-    history = []
+    history, hints = [], get_type_hints(EpochRecord)
     for number, values in enumerate(records, start=1):
         record = EpochRecord(**values)
-        for field in fields(record):
-            value, optional = values[field.name], "None" in str(field.type)
-            if not (_is_number(value) or (optional and value is None)) or (
-                field.type == "int" and type(value) is not int
-            ):
-                raise ValueError(f"{field.name} {value!r}")
+        for name, hint in hints.items():
+            value, kinds = values[name], get_args(hint) or (hint,)  # of float | None, or of int
+            if value is None and NoneType in kinds:
+                continue
+            if not _is_number(value) or (int in kinds and type(value) is not int):
+                raise ValueError(f"{name} {value!r}")
         if record.epoch != number:
             raise ValueError(f"epoch {record.epoch} at {number}")
         history.append(record)

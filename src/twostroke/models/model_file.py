@@ -21,6 +21,8 @@ from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, 
 from ..version import __version__
 
 KIND: Final = "twostroke"
+# Every model file holds these settings. A file older than some other setting lacks it; the network has its default.
+ALWAYS_SAVED: Final = frozenset({"layers", "activation", "output", "loss", "init", "seed", "dtype"})
 
 
 def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
@@ -95,7 +97,8 @@ def _network(metadata: Any, header: dict[str, Any], n_bytes: int, where: Path, b
     try:
         layers = tuple(settings["layers"])
         dtype = settings["dtype"]
-        if set(settings) != set(SETTINGS) or dtype not in DTYPES or not all(type(n) is int for n in layers):
+        known = ALWAYS_SAVED <= settings.keys() <= set(SETTINGS)
+        if not known or dtype not in DTYPES or not all(type(n) is int for n in layers):
             raise KeyError("settings")
         # Compared with the bytes present before anything of that size is allocated.
         if min(layers) < 1 or parameter_count(layers) * np.dtype(dtype).itemsize > n_bytes:

@@ -1,7 +1,6 @@
-"""The folder that a run writes to: found writable before training starts, and held by one run at a time."""
+"""The folder that a run writes to: checked before training starts, and locked by one run at a time."""
 
 from __future__ import annotations
-
 
 import contextlib
 import fcntl
@@ -9,19 +8,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from ..files.atomic_file import sync_folder
-from ..files.atomic_file import previous
 from ..errors import ConfigError
+from ..files.atomic_file import previous, sync_folder
 
-FILES = (
-    *("model.safetensors", "record.json", "checkpoint.safetensors", "report.html"),
-    *("record-previous.json", "checkpoint-previous.safetensors"),
-)
+MODEL: Final = "model.safetensors"
+RECORD: Final = "record.json"
+CHECKPOINT: Final = "checkpoint.safetensors"
+PAGE: Final = "report.html"
+FILES: Final = (MODEL, RECORD, CHECKPOINT, PAGE, *(previous(Path(name)).name for name in (RECORD, CHECKPOINT)))
 
 
 def writable_folder(folder: Path, argument: str) -> Path:
-    """The folder, made and tried, before an hour of training depends on it. Raises ``ConfigError``."""
+    """Make the folder and try to write to it, before an hour of training depends on it. Raises ``ConfigError``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -35,7 +35,7 @@ def writable_folder(folder: Path, argument: str) -> Path:
 
 
 def would_be_writable(folder: Path, argument: str) -> Path:
-    """The folder, if it could be made and written to as far as its nearest existing parent tells; makes nothing."""
+    """The folder, if its nearest existing parent can be written to; makes nothing. Raises ``ConfigError``."""
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         problem = _blocked(folder)
@@ -51,7 +51,7 @@ def would_be_writable(folder: Path, argument: str) -> Path:
 
 
 def set_aside(path: Path, argument: str) -> None:
-    """Keep a file of an earlier run under another name: from now on what bears its name is this run's."""
+    """Rename a file of an earlier run: from now on a file of its name is this run's."""
     try:
         os.replace(path, previous(path))
         sync_folder(path.parent)
@@ -73,9 +73,9 @@ def _unwritable(folder: Path, argument: str, problem: str) -> ConfigError:
 
 @contextlib.contextmanager
 def locked(folder: Path, argument: str) -> Iterator[None]:
-    """Hold the folder; ``ConfigError`` if another process does. The system frees it when the process ends.
+    """Lock the folder; ``ConfigError`` if another process has locked it. The lock ends with the process.
 
-    Correctness does not rest on it: some network file systems ignore locks, and files are written atomically.
+    Correctness does not depend on it: some network file systems ignore locks, and files are written atomically.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

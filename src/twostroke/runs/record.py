@@ -1,40 +1,27 @@
-"""Records: a run, an evaluation and a prediction as plain dictionaries, and these as strict JSON."""
+"""Records: a run, an evaluation and a prediction as plain dictionaries, written as strict JSON and read back."""
 
 from __future__ import annotations
 
-
-
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
-
-from ..errors import DataError, ModelError
-from ..files.regular_file import open_regular
-from .settings import KEYS
-
-
-import json
-import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Final
 
 from ..backend import Backend
 from ..data.dataset import Dataset
-from ..files.regular_file import absolute
+from ..engine.config import TrainConfig
 from ..engine.metrics import Result
 from ..engine.mlp import MLP, parameter_count
 from ..engine.training import EpochRecord, TrainingRun
-from ..engine.config import TrainConfig
-from ..version import __version__
+from ..errors import DataError, ModelError
+from ..files.regular_file import absolute, open_regular
 from ..provenance import to_json, versions
+from .settings import RECORDED, SETTINGS, settings_of
+
+MAX_RECORD_BYTES: Final = 1 << 26
+
 
 def run_record(
     net: MLP,
@@ -49,26 +36,26 @@ def run_record(
     """A training run as the dictionary that ``--json`` prints and record.json keeps.
 
     ``source`` is the data as it was named to ``load_dataset``; the record keeps "mnist", or the absolute path.
+    ``epochs`` are those that were done.
     """
     seconds = sum(record.train_seconds for record in history)
     samples = sum(record.samples_per_second * record.train_seconds for record in history)
-    settings = asdict(config) | {"learning_rate": config.learning_rate, "epochs": len(history)}
+    settings = settings_of(net, config, preset)
     return {
         **_outcome(net, data, test, model),
         "source": source if source in (None, "mnist") else absolute(source),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "train_seconds": seconds,
         "samples_per_second": samples / seconds,
-        "preset": preset,
-        **{name: getattr(net, name) for name in ("activation", "output", "loss", "init", "dtype")},
-        **{name: value for name, value in settings.items() if name not in ("lr", "evaluate_test")},
+        **{one.record_key: settings[one.name] for one in RECORDED},
+        "epochs": len(history),
         "machine": net.backend.describe(),
         "history": [asdict(record) for record in history],
     }
 
 
 def plan_record(run: TrainingRun, data: Dataset, settings: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
-    """What a run, made but not begun, would do: the dictionary of ``train --dry-run --json``."""
+    """What a run would do, before its first step: the dictionary of ``train --dry-run --json``."""
     steps = len(run.bounds)
     return {
         **{name: getattr(run.net.backend, name) for name in ("device", "reason", "threads")},
@@ -87,7 +74,10 @@ def plan_record(run: TrainingRun, data: Dataset, settings: Mapping[str, Any], fi
 
 
 def array_bytes(owner: object) -> int:
-    """The bytes of all arrays that an object of ours holds; what several views share counts once."""
+    """The bytes of all arrays that an object of this package holds; memory that views share counts once.
+
+    It follows the objects' own attributes: a list of arrays, kept by each class, would miss what is added later.
+    """
     seen: set[int] = set()
     total, waiting = 0, [owner]
     while waiting:
@@ -141,16 +131,12 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
 
 
 def prediction_record(source: str, outputs: Any, label: int | None) -> dict[str, Any]:
-    """What the network makes of one sample; ``label`` where the truth is known."""
+    """The prediction for one sample; ``label`` where it is known."""
     return {"source": source, "prediction": int(outputs.argmax()), "label": label, "probabilities": outputs.tolist()}
 
 
-MAX_RECORD_BYTES: Final = 1 << 26
-APART: Final = ("data", "out", "threads", "tf32")  # settings that a record holds elsewhere, or not at all
-
-
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's record.json. Only that it is a JSON object is known of it then. Raises ``ModelError``."""
+    """A run's record.json: a JSON object, whose content is not checked. Raises ``ModelError``."""
     try:
         with open_regular(path) as file:
             text = file.read(MAX_RECORD_BYTES + 1)
@@ -166,17 +152,20 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def repeat_words(record: Mapping[str, Any]) -> list[str]:
-    """The command that repeats a run: no setting left to a default. Empty if the record does not hold them all."""
-    values = {key: record.get("learning_rate" if key == "lr" else key) for key in KEYS if key not in APART}
+    """The command that repeats a run, with every setting. Empty if the record does not hold what it needs.
+
+    A setting that is newer than the record has its default.
+    """
+    values = {one.name: record.get(one.record_key, one.default) for one in RECORDED} | {"device": record.get("device")}
     source, history, machine = record.get("source"), record.get("history"), record.get("machine")
     if not isinstance(source, str) or None in values.values():
         return []
     if isinstance(history, list) and history and isinstance(history[-1], Mapping) and "epochs" in history[-1]:
-        values["epochs"] = history[-1]["epochs"]  # that were meant: the schedule depends on them
+        values["epochs"] = history[-1]["epochs"]  # those asked for, which the schedule depends on
     machine = machine if isinstance(machine, Mapping) else {}
     if record.get("threads") and not machine.get("threads_auto"):
         values["threads"] = record["threads"]
     words = ["twostroke", "train", source]
-    for key, value in values.items():
-        words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    return [*words, "--tf32"] if machine.get("tf32") else words
+    for name, value in values.items():
+        words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return [*words, SETTINGS["tf32"].flag] if machine.get("tf32") else words

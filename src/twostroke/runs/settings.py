@@ -1,47 +1,166 @@
-"""What a training run shall do: flags over a TOML file over a preset, checked before any data is read."""
+"""The table of settings, and how a run gets them: flags over a TOML file over a preset, checked before data is read.
+
+From ``SETTINGS`` come the options of ``twostroke train``, the keys of a TOML file, ``--show-config``, the settings in
+texts, pages and records, and the command that repeats a run.
+"""
 
 from __future__ import annotations
 
-
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ..data.dataset import Dataset
+from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
+from ..engine.initializers import INITIALIZERS
+from ..engine.kernels import ACTIVATIONS, LOSSES
+from ..engine.mlp import DTYPES, MLP, network_settings
+from ..engine.mlp import SETTINGS as NETWORK_SETTINGS
+from ..engine.optimizers import OPTIMIZERS
+from ..engine.schedules import SCHEDULES
 from ..errors import ConfigError, TwoStrokeError
-from ..engine.mlp import MLP
-from ..engine.mlp import network_settings
+from .config_file import read_config
 from .presets import PRESETS
-from ..engine.config import TrainConfig
 
-# Every key of a configuration file, with the kinds of TOML value it takes.
-KEYS: Final[dict[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("data", "preset", "device", "out"), (str,)),
-    **dict.fromkeys(("activation", "loss", "output", "init", "dtype", "optimizer", "schedule"), (str,)),
-    **dict.fromkeys(("epochs", "seed", "patience"), (int,)),
-    **dict.fromkeys(("lr", "momentum", "l2", "dropout", "warmup"), (float, int)),
-    "layers": (str, list),
-    "batch_size": (str, int),
-    "threads": (str, int),
-    "val_size": (float, int),
-    "tf32": (bool,),
-}
-KINDS: Final = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list of numbers",
-}
-# Where one of these is changed, the preset's other value no longer belongs to it: the library's default does.
-PAIRED: Final = {"optimizer": "lr", "activation": "init", "loss": "output"}
+# Fields of TrainConfig without an option: a run of the command line always has the default.
+LIBRARY_ONLY: Final = frozenset({"evaluate_test"})
+NETWORK, TRAINING, RUN = "The network", "How it is trained", "The run"  # the panels of --help
+
+
+def as_integer(value: Any) -> Any:
+    """Text as an integer where it is one, anything else unchanged."""
+    try:
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _widths(value: str | list[Any]) -> tuple[int, ...]:
+    widths = [as_integer(part) for part in (value.split(",") if isinstance(value, str) else value)]
+    if not all(type(width) is int for width in widths):
+        expected, remedy = "whole numbers joined by commas: inputs, hidden layers, outputs", "For MNIST: 784,128,10."
+        raise ConfigError("bad layers", where="layers", found=repr(value), expected=expected, remedy=remedy)
+    return tuple(widths)
+
+
+def _samples(value: float) -> float:
+    """A number of samples as an integer, a fraction as it is."""
+    return int(value) if value >= 1 and value % 1 == 0 else value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. ``MLP`` or ``TrainConfig`` checks it if it is theirs; the others are checked where they are used."""
+
+    name: str  # in Python and in a TOML file; with dashes, the flag
+    panel: str
+    metavar: str | None
+    help: str
+    kinds: tuple[type, ...] = (str,)  # of its value in a TOML file; a flag's value is of the first
+    default: Any = None  # the table takes it from TrainConfig or MLP if the setting is theirs
+    label: str = ""  # on a page; else the name
+    record_key: str = ""  # in a record; else the name
+    aliases: tuple[str, ...] = ()
+    positional: bool = False
+    convert: Callable[[Any], Any] = lambda value: value  # from what was given to what is used
+    follows: str | None = None  # another setting: where that is not the preset's, the preset's value of this is dropped
+    phrase: Callable[[Mapping[str, Any]], str] | None = None  # in the line of settings, made from all; "" is left out
+
+    @property
+    def flag(self) -> str:
+        """``--name``."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def of_network(self) -> bool:
+        """Whether ``MLP`` takes it."""
+        return self.name in NETWORK_SETTINGS
+
+    @property
+    def of_training(self) -> bool:
+        """Whether ``TrainConfig`` takes it."""
+        return self.name in TRAINING_DEFAULTS
+
+    def in_line(self, values: Mapping[str, Any]) -> str:
+        """Its part of the line of settings; "" where there is nothing to say."""
+        if self.phrase:
+            return self.phrase(values)
+        return "" if values[self.name] == self.default else f"{self.label} {values[self.name]}"
+
+
+def _table(*settings: Setting) -> dict[str, Setting]:
+    """By name, with the default that ``MLP`` or ``TrainConfig`` gives."""
+    table = {}
+    for one in settings:
+        default = (NETWORK_DEFAULTS | TRAINING_DEFAULTS).get(one.name, one.default)
+        label, record_key = one.label or one.name.replace("_", " "), one.record_key or one.name
+        table[one.name] = replace(one, default=default, label=label, record_key=record_key)
+    return table
+
+
+_RECIPES = " ".join(f"[bold]{name}[/bold]: {preset.purpose}." for name, preset in PRESETS.items())
+
+SETTINGS: Final = _table(
+    Setting("data", RUN, "mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.",
+            default="mnist", positional=True),
+    Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.",
+            default="fast"),
+    Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.",
+            (str, list), convert=_widths),
+    Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation."),
+    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample."),
+    Setting("output", NETWORK, "NAME",
+            "The output's activation: softmax or sigmoid; with quadratic also tanh, relu or identity.",
+            label="output activation", follows="loss"),
+    Setting("init", NETWORK, "|".join(INITIALIZERS),
+            "The initial weights. Default: the preset's, or what suits another --activation.",
+            label="initial weights", follows="activation"),
+    Setting("dtype", NETWORK, "|".join(DTYPES), "The precision of all arithmetic. Default: float32.",
+            label="precision"),
+    Setting("optimizer", TRAINING, "|".join(OPTIMIZERS), "The update of the weights.",
+            phrase=lambda s: s["optimizer"]),
+    Setting("lr", TRAINING, "NUMBER",
+            "The highest learning rate, > 0. Default: the preset's, or what suits another --optimizer.",
+            (float, int), aliases=("--eta",), record_key="learning_rate", label="highest learning rate",
+            follows="optimizer", phrase=lambda s: f"learning rate {s['lr']:g}"),
+    Setting("momentum", TRAINING, "NUMBER", "For momentum and nesterov: 0 <= NUMBER < 1. Default: 0.9.", (float, int),
+            phrase=lambda s: f"momentum {s['momentum']:g}" if s["optimizer"] in ("momentum", "nesterov") else ""),
+    Setting("schedule", TRAINING, "|".join(SCHEDULES), "The learning rate over the run.",
+            phrase=lambda s: f"schedule {s['schedule']}"
+            + (f" ({s['warmup']:.0%} warm-up)" if s["schedule"] == "one-cycle" else "")),
+    Setting("warmup", TRAINING, "FRACTION", "For one-cycle: the fraction of steps with a rising rate. Default: 0.2.",
+            (float, int), phrase=lambda s: ""),  # said with the schedule
+    Setting("l2", TRAINING, "NUMBER", "Adds NUMBER/2 * sum of W^2 to the loss, >= 0. Default: 0.", (float, int),
+            label="L2 penalty", phrase=lambda s: f"l2 {s['l2']:g}"),
+    Setting("dropout", TRAINING, "NUMBER",
+            "Drops hidden units in each step with probability NUMBER, 0 <= NUMBER < 1. Default: 0.", (float, int)),
+    Setting("batch_size", TRAINING, "N|full", "Samples per step, N >= 1; full: one step an epoch.", (str, int),
+            convert=as_integer, phrase=lambda s: f"batch size {s['batch_size']}"),
+    Setting("epochs", TRAINING, "N", "Passes over the training data, N >= 1.", (int,),
+            phrase=lambda s: f"{s['epochs']} epoch{'' if s['epochs'] == 1 else 's'}"),
+    Setting("val_size", TRAINING, "N", "Samples held out: a number, or a fraction below 1. Default: 0.", (float, int),
+            convert=_samples, label="validation samples", phrase=lambda s: f"validation {s['val_size']:g}"),
+    Setting("patience", TRAINING, "N",
+            "Stop after N epochs without a lower validation loss and keep the best; 0: never. Default: 0.", (int,),
+            phrase=lambda s: f"patience {s['patience']}" if s["patience"] else "no early stopping"),
+    Setting("seed", RUN, "N", "Fixes weights and order of samples, N >= 0. Default: 0.", (int,),
+            phrase=lambda s: ""),  # said with the network
+    Setting("device", RUN, "auto|cpu|cuda|cuda:N",
+            "auto: a GPU if one works, else the CPU, and it says why. cuda never falls back. Default: auto.",
+            default="auto"),
+    Setting("threads", RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.", (str, int),
+            default="auto", convert=as_integer),
+    Setting("tf32", RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", (bool,), default=False),
+    Setting("out", RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA."),
+)  # fmt: skip
+# What a record holds under the setting's own key. Of data, device and threads it holds what was found and used.
+RECORDED: Final = [one for one in SETTINGS.values() if one.of_network or one.of_training or one.name == "preset"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One training run. ``layers`` is None where the preset's hidden widths await the data's."""
+    """The settings of one run. ``layers`` is None until the data's widths are known: the preset has only ``hidden``."""
 
     preset: str
     data: str
@@ -69,33 +188,19 @@ class Settings:
         return MLP(layers, **self.network)
 
     def folder(self, data: Dataset) -> Path:
-        """Where the run writes."""
+        """The folder that the run writes to."""
         return Path(self.out or Path("runs") / (data.name.strip(".") or "data"))
 
     def effective(self, data: Dataset, net: MLP) -> dict[str, Any]:
-        """Every setting of ``KEYS``, defaults included, with the value that it has for this data and network."""
-        values = asdict(self.config) | network_settings(net)
-        values |= {key: getattr(self, key) for key in ("data", "preset", "device", "threads", "tf32")}
-        values |= {"lr": self.config.learning_rate, "layers": list(net.layers), "out": str(self.folder(data))}
-        return {key: values[key] for key in KEYS}
+        """Every setting, defaults included, with its value for this data and network."""
+        values = vars(self) | settings_of(net, self.config, self.preset)
+        return {name: values[name] for name in SETTINGS} | {"out": str(self.folder(data))}
 
 
-def to_toml(values: Mapping[str, Any]) -> list[str]:
-    """Settings as the lines of a file that ``read_config`` takes. Raises ``ConfigError`` for what TOML cannot hold."""
-    return [f"{key} = {_toml(key, value)}" for key, value in values.items()]
-
-
-def _toml(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        return repr(value).lower() if isinstance(value, bool) else repr(value)
-    if any("\ud800" <= c <= "\udfff" for c in value):  # bytes of a path that are no text
-        remedy = "Rename it."
-        raise ConfigError(
-            "TOML cannot hold this text", where=key, found=ascii(value), expected="Unicode", remedy=remedy
-        )
-    # In ASCII, so that no terminal or encoding on the way can change it.
-    plain = (c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08X}" for c in value)
-    return f'"{"".join(plain)}"'
+def settings_of(net: MLP, config: TrainConfig, preset: str) -> dict[str, Any]:
+    """The values of network and training, as they are used: the learning rate is never None."""
+    values = network_settings(net) | asdict(config) | {"layers": list(net.layers), "preset": preset}
+    return values | {"lr": config.learning_rate}
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
@@ -103,101 +208,34 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
 
     Raises ``ConfigError`` naming the flag, or the file and its key.
     """
-    given = read_config(file) if file else {}
-    names = {key: f"{file}: {key}" if key in given else f"--{key.replace('_', '-')}" for key in KEYS}
-    for key, value in flags.items():
+    given = read_config(file, {name: one.kinds for name, one in SETTINGS.items()}) if file else {}
+    names = {name: f"{file}: {name}" if name in given else one.flag for name, one in SETTINGS.items()}
+    for name, value in flags.items():
         if value is not None:
-            given[key], names[key] = value, f"--{key.replace('_', '-')}"
+            given[name], names[name] = value, SETTINGS[name].flag
     try:
         return _settings(given, names)
     except ConfigError as error:
         raise named(error, names) from error
 
 
-def _settings(given: dict[str, Any], names: dict[str, str]) -> Settings:
-    name = given.get("preset", "fast")
+def _settings(given: Mapping[str, Any], names: dict[str, str]) -> Settings:
+    name = given.get("preset", SETTINGS["preset"].default)
     if name not in PRESETS:
         raise ConfigError("unknown preset", where="preset", found=repr(name), expected=" or ".join(PRESETS))
-    preset = PRESETS[name]
-    values: dict[str, Any] = {
-        **{field.name: getattr(preset.config, field.name) for field in fields(TrainConfig)},
-        **{key: getattr(preset, key) for key in ("activation", "output", "loss", "init")},
-        "dtype": "float32",
-    }
-    for key, partner in PAIRED.items():
-        if given.get(key, values[key]) != values[key]:
-            values[partner] = None
-    values |= given
-    values["batch_size"] = as_integer(values["batch_size"])
-    if values["val_size"] >= 1 and values["val_size"] % 1 == 0:
-        values["val_size"] = int(values["val_size"])  # a number of samples; else a fraction
-    config = TrainConfig(**{field.name: values[field.name] for field in fields(TrainConfig)})
-    network = {key: values[key] for key in ("activation", "output", "loss", "init", "dtype", "seed")}
-    layers = _layers(given["layers"]) if "layers" in given else None
+    preset, table = PRESETS[name], SETTINGS.values()
+    values = {one.name: getattr(preset.config, one.name, one.default) for one in table} | dict(preset.network)
+    changed = {key for key, value in given.items() if value != values[key]}
+    dropped = [one.name for one in table if one.follows in changed]
+    values |= dict.fromkeys(dropped) | {key: SETTINGS[key].convert(value) for key, value in given.items()}
+    config = TrainConfig(**{one.name: values[one.name] for one in table if one.of_training})
+    layers = values.pop("layers")
+    network = {key: value for key, value in values.items() if SETTINGS[key].of_network}
     MLP(layers or (1, *preset.hidden, 1), **network)  # refuses what is wrong now, not after the data is read
-    return Settings(
-        preset=name,
-        data=given.get("data", "mnist"),
-        device=given.get("device", "auto"),
-        threads=as_integer(given.get("threads", "auto")),
-        tf32=given.get("tf32", False),
-        out=given.get("out"),
-        layers=layers,
-        hidden=preset.hidden,
-        network=network,
-        config=config,
-        names=names,
-    )
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """The settings in a TOML file, keys with ``_``; each key known and of the right kind."""
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            "cannot read the configuration",
-            where=file,
-            found=error.strerror,
-            remedy="Check the path of --config.",
-        ) from error
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise ConfigError("not a TOML file", where=file, found=error, remedy="Write lines such as: lr = 0.3") from error
-    given = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in KEYS:
-            raise ConfigError("unknown setting", where=f"{file}: {key}", expected=" or ".join(KEYS))
-        # bool is an int to Python and a mistake here.
-        if not isinstance(value, KEYS[name]) or (isinstance(value, bool) and bool not in KEYS[name]):
-            kinds = " or ".join(KINDS[kind] for kind in KEYS[name])
-            raise ConfigError("wrong kind of value", where=f"{file}: {key}", found=repr(value), expected=kinds)
-        given[name] = value
-    return given
+    run = {key: value for key, value in values.items() if not SETTINGS[key].of_network | SETTINGS[key].of_training}
+    return Settings(**run, layers=layers, hidden=preset.hidden, network=network, config=config, names=names)
 
 
 def named(error: ConfigError, names: Mapping[str, str]) -> TwoStrokeError:
     """The same error, with the argument that the library names replaced by what the user wrote."""
     return error.at(names[str(error.where)]) if error.where in names else error
-
-
-def _layers(value: str | list[Any]) -> tuple[int, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    widths = [as_integer(part) for part in parts]
-    if not all(type(width) is int for width in widths):
-        raise ConfigError(
-            "bad layers",
-            where="layers",
-            found=repr(value),
-            expected="whole numbers joined by commas: inputs, hidden layers, outputs",
-            remedy="For MNIST: 784,128,10.",
-        )
-    return tuple(widths)
-
-
-def as_integer(value: Any) -> Any:
-    """Text as an integer where it is one, anything else unchanged."""
-    try:
-        return int(value) if isinstance(value, str) else value
-    except ValueError:
-        return value

@@ -12,22 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..engine.mlp import parameter_count
+from ..runs.settings import RECORDED
 from . import pictures
 from .findings import Findings, heat, number
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
-NAMES: Final = {
-    "learning_rate": "highest learning rate",
-    "l2": "L2 penalty",
-    "val_size": "validation samples",
-    "init": "initial weights",
-    "output": "output activation",
-    "dtype": "precision",
-}
-SETTINGS: Final = (
-    "preset", "layers", "activation", "output", "loss", "init", "dtype", "optimizer", "learning_rate", "momentum",
-    "schedule", "warmup", "l2", "batch_size", "epochs", "val_size", "patience", "seed",
-)  # fmt: skip
 MACHINE: Final = ("backend", "device", "threads")
 PLACES: Final = {"source": "data", "model": "model"}
 ELSEWHERE: Final = {
@@ -104,7 +93,7 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "images": images,
         "units": [(unit.number, _uri(pictures.tint(unit.weights))) for unit in findings.units],
         "n_units": net.layers[1],
-        "settings": [(NAMES.get(name, name.replace("_", " ")), _text(value)) for name, value in _settings(record)],
+        "settings": [(name, _text(value)) for name, value in _settings(record)],
         "environment": [(name, value) for name, value in _environment(record).items() if value],
         "places": [(name, _text(record[key])) for key, name in PLACES.items() if record.get(key)],
         "bitwise": _environment(record).get("threads auto") != "yes",
@@ -132,10 +121,10 @@ def _matrix(findings: Findings) -> str:
 
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The record's settings in a good order, then whatever else it holds."""
-    names = [name for name in SETTINGS if name in record]
-    names += sorted(name for name in record if name not in {*SETTINGS, *ELSEWHERE})
-    return [(str(name), record[name]) for name in names]
+    """The record's settings by their labels, then whatever else it holds."""
+    labels = {one.record_key: one.label for one in RECORDED if one.record_key in record}
+    labels |= {key: str(key).replace("_", " ") for key in sorted(record.keys() - labels.keys() - ELSEWHERE)}
+    return [(label, record[key]) for key, label in labels.items()]
 
 
 def _environment(record: Mapping[str, Any]) -> dict[str, str]:

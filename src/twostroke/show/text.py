@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
 from ..engine.mlp import MLP, parameter_count
 from ..engine.training import EpochRecord
+from ..runs.settings import SETTINGS
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 BAR_WIDTH = 28
@@ -53,16 +55,10 @@ def network_line(net: MLP) -> str:
 
 
 def settings_line(config: TrainConfig, preset: str) -> str:
-    """How it is trained, every default included."""
-    parts = [f"preset {preset}", f"{config.optimizer}, learning rate {config.learning_rate:g}"]
-    if config.optimizer in ("momentum", "nesterov"):
-        parts.append(f"momentum {config.momentum:g}")
-    warmup = f" ({config.warmup:.0%} warm-up)" if config.schedule == "one-cycle" else ""
-    parts += [f"schedule {config.schedule}{warmup}", f"l2 {config.l2:g}"]
-    parts += [f"dropout {config.dropout:g}"] * bool(config.dropout) + [f"batch size {config.batch_size}"]
-    parts += [f"{config.epochs} epoch{_s(config.epochs)}", f"validation {config.val_size:g}"]
-    parts.append(f"patience {config.patience}" if config.patience else "no early stopping")
-    return f"settings: {', '.join(parts)}"
+    """How it is trained; a setting without a phrase of its own is left out at its default."""
+    values = asdict(config) | {"lr": config.learning_rate}
+    parts = [one.in_line(values) for one in SETTINGS.values() if one.of_training]
+    return f"settings: preset {preset}, {', '.join(part for part in parts if part)}"
 
 
 def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
