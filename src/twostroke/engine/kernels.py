@@ -347,19 +347,14 @@ def _residual_is_delta(backend: Backend, A: Array, dA: Array, scratch: Array, ro
     """dZ = dA: f' cancels."""
 
 
-def _sigmoid_outputs(backend: Backend, Z: Array, rows: Array) -> None:
-    backend.elementwise(sigmoid_forward)(Z)
-
-
-def _exp_outputs(backend: Backend, Z: Array, rows: Array) -> None:
-    backend.elementwise(exponential)(Z)
+def _elementwise(kernel: Kernel) -> Callable[..., None]:
+    """Z <- kernel(Z), as ``outputs``."""
+    return lambda backend, Z, rows: backend.elementwise(kernel)(Z)
 
 
 def _quadratic(activation: Activation) -> Loss:
     """The quadratic loss on an elementwise output."""
-
-    def outputs(backend: Backend, Z: Array, rows: Array) -> None:
-        backend.elementwise(activation.forward)(Z)
+    outputs = _elementwise(activation.forward)
 
     def losses(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
         outputs(backend, Z, rows)
@@ -381,12 +376,12 @@ def _softmax_quadratic_losses(backend: Backend, Z: Array, T: Array, losses: Arra
 LOSSES: Final[dict[str, dict[str, Loss]]] = {
     "cross-entropy": {
         "softmax": Loss(softmax_forward, softmax_cross_entropy_forward, _residual_is_delta, "Softmax"),
-        "sigmoid": Loss(_sigmoid_outputs, sigmoid_cross_entropy_forward, _residual_is_delta, "Sigmoid"),
+        "sigmoid": Loss(_elementwise(sigmoid_forward), sigmoid_cross_entropy_forward, _residual_is_delta, "Sigmoid"),
     },
     "quadratic": {
         "sigmoid": _quadratic(ACTIVATIONS["sigmoid"]),
         **{name: _quadratic(activation) for name, activation in ACTIVATIONS.items() if name != "sigmoid"},
         "softmax": Loss(softmax_forward, _softmax_quadratic_losses, softmax_backward, "Softmax"),
     },
-    "poisson": {"exp": Loss(_exp_outputs, poisson_forward, _residual_is_delta, "Exp")},
+    "poisson": {"exp": Loss(_elementwise(exponential), poisson_forward, _residual_is_delta, "Exp")},
 }

@@ -228,20 +228,10 @@ def score(net: MLP, buffers: Buffers, *, classes: bool = True) -> None:
         predict_classes(net, buffers)
 
 
-def propagate(
-    net: MLP,
-    buffers: Buffers,
-    targets: list[Layer],
-    alpha: float,
-    beta: float,
-    beta_b: float,
-    scale: Any = None,
-    *,
-    classes: bool = False,
-) -> None:
-    """Both strokes: ``score``, then ``backward`` into ``targets``."""
+def propagate(net: MLP, buffers: Buffers, targets: list[Layer], *factors: Any, classes: bool = False) -> None:
+    """Both strokes: ``score``, then ``backward`` into ``targets``, with its alpha, beta, beta_b (and scale)."""
     score(net, buffers, classes=classes)
-    backward(net, buffers, targets, alpha, beta, beta_b, scale)
+    backward(net, buffers, targets, *factors)
 
 
 def add_squares(net: MLP, out: Array, beta: float) -> None:
