@@ -409,7 +409,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before_it_and_says_so(path: Path,
         path.unlink()
         notes = restore(again, DATA, path)
     else:
-        with pytest.warns(UserWarning, match="The one before it is taken") as caught:
+        with pytest.warns(UserWarning, match="The previous checkpoint is used") as caught:
             notes = restore(again, DATA, path)
         assert len(caught) == 1
         assert str(path) in str(caught[0].message)
@@ -423,7 +423,7 @@ def test_a_damaged_newest_never_replaces_the_last_good_one(path: Path, monkeypat
     for steps in (8, 1):
         save_checkpoint(advance(run, steps), DATA, path)
     path.write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="The one before it"):
+    with pytest.warns(UserWarning, match="The previous checkpoint"):
         restore(again := start(), DATA, path)
     advance(again, 1)
 
@@ -434,7 +434,7 @@ def test_a_damaged_newest_never_replaces_the_last_good_one(path: Path, monkeypat
         patch.setattr("twostroke.files.sealed_file.write_atomically", full)
         with pytest.raises(ModelError, match="No space left"):
             save_checkpoint(again, DATA, path)
-    with pytest.warns(UserWarning, match="The one before it"):
+    with pytest.warns(UserWarning, match="The previous checkpoint"):
         restore(third := start(), DATA, path)
     assert third.steps == 8
     save_checkpoint(again, DATA, path)

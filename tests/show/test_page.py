@@ -257,7 +257,7 @@ def test_a_report_leaves_stdout_to_json(tmp_path: Path, capsys: pytest.CaptureFi
 REFUSALS: list[tuple[list[str], int, str]] = [
     (["{tmp}/none"], 5, "no record of a run: {tmp}/none/record.json: found No such file"),
     (["{run}", "--data", "{tmp}/none.npz"], 4, "no such data set"),
-    (["{run}", "--data", "mnist"], 5, "the model does not fit the data"),
+    (["{run}", "--data", "mnist"], 5, "the network does not fit the data: {run}/model.safetensors: found "),
     (["{run}", "--out", "{run}/record.json"], 2, "cannot write to the output folder: --out"),
     (["{run}", "--device", "tpu"], 2, "--device"),
 ]

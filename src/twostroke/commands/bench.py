@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..extras import missing as missing_extra
 from ..files.atomic_file import write_atomically
 from ..measure import throughput as benchmark
 from ..measure.crossover import summarise
@@ -45,7 +46,7 @@ def bench(
     try:
         files["bench.png"] = chart.png(result)
     except ImportError as error:
-        complain(f"note: no picture: {error}. Install matplotlib with: pip install matplotlib")
+        complain(f"note: {missing_extra('plot', 'bench.png', error)}")
     for name, content in files.items():
         try:
             write_atomically(folder / name, content)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError, ModelError
+from ..extras import need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named
@@ -32,7 +33,7 @@ def draw(
     debug: options.Debug = False,
 ) -> None:
     """Draw a digit on a page in the browser and watch the network read it. Only this machine can reach the page."""
-    drawing.require("twostroke draw")
+    need("draw", "twostroke draw")
     if not 0 <= port <= LAST_PORT:
         raise ConfigError("no such port", where="--port", found=port, expected=f"0..{LAST_PORT}")
     if model is None and not MODEL.exists():

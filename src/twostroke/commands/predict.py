@@ -13,7 +13,7 @@ from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text as report
-from . import check_fit, options
+from . import check_model, options
 from .terminal import encodes, hush, say
 
 
@@ -43,7 +43,7 @@ def predict(
         samples += [(str(path), prepare_digit(path), None) for path in images or []]
     else:
         source = load_dataset(data or "mnist")
-        check_fit(net, source, model)
+        check_model(net, source, model)
         if not 0 <= index < len(source.test_images):
             last = len(source.test_images) - 1
             raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")

@@ -9,11 +9,11 @@ import typer
 
 from ..data.dataset import load_dataset
 from ..errors import ConfigError
+from ..extras import need
 from ..provenance import to_json
 from ..ranks.communicator import agree
 from ..ranks.mpi import joined
 from ..runs.settings import KEYS, Settings, named, resolve, to_toml
-from ..show import pictures
 from . import options
 from .terminal import (
     discard_stdout,
@@ -75,7 +75,7 @@ def train(
         agree(ranks, {"--dry-run": dry_run, "--show-config": show_config, "--resume": resume})
         settings = resolve(flags, config)
         if report:
-            pictures.require("--report")
+            need("plot", "--report")
         try:
             if show_config:
                 _show_config(settings, json=log != "text")

@@ -130,13 +130,14 @@ class TrainingStep:
 class Evaluation:
     """A labelled set on the device, ready to be evaluated again and again."""
 
-    def __init__(self, net: MLP, images: Any, labels: Any) -> None:
+    def __init__(self, net: MLP, images: Any, labels: Any, *, keep_outputs: bool = False) -> None:
         backend, rows = net.backend, min(EVALUATION_ROWS, len(images))
         self.net = net
         with backend.active():
             self._images, self._labels = upload(backend, images, labels, net)
             self._workspace = Workspace(backend, net.layers, net.dtype, rows, training=False)
             self._running = Running(backend, len(images), net.dtype)
+            self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
         self._bounds = list(batch_bounds(len(images), rows))
 
     def run(self) -> Result:
@@ -151,14 +152,23 @@ class Evaluation:
                 loss_forward(self.net, buffers)
                 predict_classes(self.net, buffers)
                 self._running.update(start, buffers)
+                if self.outputs is not None:
+                    self.outputs[start:stop] = buffers.A[-1]
             return self._running.result(self._labels)
 
 
 def evaluate(net: MLP, images: Any, labels: Any) -> Result:
     """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,). Raises ``DataError``."""
+    return evaluate_outputs(net, images, labels, keep_outputs=False)[0]
+
+
+def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
+    """``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
     images = check_images(images, "images", net.layers[0])
     labels = check_labels(labels, "labels", net.layers[-1], len(images))
-    return Evaluation(net, images, labels).run()
+    evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
+    result = evaluation.run()
+    return result, net.backend.to_host(evaluation.outputs) if keep_outputs else None
 
 
 def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array, Array]:

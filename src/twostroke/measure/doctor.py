@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import Backend, host_backend, select_backend
 from ..backend.cuda.libraries import cuda_installation
-from ..backend.cuda.probe import cupy_wheels, probe_cuda
+from ..backend.cuda.probe import cuda_version, cupy_wheels, probe_cuda
 from ..data.dataset import load_dataset
 from ..errors import DataError
 from ..provenance import versions
@@ -64,9 +64,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
-    driver, runtime = (
-        f"{number // 1000}.{number % 1000 // 10}" for number in (gpu["driver_cuda"], gpu["runtime_cuda"])
-    )
+    driver, runtime = cuda_version(gpu["driver_cuda"]), cuda_version(gpu["runtime_cuda"])
     return (
         f"{gpu['gpu']}, compute capability {gpu['compute_capability']},"
         f" driver for CUDA {driver}, runtime CUDA {runtime}"

@@ -13,7 +13,6 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import util
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,17 +141,6 @@ def check_reads_drawings(net: MLP, model: Path) -> None:
     if found:
         remedy = "Use a model that was trained on digits: twostroke train."
         raise ModelError("the model reads no drawings", where=model, found=found, expected=expected, remedy=remedy)
-
-
-def require(argument: str) -> None:
-    """``ConfigError`` if the extra ``draw`` is not installed."""
-    try:
-        there = util.find_spec("waitress") is not None
-    except ValueError:  # None in sys.modules
-        there = False
-    if not there:
-        remedy = "Install it with: pip install 'twostroke[draw]'"
-        raise ConfigError("waitress not installed", where=argument, remedy=remedy)
 
 
 def listen(port: int) -> socket.socket:

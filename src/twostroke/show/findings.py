@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..data.dataset import Dataset
 from ..engine.metrics import Result, confusion
 from ..engine.mlp import MLP
-from ..engine.training import EpochRecord, evaluate
+from ..engine.training import EpochRecord, evaluate_outputs
 
 MATRIX_CLASSES: Final = 200  # beyond, a cell would be smaller than a pixel
 MISTAKES: Final = 24
@@ -80,8 +80,7 @@ def is_picture(data: Dataset) -> bool:
 def examine(record: Mapping[str, Any], net: MLP, data: Dataset) -> Findings:
     """Evaluate ``net`` on the test part of ``data``, which it must fit, and find what to show."""
     labels = data.test_labels.astype(np.int64)
-    result = evaluate(net, data.test_images, data.test_labels)
-    outputs = net.predict_proba(data.test_images)
+    result, outputs = evaluate_outputs(net, data.test_images, data.test_labels)
     predictions = outputs.argmax(axis=1)
     n_classes = net.layers[-1]
     small = n_classes <= MATRIX_CLASSES

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import util
 from itertools import count
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ConfigError
 from .chart import COLOURS, GREY, GRID, INK
 from .findings import Findings, heat
 
@@ -30,23 +28,6 @@ NUMBERED: Final = 20  # classes whose cells have room for a number
 THUMBNAIL: Final = 160  # pixels of a longer side, at most
 FAINT: Final = 0.28  # the tint of the diagonal
 LABEL_GAP: Final = 13.0  # points between the names of two curves
-REQUIRED: Final = ("matplotlib", "jinja2")
-
-
-def require(argument: str) -> None:
-    """``ConfigError`` if the extra ``plot`` is not installed."""
-    missing = [name for name in REQUIRED if not _installed(name)]
-    if missing:
-        remedy = "Install it with: pip install 'twostroke[plot]'"
-        raise ConfigError(f"{' and '.join(missing)} not installed", where=argument, remedy=remedy)
-
-
-def _installed(name: str) -> bool:
-    try:
-        return util.find_spec(name) is not None
-    except ValueError:  # None in sys.modules
-        return False
-
 
 # --- figures -----------------------------------------------------------------------------------------------------
 
