@@ -234,7 +234,7 @@ def test_a_fault_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_that_reads_no_drawings_is_refused(
     layers: tuple[int, ...], settings: dict[str, str], found: str
 ) -> None:
-    with pytest.raises(ModelError, match=rf"reads no drawings: m\.safetensors: found {found}, expected .*twostroke"):
+    with pytest.raises(ModelError, match=rf"cannot read drawings: m\.safetensors: found {found}, expected .*twostroke"):
         DrawingPage(network(layers, **settings), DIGITS, PORT, Path("m.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""One file per command; here is what several share. ``cli`` gives them their names."""
+"""One file per command; this one has what several share. ``cli`` registers the commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..runs.settings import as_integer, named
 
 
 def select(device: str | None, threads: str | None) -> Backend:
-    """The backend that the flags ask for, or the error that names the flag."""
+    """Select the backend of --device and --threads; an error names the flag."""
     try:
         return select_backend(device or "auto", as_integer(threads or "auto"))
     except ConfigError as error:

@@ -27,7 +27,7 @@ def bench(
     json: options.BenchJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure training speed over batch sizes on every device, and from where a GPU pays."""
+    """Measure training throughput over batch sizes on every device, and the batch size from which a GPU is faster."""
     tell, to_tell = hush if json else say, complain if json else say
     try:
         config = benchmark.BenchConfig.parse(layers, batch_sizes, devices, threads, seconds)

@@ -20,7 +20,7 @@ from ..show import text as report
 from . import options, select
 from .terminal import Stopped, say, stoppable_after_work
 
-MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` leaves it
+MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` writes it
 PORT: Final = 8028
 LAST_PORT: Final = 65535
 
@@ -53,24 +53,24 @@ def draw(
         say(f"page: {url}")
         say("Ctrl-C ends it.")
         if not no_browser and _has_screen():
-            # Some browsers keep their caller waiting.
+            # webbrowser.open blocks with some browsers.
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         with drawing.serving(page, listener) as run:
             _until_stopped(run)
 
 
 def _has_screen() -> bool:
-    """Without one, a browser of texts would take over this terminal."""
+    """Whether a graphical browser can open; a text browser would take over this terminal."""
     return sys.platform != "linux" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _until_stopped(run: Callable[[], None]) -> None:
-    """``run`` until a signal comes, which is then told as those of every command are."""
+    """Run until SIGINT or SIGTERM, then raise ``Stopped``, as every command does."""
     seen: list[int] = []
 
     def end(number: int) -> None:
         seen.append(number)
-        raise KeyboardInterrupt  # what the server ends by, wherever it is
+        raise KeyboardInterrupt  # ends the server's loop
 
     with stoppable_after_work(end):
         run()

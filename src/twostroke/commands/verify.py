@@ -15,7 +15,7 @@ def verify(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Prove it on this machine: the gradients, that devices agree, that a resumed run is exact."""
+    """Check on this machine that gradients are right, that devices agree, and that a resumed run is exact."""
     found = verification.verify(check, select(device, "1"))
     for line in [to_json(found.record())] if json else [report.device_line(found.backend), *found.lines()]:
         say(line)
