@@ -145,7 +145,7 @@ def test_what_cannot_be_shown_is_left_out_with_a_line(pages: dict[str, Reader]) 
     assert "Pictures are left out: the samples are 7 features, not images." in features.text
     assert "Left out: the samples are 7 features, not images." in features.text
     assert "There are none." in pages["no mistakes"].text
-    assert "Nothing: every test sample is right." in pages["no mistakes"].text
+    assert "No mistakes: every test sample is right." in pages["no mistakes"].text
     assert "100.00\xa0%" in pages["no mistakes"].text
 
 
@@ -196,7 +196,7 @@ def test_a_record_of_nothing_makes_a_page(found: Findings) -> None:
     reader = Reader(page.html(replace(found, record={}, history=[]), []))
     for line in (
         "the record holds no epochs",
-        "the record does not hold every setting, or where the data were",
+        "the record lacks a setting, or the path of the data",
         "not recorded",
     ):
         assert line in reader.text

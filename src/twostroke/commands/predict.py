@@ -27,8 +27,8 @@ def predict(
 ) -> None:
     """Predict which digit a picture shows, with the probability of each class.
 
-    A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled to fit 20 x 20
-    pixels, and its centre of mass is put at the centre of 28 x 28.
+    A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled into a box of
+    20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28.
     """
     if bool(images) == (index is not None):
         what = "both images and --index" if images else "neither an image nor --index"
