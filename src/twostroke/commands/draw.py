@@ -16,7 +16,7 @@ from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named
 from ..show import drawing
-from ..show import text as report
+from ..show import text
 from . import options, select
 from .terminal import Stopped, say, stoppable_after_work
 
@@ -49,7 +49,7 @@ def draw(
         port = listener.getsockname()[1]
         page = drawing.DrawingPage(net, names or [str(k) for k in range(net.layers[-1])], port, path)
         url = f"http://{drawing.HOST}:{port}/"
-        say(report.network_line(net))
+        say(text.network_line(net))
         say(f"page: {url}")
         say("Ctrl-C ends it.")
         if not no_browser and _has_screen():

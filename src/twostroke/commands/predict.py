@@ -12,7 +12,7 @@ from ..errors import ConfigError, ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
-from ..show import text as report
+from ..show import text
 from . import check_model, options
 from .terminal import encodes, hush, say
 
@@ -49,12 +49,12 @@ def predict(
             raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
         name, shape = f"{source.name} test sample {index}", source.image_shape
         samples.append((name, source.test_images[index : index + 1], int(source.test_labels[index])))
-    plain = not encodes(report.BLOCKS)
+    plain = not encodes(text.BLOCKS)
     predictions = []
     for title, pixels, label in samples:
         outputs = net.predict_proba(pixels)[0]
         predictions.append(record.prediction_record(title, outputs, label))
-        for line in report.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
+        for line in text.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
             (hush if json else say)(line)
     if json:
         say(to_json({"model": str(model), "output": net.output, "predictions": predictions}))

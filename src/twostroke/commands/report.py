@@ -55,5 +55,5 @@ def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False
         try:
             write_atomically(folder / name, data)
         except OSError as error:
-            raise ConfigError("cannot write the report", where=folder / name, found=error.strerror) from error
+            raise ConfigError("cannot write the page", where=folder / name, found=error.strerror) from error
         tell(f"{'report' if name == 'report.html' else 'picture'}: {folder / name}")

@@ -172,7 +172,8 @@ def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
         record = EpochRecord(**values)
         for name, kind in KINDS.items():
             value, optional = values[name], type(None) in get_args(kind)
-            if not (type(value) is int if kind is int else _is_number(value) or (optional and value is None)):
+            fits = _is_number(value) or (optional and value is None)
+            if not fits or (kind is int and type(value) is not int):
                 raise ValueError(f"{name} {value!r}")
         if record.epoch != number:
             raise ValueError(f"epoch {record.epoch} at {number}")
