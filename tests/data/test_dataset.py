@@ -1,4 +1,4 @@
-"""Data sets: what is bundled, what can be loaded, and every fault that a device would not catch (F, 78 to 84, 90)."""
+"""Data sets: the bundled MNIST, files, arrays, and every fault that a kernel would not notice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 
 def refused(call: Callable[[], object], where: object, *parts: str) -> str:
-    """The DataError of a call: one line that holds the place, the found and expected values, a next step."""
+    """The DataError of a call: one line with the place, the values found and expected, and a remedy."""
     with pytest.raises(DataError) as caught:
         call()
     message = str(caught.value)
@@ -529,7 +529,7 @@ def test_float_lists_and_whole_floats_are_taken_as_they_are() -> None:
 
 
 def layouts(array: Array) -> dict[str, Array]:
-    """The same values in every layout that NumPy can hold (row 82)."""
+    """The same values in every memory layout of NumPy."""
     strided = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
     strided[..., ::2] = array
     raw = np.frombuffer(b"x" + array.tobytes(), np.uint8)

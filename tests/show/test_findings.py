@@ -1,4 +1,4 @@
-"""What a report shows: hand-worked mistakes, pairs and weights, and histories that are none."""
+"""The numbers of a page: mistakes, pairs and weights worked out by hand, and invalid histories."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_what_is_no_number_in_an_epoch_is_none() -> None:
 
 
 def test_every_device_finds_the_same(backend: Backend) -> None:
-    """And no array of a device is taken for one of the host."""
+    """Device arrays are downloaded explicitly."""
     data = samples("pictures")
     expected, found = (examine({}, MLP([108, 9, 4], backend=one), data) for one in (select_backend("cpu"), backend))
     assert found.result.loss == pytest.approx(expected.result.loss, rel=1e-5)

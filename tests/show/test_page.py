@@ -1,4 +1,4 @@
-"""The page of a run: whole, escaped, asking for nothing, and honest about what it leaves out."""
+"""The page of a run: complete, escaped, without requests, and with a line for everything left out."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_name_that_is_no_text_makes_a_page(tmp_path: Path) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """Every text and every key of a record, replaced by markup; the numbers kept."""
+    """A record with every text and every key replaced by markup; numbers are kept."""
     if isinstance(value, dict):
         return {key: poisoned(item) for key, item in value.items()} | {EVIL: EVIL}
     return [poisoned(item) for item in value] if isinstance(value, list) else EVIL if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The pictures of a run: what is on them, on paper and in a page's colours."""
+"""The pictures of a run: their contents, on white and in a page's colours."""
 
 from __future__ import annotations
 

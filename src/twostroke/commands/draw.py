@@ -15,8 +15,7 @@ from ..extras import need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named
-from ..show import drawing
-from ..show import text
+from ..show import drawing, text
 from . import options, select
 from .terminal import Stopped, say, stoppable_after_work
 
