@@ -1,4 +1,4 @@
-"""``twostroke draw`` in a real Chromium: its predictions, at every width, in both colour schemes, with every pointer."""
+"""``twostroke draw`` in a real Chromium: predictions at every width, in both colour schemes, with every pointer."""
 
 from __future__ import annotations
 
