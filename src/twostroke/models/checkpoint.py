@@ -11,9 +11,9 @@ import json
 import math
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,7 +26,6 @@ from ..files.atomic_file import previous
 from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, read_json, write_sealed
 
 KIND: Final = "twostroke-checkpoint"
-KINDS: Final = get_type_hints(EpochRecord)
 
 
 def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
@@ -55,8 +54,9 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
     for name in ("parameters", *(name for name in tensors if name.startswith("optimizer."))):
         if not np.isfinite(tensors[name]).all():
             raise ModelError("not finite", where=name, remedy=f"The training diverges; {path} was not touched.")
-    values = {name: getattr(run, name) for name in POSITION} | {"optimizer_steps": run.optimizer.steps}
-    position = {name: None if value == math.inf else value for name, value in values.items()}
+    position = {name: getattr(run, name) for name in POSITION}
+    position = {name: None if value == math.inf else value for name, value in position.items()}
+    position["optimizer_steps"] = run.optimizer.steps
     history = [asdict(record) for record in run.history]
     run_text = {"identity": identity(run, data), "position": position, "history": history}
     if _is_sound(path):  # a damaged one must not replace the last good one
@@ -170,11 +170,12 @@ def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
     history = []
     for number, values in enumerate(records, start=1):
         record = EpochRecord(**values)
-        for name, kind in KINDS.items():
-            value, optional = values[name], type(None) in get_args(kind)
-            fits = _is_number(value) or (optional and value is None)
-            if not fits or (kind is int and type(value) is not int):
-                raise ValueError(f"{name} {value!r}")
+        for field in fields(record):
+            value, optional = values[field.name], "None" in str(field.type)
+            if not (_is_number(value) or (optional and value is None)) or (
+                field.type == "int" and type(value) is not int
+            ):
+                raise ValueError(f"{field.name} {value!r}")
         if record.epoch != number:
             raise ValueError(f"epoch {record.epoch} at {number}")
         history.append(record)

@@ -29,8 +29,13 @@ IR_VERSION: Final = 8
 MOST_BYTES: Final = 2**31 - 2**22
 INPUTS: Final = ("pixels", "scaled")
 OPERATORS: Final = {
-    "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "identity": None, "softmax": "Softmax", "exp": "Exp",
-}  # fmt: skip
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "identity": None,
+    "softmax": "Softmax",
+    "exp": "Exp",
+}
 
 
 def import_onnx() -> Any:
