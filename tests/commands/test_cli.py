@@ -296,7 +296,7 @@ def test_a_path_too_long_is_a_clear_error(run: Any, tiny: str, tmp_path: Path) -
 def test_a_missing_extra_is_one_line(run: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     result = run("export", model, tmp_path / "model.onnx")
-    refused(result, 2, "needs the package onnx", "pip install 'twostroke[onnx]'")
+    refused(result, 2, "ONNX export needs onnx", "pip install 'twostroke[onnx]'")
     assert os.listdir(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""Data sets: what is bundled, what can be loaded, and every fault that a device would not catch (F, 78 to 84, 90)."""
+"""Data sets: the bundled MNIST, files, arrays, and every fault that a kernel would not notice."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from twostroke.data import dataset
-from twostroke.data.dataset import Dataset, check_images, check_labels, load_dataset
-from twostroke.errors import ConfigError, DataError
+from twostroke.data.dataset import Dataset, check_fit, check_images, check_labels, load_dataset
+from twostroke.errors import ConfigError, DataError, ModelError
 
 Array = NDArray[Any]
 NAMES = list(dataset.MNIST_DIGESTS)
@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 
 def refused(call: Callable[[], object], where: object, *parts: str) -> str:
-    """The DataError of a call: one line that holds the place, the found and expected values, a next step."""
+    """The DataError of a call: one line with the place, the values found and expected, and a remedy."""
     with pytest.raises(DataError) as caught:
         call()
     message = str(caught.value)
@@ -393,7 +393,7 @@ def test_npz_cut_or_flipped_anywhere(tmp_path: Path, save: Any) -> None:
     good = path.read_bytes()
     for cut in range(0, len(good) - 1, 7):
         path.write_bytes(good[:cut])
-        refused(lambda: load_dataset(path), path, "not a sound .npz file", "numpy.savez")
+        refused(lambda: load_dataset(path), path, "not a valid .npz file", "numpy.savez")
     refusals = []
     for i in range(len(good)):
         path.write_bytes(good[:i] + bytes([good[i] ^ 0xFF]) + good[i + 1 :])
@@ -425,7 +425,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         parts = ["neither a known name nor a path", "'mnist', a folder of IDX files, or an .npz file", "spelling"]
         refused(lambda name=name: load_dataset(name), repr(name), *parts)  # type: ignore[misc]
     one = write_folder(tmp_path, small()) / NAMES[0]
-    refused(lambda: load_dataset(one), one, "not a sound .npz file", "a folder of IDX files")
+    refused(lambda: load_dataset(one), one, "not a valid .npz file", "a folder of IDX files")
     refused(lambda: load_dataset("/dev/zero"), "/dev/zero", "not a regular file")
     os.mkfifo(tmp_path / "fifo")
     refused(lambda: load_dataset(tmp_path / "fifo"), tmp_path / "fifo", "not a regular file")
@@ -529,7 +529,7 @@ def test_float_lists_and_whole_floats_are_taken_as_they_are() -> None:
 
 
 def layouts(array: Array) -> dict[str, Array]:
-    """The same values in every layout that NumPy can hold (row 82)."""
+    """The same values in every memory layout of NumPy."""
     strided = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
     strided[..., ::2] = array
     raw = np.frombuffer(b"x" + array.tobytes(), np.uint8)
@@ -692,3 +692,23 @@ def test_a_data_set_is_frozen() -> None:
     with pytest.raises(AttributeError):
         data.n_classes = 4  # type: ignore[misc]
     assert data.name == "arrays"
+
+
+# --- does a network fit? ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layers", "exact"), [((11, 3), False), ((12, 2), False), ((12, 5, 4), True)])
+def test_a_network_that_does_not_fit_is_refused(layers: tuple[int, ...], exact: bool) -> None:
+    found, data = ",".join(map(str, layers)), of(small())
+    line = (
+        rf"^the network does not fit the data: layers: found {found} .*, expected 12 inputs and 3 outputs for arrays$"
+    )
+    with pytest.raises(ConfigError, match=line):
+        check_fit(layers, data, exact=exact)
+    with pytest.raises(ModelError, match=rf": m\.st: found {found} \({layers[0]} inputs and {layers[-1]} .*\. Try\.$"):
+        check_fit(layers, data, error=ModelError, where="m.st", remedy="Try.", exact=exact)
+
+
+def test_a_network_needs_the_inputs_and_at_least_the_classes() -> None:
+    check_fit((12, 5, 3), of(small()), exact=True)
+    check_fit((12, 4), of(small()))

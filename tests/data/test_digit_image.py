@@ -1,4 +1,4 @@
-"""Pictures of digits from files: what MNIST's authors did to theirs, whatever the picture's size and polarity."""
+"""Pictures of digits: prepared like MNIST's, for any size and polarity."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def transparent(image: Image.Image) -> Image.Image:
 
 
 def lit(image: Image.Image, left: float, right: float) -> Image.Image:
-    """A photograph of ink on paper under uneven light, with a sensor's noise; turned, if the light is to turn."""
+    """A photograph of ink on paper under uneven light, with sensor noise; rotated to turn the light."""
     page = np.full((480, 480), 235.0)
     page[100:380, 100:380] -= 0.8 * np.asarray(large(image.rotate(-90) if right < left else image))
     page *= np.linspace(left, right, 480)
@@ -147,7 +147,7 @@ def test_a_blank_page_is_refused(grey: int, suffix: str, tmp_path: Path) -> None
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG that promises this size and holds no pixels."""
+    """A PNG whose header has this size, without pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
@@ -184,7 +184,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 
 def test_a_thin_line_on_a_large_page_is_as_black_as_mnist_s(tmp_path: Path) -> None:
-    """One pixel in two thousand would leave a hundredth of its ink."""
+    """Scaled as uint8, one pixel in two thousand would keep a hundredth of its ink."""
     Image.fromarray(np.eye(2000, dtype=np.uint8) * 255).save(tmp_path / "line.png")
     field = prepare_digit(tmp_path / "line.png").reshape(28, 28)
     assert field.max() == 255

@@ -1,4 +1,4 @@
-"""A file is the old one or the new one: when any call fails, when the process is killed, when the power goes."""
+"""Atomic writes: the file is the old or the new one after a fault in any call, a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD, NEW = b"old" * 1000, b"new" * 5000
 
 
 class Disk:
-    """Stands in the way of every call that ``atomic_file`` makes: notes it, and fails the n-th."""
+    """Wraps every call that ``atomic_file`` makes: notes it, and fails the n-th."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int = 0, error: BaseException | None = None) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -62,7 +62,7 @@ class Disk:
 
 
 class _File:
-    """A file whose write may stop halfway."""
+    """A file whose write may fail halfway."""
 
     def __init__(self, disk: Disk, inner: Any, name: str) -> None:
         self._disk, self._inner, self._name = disk, inner, name
@@ -172,7 +172,7 @@ def test_impossible_places(tmp_path: Path, where: str) -> None:
 
 
 def failures(error: Callable[[], BaseException]) -> Iterator[tuple[int, BaseException]]:
-    """The first call fails, then the second, ...: the caller stops when nothing failed any more."""
+    """The first call fails, then the second, ...; the caller stops when no call failed."""
     for number in range(1, 50):
         yield number, error()
     pytest.fail("50 calls to write one file")
@@ -258,7 +258,7 @@ while True:
 
 
 def test_a_killed_writer_leaves_a_whole_file(target: Path) -> None:
-    """Proves the rename; what fsync is for is proven by the power cuts below."""
+    """Tests the rename; the power cuts below test fsync."""
     rng = random.Random(0)
     seen = set()
     for _ in range(12):
@@ -278,7 +278,7 @@ def test_a_killed_writer_leaves_a_whole_file(target: Path) -> None:
 
 
 def states_after_power_cut(calls: list[tuple[str, Any]], path: str) -> set[bytes | None]:
-    """Every content ``path`` may have if the power goes after these calls: an unsynced write may be lost or torn,
+    """Every content that ``path`` may have after a power cut here: an unsynced write may be lost or partial,
     an unsynced rename may or may not have happened."""
     synced: set[str] = set()
     written: dict[str, bytes] = {}

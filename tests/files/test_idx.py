@@ -1,4 +1,4 @@
-"""IDX reader: every fault of the catalogue (A, rows 1 to 23) is refused in one line that names it."""
+"""The IDX reader: every fault is refused with one line that names it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def encode(array: Array) -> bytes:
 
 
 def refused(path: str | Path, *parts: str, ndim: int | None = None) -> str:
-    """The DataError of read_idx: one line that holds the file, the found and expected values, a next step."""
+    """The DataError of read_idx: one line with the file, the values found and expected, and a remedy."""
     with pytest.raises(DataError) as caught:
         read_idx(path, ndim)
     return check_message(str(caught.value), str(path), *parts)
@@ -280,7 +280,7 @@ def test_anything_after_the_member(
 
 
 def bomb(kind: str, start: bytes, mib: int) -> bytes:
-    """``start`` and many zeros, packed piece by piece."""
+    """``start`` and many zeros, compressed piece by piece."""
     packer = zlib.compressobj(9, wbits=31) if kind == "gzip" else lzma.LZMACompressor(preset=0)
     parts = [packer.compress(start), *(packer.compress(bytes(MIB)) for _ in range(mib)), packer.flush()]
     return b"".join(parts)

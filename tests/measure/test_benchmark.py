@@ -535,8 +535,8 @@ def test_without_matplotlib_there_is_a_note_and_no_picture(
     code, _, err = run(*QUICK, "--out", str(tmp_path))
     assert code == 0
     assert err.count("\n") == 1
-    assert err.startswith("note: no picture: ")
-    assert "pip install matplotlib" in err
+    assert err.startswith("note: bench.png needs matplotlib: found ")
+    assert "pip install 'twostroke[plot]'" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json"]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run goes on from one as if it had never stopped, bit for bit; anything else is refused by name."""
+"""Checkpoints: a run resumes with the bits of an uninterrupted run; any other file is refused with its name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Text = dict[str, Any]
 
 
 def blobs(n: int = 50, seed: int = 1) -> ts.Dataset:
-    """Noisy samples of three classes: a task that is never done."""
+    """Noisy samples of three classes, which cannot be learnt perfectly."""
     rng = np.random.default_rng(seed)
     parts = []
     for count in (n, 20):
@@ -77,7 +77,7 @@ def arrays(run: TrainingRun) -> dict[str, bytes]:
 
 
 def facts(run: TrainingRun) -> dict[str, Any]:
-    """Everything a run has learnt, but for the time that it took."""
+    """The whole state of a run except its times."""
     records = [replace(record, train_seconds=0.0, samples_per_second=0.0) for record in run.history]
     names = ("epoch", "batch", "steps", "waited", "first_loss", "best_loss", "done")
     position = {name: getattr(run, name) for name in names}
@@ -121,7 +121,7 @@ def test_round_trip_keeps_every_bit(backend: Backend, path: Path, config: dict[s
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_array_that_an_optimizer_moves_is_in_the_state(name: str) -> None:
-    """What a second step depends on and the state does not hold would be lost; so it is spoilt here."""
+    """Overwrites every array outside the state, so that a step that needs one fails."""
     one, two = (advance(start(config={"optimizer": name, "l2": 1e-3}), 5) for _ in range(2))
     kept = list(two.state.values())
     for array in vars(two.optimizer).values():
@@ -182,7 +182,7 @@ def test_a_stop_from_within_a_step_is_a_stop_after_it(path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_from_one_device_to_another(path: Path, dtype: str) -> None:
-    """The bits carry over; what follows is the other device's arithmetic."""
+    """The state is equal to the bit; the next steps have the other device's rounding."""
     there = advance(start(StrictBackend(), dtype=dtype), 9)
     save_checkpoint(there, DATA, path)
     here = start(dtype=dtype)
@@ -318,7 +318,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_every_key(
 
 
 def test_the_identity_holds_every_setting_of_both(path: Path) -> None:
-    """Two seeds, of the weights and of the order: one must not hide the other."""
+    """There are two seeds, of the weights and of the order; both are compared."""
     run = start()
     ours = identity(run, DATA)
     assert {"layers", "activation", "output", "loss", "init", "dtype", "data"} <= set(ours)
@@ -373,7 +373,7 @@ def take_apart(data: bytes) -> tuple[Header, Text, dict[str, bytes]]:
 
 
 def put_together(header: Header, text: Any, tensors: dict[str, bytes]) -> bytes:
-    """A file with a right checksum: what an attacker writes, so that each check must hold by itself."""
+    """A forged file with a valid checksum: every other check must work without it."""
     raw = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
     digest = hashlib.sha256(raw.encode("utf-8", "surrogatepass"))
     for name in sorted(tensors):
@@ -389,7 +389,7 @@ def put_together(header: Header, text: Any, tensors: dict[str, bytes]) -> bytes:
 
 
 def refused(path: Path, *parts: str) -> str:
-    """The one-line ModelError of a restore, which changes nothing."""
+    """The one-line ModelError of a restore that changes nothing."""
     run = start()
     before = facts(run)
     with pytest.raises(ModelError) as caught:
@@ -433,7 +433,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before_it_and_says_so(path: Path,
         path.unlink()
         notes = restore(again, DATA, path)
     else:
-        with pytest.warns(UserWarning, match="The one before it is taken") as caught:
+        with pytest.warns(UserWarning, match="The previous checkpoint is used") as caught:
             notes = restore(again, DATA, path)
         assert len(caught) == 1
         assert str(path) in str(caught[0].message)
@@ -442,12 +442,12 @@ def test_a_damaged_newest_gives_way_to_the_one_before_it_and_says_so(path: Path,
 
 
 def test_a_damaged_newest_never_replaces_the_last_good_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would, if every save kept the newest; a full disk or a kill right after it would then end the run for good."""
+    """A save that kept every newest file would replace it; a full disk or a kill right after would lose the run."""
     run = start()
     for steps in (8, 1):
         save_checkpoint(advance(run, steps), DATA, path)
     path.write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="The one before it"):
+    with pytest.warns(UserWarning, match="The previous checkpoint"):
         restore(again := start(), DATA, path)
     advance(again, 1)
 
@@ -458,7 +458,7 @@ def test_a_damaged_newest_never_replaces_the_last_good_one(path: Path, monkeypat
         patch.setattr("twostroke.files.sealed_file.write_atomically", full)
         with pytest.raises(ModelError, match="No space left"):
             save_checkpoint(again, DATA, path)
-    with pytest.warns(UserWarning, match="The one before it"):
+    with pytest.warns(UserWarning, match="The previous checkpoint"):
         restore(third := start(), DATA, path)
     assert third.steps == 8
     save_checkpoint(again, DATA, path)
@@ -476,7 +476,7 @@ def test_when_both_are_damaged_each_is_named(path: Path) -> None:
 
 
 def test_a_damaged_newest_over_one_of_another_run(path: Path) -> None:
-    """The damage is not lost in the other complaint."""
+    """The message about the other run still names the damage."""
     save_checkpoint(advance(start(config={"seed": 1}), 1), DATA, path)
     save_checkpoint(advance(start(), 1), DATA, path)
     path.write_bytes(b"damaged")
@@ -500,7 +500,7 @@ def test_something_else_in_its_place(path: Path, tmp_path: Path, kind: str) -> N
 
 
 def test_a_link_to_a_checkpoint_is_one(path: Path, tmp_path: Path, good: bytes) -> None:
-    """A file that was moved elsewhere; a save puts a new one in the link's place and leaves the other."""
+    """The checkpoint is a link to a moved file; a save replaces the link and leaves the file."""
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     run = start()

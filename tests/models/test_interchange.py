@@ -1,4 +1,4 @@
-"""Arrays and models of other libraries: in and out without a copy, and the page that shows how."""
+"""Arrays and models of other libraries: exchanged without a copy, and the page about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 class ByDLPack:
-    """An array that speaks DLPack and nothing else."""
+    """An array that supports only DLPack."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -158,7 +158,7 @@ SHOWN = [text for language, text in BLOCKS if language == "py"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the page's own first block has run."""
+    """A folder in which the page's first block has run."""
     folder = tmp_path_factory.mktemp("page")
     first = next(text for language, text in BLOCKS if language == "python")
     python(first, folder)

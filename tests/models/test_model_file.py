@@ -1,4 +1,4 @@
-"""Model files: what is written comes back bit for bit; anything else is refused in one line, and nothing is run."""
+"""Model files: loaded with the bits that were saved; any other file is refused with one line, and no code is run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def put_together(header: Header | bytes, tensors: bytes) -> bytes:
 
 
 def sealed(header: Header, tensors: bytes) -> bytes:
-    """A file with a right checksum: what an attacker writes, so that each check must hold by itself."""
+    """A forged file with a valid checksum: every other check must work without it."""
     meta = header["__metadata__"]
     digest = hashlib.sha256(meta["settings"].encode())
     for name in sorted(set(header) - {"__metadata__"}):
@@ -156,7 +156,7 @@ def test_special_values_survive(path: Path, value: float) -> None:
 
 
 def test_saving_again_says_the_same(tmp_path: Path) -> None:
-    """Not byte for byte: safetensors writes its metadata in an order of its own each time."""
+    """Not byte for byte: safetensors writes its metadata in a different order each time."""
     for name in "ab":
         save_model(make(), tmp_path / name)
     save_model(load_model(tmp_path / "a"), tmp_path / "c")
@@ -191,7 +191,7 @@ def test_plain_safetensors_reads_it(path: Path) -> None:
 def test_every_tensor_handed_to_safetensors_is_contiguous(
     backend: Backend, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """safetensors 0.8.0 writes the wrong bytes of any other, without a word."""
+    """safetensors 0.8.0 silently writes the wrong bytes of any other array."""
     seen: dict[str, Any] = {}
     real = safetensors.numpy.save
 

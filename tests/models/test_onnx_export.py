@@ -1,4 +1,4 @@
-"""ONNX files: what onnxruntime makes of them is what the network itself says; what cannot be written is refused."""
+"""ONNX files: onnxruntime computes what the network computes; what cannot be exported is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``twostroke draw`` in a real Chromium: what is drawn is read, on every width, in both schemes, by every pointer."""
+"""``twostroke draw`` in a real Chromium: predictions at every width, in both colour schemes, with every pointer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STROKES: dict[str, list[list[Point]]] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of which one may ask that it reads a plain digit."""
+    """A network good enough for a plain digit."""
     net = MLP([784, 64, 10], backend=select_backend("cpu", 1))
     list(train(net, load_dataset("mnist"), TrainConfig(epochs=2, evaluate_test=False)))
     return save_model(net, tmp_path_factory.mktemp("draw") / "digits.safetensors")
@@ -52,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def served(model: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, warnings as errors, and the address of its page; it must have had nothing to complain of."""
+    """The command, with warnings as errors, and the address of its page; its stderr must stay empty."""
     environment = os.environ | {"PYTHONPATH": str(Path(twostroke.__file__).parents[1]), "PYTHONWARNINGS": "error"}
     run = [sys.executable, "-m", "twostroke", "draw", str(model), "--no-browser", "--port", "0", *words]
     process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -73,7 +73,7 @@ def url(model: Path) -> Iterator[str]:
 
 
 def wait(true: Callable[[], Any]) -> Any:
-    """What ``true`` returns once it is true."""
+    """Wait until ``true()`` is true and return it."""
     end = time.monotonic() + 10
     while not (found := true()):
         assert time.monotonic() < end, "it did not happen within ten seconds"
@@ -109,7 +109,7 @@ def inked(browser: Browser, selector: str) -> int:
 
 @pytest.mark.parametrize(("width", "dark"), LOOKS, ids=str)
 def test_the_page_in_a_browser(width: int, dark: bool, url: str, browser: Browser) -> None:
-    """Empty and drawn on: quiet, alone, no wider than its window, readable, and everything in reach at once."""
+    """Empty and drawn on: nothing logged or requested, no wider than its window, readable, all controls visible."""
     open_page(browser, url, width, dark)
     assert browser.run("return matchMedia('(prefers-color-scheme: dark)').matches") is dark
     for state in ("empty", "drawn"):
@@ -146,7 +146,7 @@ def test_what_is_drawn_is_read(digit: str, width: int, url: str, browser: Browse
 
 
 def test_the_image_shown_is_what_the_network_gets(url: str, model: Path, browser: Browser) -> None:
-    """The pixels on the page give, in the network itself, the numbers on the page."""
+    """The network computes the numbers on the page from the pixels on the page."""
     open_page(browser, url)
     draw(browser, STROKES["4"])
     alphas = browser.run("""
@@ -160,7 +160,7 @@ def test_the_image_shown_is_what_the_network_gets(url: str, model: Path, browser
 
 
 def test_the_answer_changes_while_one_draws(url: str, browser: Browser) -> None:
-    """The pointer is down and stays down: the page has read all the same, and reads on."""
+    """The page predicts while the pointer is still down."""
     open_page(browser, url)
     box = browser.box("#field")
     for k, (x, y) in enumerate(STROKES["7"][0]):
@@ -241,7 +241,7 @@ def test_a_drawing_follows_the_scheme_and_the_width(url: str, browser: Browser) 
 
 
 def test_names_of_classes_are_text(model: Path, browser: Browser) -> None:
-    """Markup in a name does nothing, and long names have their place."""
+    """Markup in a name is escaped, and long names fit."""
     names = ["<img src=x onerror=document.title='owned'>", "one hundred and twenty-three", *"23456789"]
     with served(model, "--classes", ",".join(names)) as (_, url):
         for width in (390, 1280):
@@ -268,7 +268,7 @@ def test_it_says_so_when_nobody_answers(model: Path, browser: Browser) -> None:
 
 
 def test_another_page_gets_nothing(url: str, tmp_path: Path, browser: Browser) -> None:
-    """A page from elsewhere (a file) can neither read the facts, nor have a drawing read, nor show it in a frame."""
+    """A page of another origin (a file) can neither read the facts, nor send a drawing, nor frame the page."""
     page = tmp_path / "evil.html"
     page.write_text(f"<iframe src='{url}/'></iframe>", encoding="utf-8")
     browser.open(page)

@@ -1,4 +1,4 @@
-"""The page of a run in a real Chromium: quiet, alone, as wide as its window, and readable in both schemes."""
+"""A page in a real Chromium: nothing logged or requested, no wider than its window, readable in both schemes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_checks_see_a_fault(fault: str, runs: dict[str, Path], browser: Browser, tmp_path: Path) -> None:
-    """The policy stops the first two, and the browser says so."""
+    """The Content-Security-Policy stops the first two, and the browser logs it."""
     bad = tmp_path / "report.html"
     bad.write_text(runs["features"].read_text(encoding="utf-8").replace("</main>", f"{FAULTS[fault]}</main>"))
     browser.open(bad, width=390)

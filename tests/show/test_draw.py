@@ -1,4 +1,4 @@
-"""``twostroke draw`` without a browser: what its page answers, whom it refuses, how the command begins and ends."""
+"""``twostroke draw`` without a browser: answers, refusals, and the start and end of the command."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def page(port: int = PORT, net: MLP | None = None) -> DrawingPage:
 
 
 def strokes() -> np.ndarray:
-    """A drawing that is not in the middle."""
+    """A drawing off centre."""
     paper = np.zeros((SIDE, SIDE), np.uint8)
     paper[20:160, 30:60] = 255
     paper[20:50, 30:110] = 180
@@ -62,7 +62,7 @@ def strokes() -> np.ndarray:
 
 
 def ask(app: Callable[..., Any], method: str, path: str, body: bytes = b"", **environ: Any) -> Any:
-    """(status, headers, body) of a request as a server hands it over; a header that is None is left out."""
+    """(status, headers, body) of a request as a server passes it; headers that are None are left out."""
     request = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_HOST": f"127.0.0.1:{PORT}", **environ}
     request = {"wsgi.input": io.BytesIO(body)} | {key: value for key, value in request.items() if value is not None}
     answer: list[Any] = []
@@ -141,7 +141,7 @@ def test_head_is_get_without_its_body() -> None:
     "host", [None, "", "evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", f"0.0.0.0:{PORT}"]
 )
 def test_another_host_is_refused(host: str | None) -> None:
-    """What a page sees whose name was made to lead here."""
+    """The answer to a page after DNS rebinding."""
     assert ask(page(), "GET", "/", HTTP_HOST=host)[0] == 421
     status, _, body = read(page(), strokes().tobytes(), HTTP_HOST=host)
     assert status == 421
@@ -203,7 +203,7 @@ def test_a_drawing_has_one_size() -> None:
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"])
 def test_what_a_form_could_send_is_refused(kind: str | None) -> None:
-    """Kinds that another site's page may send without asking first."""
+    """Content types that another site may send without a preflight request."""
     assert read(page(), strokes().tobytes(), CONTENT_TYPE=kind)[0] == 415
 
 
@@ -234,7 +234,7 @@ def test_a_fault_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_that_reads_no_drawings_is_refused(
     layers: tuple[int, ...], settings: dict[str, str], found: str
 ) -> None:
-    with pytest.raises(ModelError, match=rf"reads no drawings: m\.safetensors: found {found}, expected .*twostroke"):
+    with pytest.raises(ModelError, match=rf"cannot read drawings: m\.safetensors: found {found}, expected .*twostroke"):
         DrawingPage(network(layers, **settings), DIGITS, PORT, Path("m.safetensors"))
 
 
@@ -243,7 +243,7 @@ def test_a_model_that_reads_no_drawings_is_refused(
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model where ``train`` leaves it."""
+    """A model where ``train`` writes it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mnist").mkdir(parents=True)
     return save_model(network(), Path("runs/mnist/model.safetensors"))
@@ -251,7 +251,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def drawn(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command as a process, warnings as errors, and the address that it prints."""
+    """The command as a process, with warnings as errors, and the address that it prints."""
     environment = os.environ | {"PYTHONPATH": str(Path(twostroke.__file__).parents[1]), "PYTHONWARNINGS": "error"}
     run = [sys.executable, "-m", "twostroke", "draw", "--no-browser", "--port", "0", *words]
     process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""What a report shows: hand-worked mistakes, pairs and weights, and histories that are none."""
+"""The numbers of a page: mistakes, pairs and weights worked out by hand, and invalid histories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from tests.support.small_runs import echo_network, findings_of, samples, train_run
 from twostroke.backend import Backend, select_backend
 from twostroke.data.dataset import Dataset
+from twostroke.engine import mlp
 from twostroke.engine.mlp import MLP
+from twostroke.engine.training import evaluate
 from twostroke.show import findings
 from twostroke.show.findings import examine, heat, numbers
 
@@ -35,6 +37,20 @@ def test_the_mistakes_are_the_worst_first() -> None:
     assert heat(found.matrix).tolist() == [[0, 0.5, 0], [1, 0, 0], [0, 1, 0]]
     assert not found.pictures
     assert found.units == []
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_the_test_part_is_computed_once_and_to_the_bit(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((5000, 6), np.float32), rng.integers(0, 3, 5000)
+    data, net = Dataset.from_arrays(images[:9], labels[:9], images, labels), MLP([6, 5, 3], output=output, seed=0)
+    outputs, result = net.predict_proba(images), evaluate(net, images, labels)
+    monkeypatch.setattr(mlp, "outputs", lambda *_: pytest.fail("a second forward pass"))
+    found = examine({}, net, data)
+    assert found.result == result
+    assert found.errors == (outputs.argmax(axis=1) != labels).sum()
+    worst = found.mistakes[0]
+    assert (worst.output, worst.truth_output) == (outputs[worst.index].max(), outputs[worst.index, worst.label])
 
 
 def test_there_are_no_more_mistakes_than_can_be_looked_at() -> None:
@@ -96,7 +112,7 @@ def test_what_is_no_number_in_an_epoch_is_none() -> None:
 
 
 def test_every_device_finds_the_same(backend: Backend) -> None:
-    """And no array of a device is taken for one of the host."""
+    """Device arrays are downloaded explicitly."""
     data = samples("pictures")
     expected, found = (examine({}, MLP([108, 9, 4], backend=one), data) for one in (select_backend("cpu"), backend))
     assert found.result.loss == pytest.approx(expected.result.loss, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The page of a run: whole, escaped, asking for nothing, and honest about what it leaves out."""
+"""The page of a run: complete, escaped, without requests, and with a line for everything left out."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_shown_is_left_out_with_a_line(pages: dict[str, Reader]) 
     assert "Pictures are left out: the samples are 7 features, not images." in features.text
     assert "Left out: the samples are 7 features, not images." in features.text
     assert "There are none." in pages["no mistakes"].text
-    assert "Nothing: every test sample is right." in pages["no mistakes"].text
+    assert "No mistakes: every test sample is right." in pages["no mistakes"].text
     assert "100.00\xa0%" in pages["no mistakes"].text
 
 
@@ -176,7 +176,7 @@ def test_a_name_that_is_no_text_makes_a_page(tmp_path: Path) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """Every text and every key of a record, replaced by markup; the numbers kept."""
+    """A record with every text and every key replaced by markup; numbers are kept."""
     if isinstance(value, dict):
         return {key: poisoned(item) for key, item in value.items()} | {EVIL: EVIL}
     return [poisoned(item) for item in value] if isinstance(value, list) else EVIL if isinstance(value, str) else value
@@ -196,7 +196,7 @@ def test_a_record_of_nothing_makes_a_page(found: Findings) -> None:
     reader = Reader(page.html(replace(found, record={}, history=[]), []))
     for line in (
         "the record holds no epochs",
-        "the record does not hold every setting, or where the data were",
+        "the record lacks a setting, or the path of the data",
         "not recorded",
     ):
         assert line in reader.text
@@ -257,7 +257,7 @@ def test_a_report_leaves_stdout_to_json(tmp_path: Path, capsys: pytest.CaptureFi
 REFUSALS: list[tuple[list[str], int, str]] = [
     (["{tmp}/none"], 5, "no record of a run: {tmp}/none/record.json: found No such file"),
     (["{run}", "--data", "{tmp}/none.npz"], 4, "no such data set"),
-    (["{run}", "--data", "mnist"], 5, "the model does not fit the data"),
+    (["{run}", "--data", "mnist"], 5, "the network does not fit the data: {run}/model.safetensors: found "),
     (["{run}", "--out", "{run}/record.json"], 2, "cannot write to the output folder: --out"),
     (["{run}", "--device", "tpu"], 2, "--device"),
 ]

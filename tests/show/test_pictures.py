@@ -1,4 +1,4 @@
-"""The pictures of a run: what is on them, on paper and in a page's colours."""
+"""The pictures of a run: their contents, on white and in a page's colours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 from tests.support.small_runs import NEEDS_PLOT, findings_of, samples, train_run
 from twostroke.cli import main
 from twostroke.commands import training_job as train_command
+from twostroke.extras import PACKAGES
 from twostroke.show import pictures
 from twostroke.show.findings import Findings
 
@@ -170,14 +171,14 @@ def test_an_image_is_no_larger_than_it_is_shown(shape: tuple[int, ...]) -> None:
 # --- without the extra -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", pictures.REQUIRED)
+@pytest.mark.parametrize("missing", PACKAGES["plot"])
 def test_without_the_extra_nothing_is_trained(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(train_command, "load_dataset", lambda source: pytest.fail("data was read"))
     assert main(["train", "--report", "--out", str(tmp_path / "run")]) == 2
-    line = f"error: {missing} not installed: --report. Install it with: pip install 'twostroke[plot]'\n"
+    line = f"error: --report needs {missing}. Install with: pip install 'twostroke[plot]'.\n"
     assert capsys.readouterr() == ("", line)
     assert not (tmp_path / "run").exists()
     assert main(["report", str(tmp_path)]) == 2

@@ -1,4 +1,4 @@
-"""Lines and dictionaries: right words, right numbers, strict JSON."""
+"""Text and records: the right words and numbers, strict JSON."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .base import (
     to_host,
 )
 from .cuda.libraries import cuda_installation
-from .cuda.probe import cupy_wheels, probe_cuda
+from .cuda.probe import cuda_version, cupy_wheels, probe_cuda
 from .select import host_backend, select_backend
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Summing",
     "array_module",
     "cuda_installation",
+    "cuda_version",
     "cupy_wheels",
     "host_backend",
     "probe_cuda",

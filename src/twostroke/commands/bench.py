@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..extras import missing as missing_extra
 from ..files.atomic_file import write_atomically
 from ..measure import throughput as benchmark
 from ..measure.crossover import summarise
@@ -26,7 +27,7 @@ def bench(
     json: options.BenchJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure training speed over batch sizes on every device, and from where a GPU pays."""
+    """Measure training throughput over batch sizes on every device, and the batch size from which a GPU is faster."""
     tell, to_tell = hush if json else say, complain if json else say
     try:
         config = benchmark.BenchConfig.parse(layers, batch_sizes, devices, threads, seconds)
@@ -45,7 +46,7 @@ def bench(
     try:
         files["bench.png"] = chart.png(result)
     except ImportError as error:
-        complain(f"note: no picture: {error}. Install matplotlib with: pip install matplotlib")
+        complain(f"note: {missing_extra('plot', 'bench.png', error)}")
     for name, content in files.items():
         try:
             write_atomically(folder / name, content)

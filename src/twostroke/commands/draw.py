@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError, ModelError
+from ..extras import need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named
-from ..show import drawing
-from ..show import text as report
+from ..show import drawing, text
 from . import options, select
 from .terminal import Stopped, say, stoppable_after_work
 
-MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` leaves it
+MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` writes it
 PORT: Final = 8028
 LAST_PORT: Final = 65535
 
@@ -32,7 +32,7 @@ def draw(
     debug: options.Debug = False,
 ) -> None:
     """Draw a digit on a page in the browser and watch the network read it. Only this machine can reach the page."""
-    drawing.require("twostroke draw")
+    need("draw", "twostroke draw")
     if not 0 <= port <= LAST_PORT:
         raise ConfigError("no such port", where="--port", found=port, expected=f"0..{LAST_PORT}")
     if model is None and not MODEL.exists():
@@ -48,28 +48,28 @@ def draw(
         port = listener.getsockname()[1]
         page = drawing.DrawingPage(net, names or [str(k) for k in range(net.layers[-1])], port, path)
         url = f"http://{drawing.HOST}:{port}/"
-        say(report.network_line(net))
+        say(text.network_line(net))
         say(f"page: {url}")
         say("Ctrl-C ends it.")
         if not no_browser and _has_screen():
-            # Some browsers keep their caller waiting.
+            # webbrowser.open blocks with some browsers.
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         with drawing.serving(page, listener) as run:
             _until_stopped(run)
 
 
 def _has_screen() -> bool:
-    """Without one, a browser of texts would take over this terminal."""
+    """Whether a graphical browser can open; a text browser would take over this terminal."""
     return sys.platform != "linux" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _until_stopped(run: Callable[[], None]) -> None:
-    """``run`` until a signal comes, which is then told as those of every command are."""
+    """Run until SIGINT or SIGTERM, then raise ``Stopped``, as every command does."""
     seen: list[int] = []
 
     def end(number: int) -> None:
         seen.append(number)
-        raise KeyboardInterrupt  # what the server ends by, wherever it is
+        raise KeyboardInterrupt  # ends the server's loop
 
     with stoppable_after_work(end):
         run()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..data.dataset import load_dataset
-from ..engine import training
 from ..engine.metrics import class_counts
+from ..engine.training import evaluate_outputs
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
-from ..show import text as report
-from . import check_fit, options, select
+from ..show import text
+from . import check_model, options, select
 from .terminal import hush, say
 
 
@@ -25,12 +25,12 @@ def evaluate(
     tell = hush if json else say
     backend = select(device, threads)
     net, source = load_model(model, backend=backend), load_dataset(data or "mnist")
-    check_fit(net, source, model)
-    for line in (report.device_line(backend), report.data_line(source), report.network_line(net)):
+    check_model(net, source, model)
+    for line in (text.device_line(backend), text.data_line(source), text.network_line(net)):
         tell(line)
-    test = training.evaluate(net, source.test_images, source.test_labels)
-    classes = class_counts(source.test_labels, net.predict(source.test_images), net.layers[-1])
-    for line in report.class_table(classes):
+    test, outputs = evaluate_outputs(net, source.test_images, source.test_labels)
+    classes = class_counts(source.test_labels, outputs.argmax(axis=1), net.layers[-1])
+    for line in text.class_table(classes):
         tell(line)
     result = record.evaluation_record(net, source, test, classes, model)
     errors = f"{result['errors']:,} errors in {result['samples']:,}"

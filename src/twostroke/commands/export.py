@@ -7,7 +7,7 @@ from ..models.model_file import describe_model, load_model
 from ..models.onnx import export_onnx, import_onnx
 from ..provenance import to_json
 from ..runs.settings import named
-from ..show import text as report
+from ..show import text
 from . import options
 from .terminal import hush, say
 
@@ -38,7 +38,7 @@ def export(
         written = export_onnx(net, target, inputs=inputs or trained_on, classes=names, origin=origin)
     except ConfigError as error:
         raise named(error, {"inputs": "--inputs", "classes": "--classes"}) from error
-    for line in [report.network_line(net), *report.onnx_lines(written)]:
+    for line in [text.network_line(net), *text.onnx_lines(written)]:
         (hush if json else say)(line)
     if json:
         say(to_json({"model": str(model), **written}))

@@ -12,8 +12,8 @@ from ..errors import ConfigError, ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
-from ..show import text as report
-from . import check_fit, options
+from ..show import text
+from . import check_model, options
 from .terminal import encodes, hush, say
 
 
@@ -25,10 +25,10 @@ def predict(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell what digit a picture shows, and how sure the network is.
+    """Predict which digit a picture shows, with the probability of each class.
 
-    A picture is prepared as MNIST's were, and shown so: the ink, light on black, is scaled into a box of 20 x 20
-    pixels, and its centre of mass put into the middle of a field of 28 x 28.
+    A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled into a box of
+    20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28.
     """
     if bool(images) == (index is not None):
         what = "both images and --index" if images else "neither an image nor --index"
@@ -43,18 +43,18 @@ def predict(
         samples += [(str(path), prepare_digit(path), None) for path in images or []]
     else:
         source = load_dataset(data or "mnist")
-        check_fit(net, source, model)
+        check_model(net, source, model)
         if not 0 <= index < len(source.test_images):
             last = len(source.test_images) - 1
             raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
         name, shape = f"{source.name} test sample {index}", source.image_shape
         samples.append((name, source.test_images[index : index + 1], int(source.test_labels[index])))
-    plain = not encodes(report.BLOCKS)
+    plain = not encodes(text.BLOCKS)
     predictions = []
     for title, pixels, label in samples:
         outputs = net.predict_proba(pixels)[0]
         predictions.append(record.prediction_record(title, outputs, label))
-        for line in report.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
+        for line in text.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
             (hush if json else say)(line)
     if json:
         say(to_json({"model": str(model), "output": net.output, "predictions": predictions}))

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ..data.dataset import load_dataset
 from ..errors import ConfigError
+from ..extras import need
 from ..files.atomic_file import write_atomically
 from ..models.model_file import load_model
 from ..runs.folder import writable_folder
 from ..runs.record import read_record, repeat_words
 from ..show import page, pictures
 from ..show.findings import Findings, examine
-from . import check_fit, options, select
+from . import check_model, options, select
 from .terminal import Say, in_shell, say
 
 
@@ -26,14 +27,14 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings."""
-    pictures.require("twostroke report")
+    need("plot", "twostroke report")
     found = read_record(run / "record.json")
     net = load_model(run / "model.safetensors", backend=select(device, threads))
     source = data or found.get("source")
     if not isinstance(source, str):
         raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")
     samples = load_dataset(source)
-    check_fit(net, samples, run / "model.safetensors")
+    check_model(net, samples, run / "model.safetensors")
     folder = writable_folder(out or run, "--out" if out else "RUN")
     write_page(examine(found, net, samples), folder, say, png=png)
 
@@ -54,5 +55,5 @@ def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False
         try:
             write_atomically(folder / name, data)
         except OSError as error:
-            raise ConfigError("cannot write the report", where=folder / name, found=error.strerror) from error
+            raise ConfigError("cannot write the page", where=folder / name, found=error.strerror) from error
         tell(f"{'report' if name == 'report.html' else 'picture'}: {folder / name}")

@@ -9,12 +9,12 @@ import typer
 
 from ..data.dataset import load_dataset
 from ..errors import ConfigError
+from ..extras import need
 from ..provenance import to_json
 from ..ranks.communicator import agree
 from ..ranks.mpi import joined
 from ..runs.config_file import to_toml
 from ..runs.settings import Settings, named, resolve
-from ..show import pictures
 from . import options
 from .terminal import discard_stdout, say
 from .training_job import Job, rehearse, run_training
@@ -51,7 +51,7 @@ def train(
         agree(ranks, {"--dry-run": dry_run, "--show-config": show_config, "--resume": resume})
         settings = resolve(flags, config)
         if report:
-            pictures.require("--report")
+            need("plot", "--report")
         try:
             if show_config:
                 _show_config(settings, json=log != "text")

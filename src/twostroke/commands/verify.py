@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..measure import verification
 from ..provenance import to_json
-from ..show import text as report
+from ..show import text
 from . import options, select
 from .terminal import say
 
@@ -15,8 +15,8 @@ def verify(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Prove it on this machine: the gradients, that devices agree, that a resumed run is exact."""
+    """Check on this machine that gradients are right, that devices agree, and that a resumed run is exact."""
     found = verification.verify(check, select(device, "1"))
-    for line in [to_json(found.record())] if json else [report.device_line(found.backend), *found.lines()]:
+    for line in [to_json(found.record())] if json else [text.device_line(found.backend), *found.lines()]:
         say(line)
     found.require()

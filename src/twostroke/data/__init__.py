@@ -1,1 +1,1 @@
-"""Samples and labels: the bundled MNIST, people's own files, pictures of digits."""
+"""Samples and labels: the bundled MNIST, your own files, pictures of digits."""

@@ -1,6 +1,6 @@
-"""Images and labels on the host, checked before any device sees them.
+"""Data sets on the host, checked before they are uploaded.
 
-A device does not catch what is checked here: CuPy wraps an index that is out of range in silence.
+Kernels do not check: CuPy silently wraps an index that is out of range.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -43,13 +43,13 @@ _ROWS = "(n, features), (n, height, width), or the latter with one channel"
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test part; arrays that :func:`check_images` and :func:`check_labels` passed.
+    """A training part and a test part: arrays that passed :func:`check_images` and :func:`check_labels`.
 
     ``train_images`` and ``test_images`` are (N, D) uint8 pixels, or float32 or float64 already scaled; ``train_labels``
-    and ``test_labels`` (N,) are 0..``n_classes`` - 1. ``image_shape`` is that of one sample before it became a row, and
-    ``name`` what reports call the set.
+    and ``test_labels`` (N,) are 0..``n_classes`` - 1. ``image_shape`` is the shape of one sample before flattening, and
+    ``name`` the set's name in output.
 
-    Build one from arrays with ``from_arrays``, which raises ``DataError``; the constructor itself checks nothing.
+    Use ``from_arrays`` to build one: it raises ``DataError``; the constructor checks nothing.
     """
 
     train_images: NDArray[Any]  # (N, D) uint8 raw pixels, or float32 / float64 already scaled
@@ -62,7 +62,7 @@ class Dataset:
 
     @property
     def n_features(self) -> int:
-        """D, the values per sample."""
+        """D, the number of values per sample."""
         return int(self.train_images.shape[1])
 
     @classmethod
@@ -77,18 +77,18 @@ class Dataset:
         name: str = "arrays",
         where: Mapping[str, str] | None = None,
     ) -> Dataset:
-        """Checked arrays as a Dataset; images (N, D), (N, H, W), (N, H, W, 1) or (N, 1, H, W).
+        """Check arrays and make a Dataset of them; images (N, D), (N, H, W), (N, H, W, 1) or (N, 1, H, W).
 
         ``n_classes`` defaults to the largest training label plus one; ``where`` names each array in errors.
-        Raises DataError for every fault of one array and every disagreement between two.
+        Raises DataError if an array is invalid or two arrays disagree.
         """
         at = {role: role for role in ROLES} | dict(where or {})
         train, shape = _images(train_images, at["train_images"])
         test, test_shape = _images(test_images, at["test_images"])
         if (shape, train.dtype) != (test_shape, test.dtype):
             found, expected = f"{test_shape} {test.dtype}", f"{shape} {train.dtype} as in {at['train_images']}"
-            what = "training and test images differ"
-            raise _bad(what, at["test_images"], found, expected, "Prepare both parts alike.")
+            remedy = "Prepare both parts in the same way."
+            raise _bad("training and test images differ", at["test_images"], found, expected, remedy)
         labels = check_labels(train_labels, at["train_labels"], n_classes)
         n_classes = n_classes or _count_classes(labels, at["train_labels"])
         tested = check_labels(test_labels, at["test_labels"], n_classes)
@@ -100,24 +100,19 @@ class Dataset:
         return cls(train, labels, test, tested, n_classes, shape, name)
 
     def split(self, val_size: int | float, seed: int) -> tuple[Dataset, NDArray[Any], NDArray[Any]]:
-        """This set without the held-out samples, then their images and their labels, drawn at random.
+        """Hold out random training samples; return the remaining set, the held-out images and their labels.
 
-        ``val_size`` is a count, or a fraction in (0, 1) as a float; both sides keep their order.
-        Raises ConfigError if a side would be empty.
+        ``val_size`` is a count, or a fraction in (0, 1) as a float. Both parts keep the order of the samples.
+        Raises ConfigError if a part would be empty.
         """
         n = len(self.train_labels)
         whole = isinstance(val_size, (int, np.integer)) and not isinstance(val_size, bool)
         fraction = isinstance(val_size, (float, np.floating)) and 0 < val_size < 1
         count = int(val_size) if whole else round(val_size * n) if fraction else 0
         if not 0 < count < n:
-            expected = f"a count in 1..{n - 1}, or a fraction in (0, 1) that leaves samples on both sides"
-            raise ConfigError(
-                "no such split of the training part",
-                where="val_size",
-                found=repr(val_size),
-                expected=expected,
-                remedy="Change val_size.",
-            )
+            expected = f"a count in 1..{n - 1}, or a fraction in (0, 1) that leaves samples in both parts"
+            what, remedy = "the training part cannot be split", "Change val_size."
+            raise ConfigError(what, where="val_size", found=repr(val_size), expected=expected, remedy=remedy)
         order = generator(seed, "split").permutation(n)
         held, kept = np.sort(order[:count]), np.sort(order[count:])
         rest = replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
@@ -128,7 +123,7 @@ def load_dataset(source: str | os.PathLike[str] = "mnist", *, n_classes: int | N
     """The data set ``source``: the bundled ``"mnist"``, a folder of IDX files with the usual names, or an .npz file.
 
     An .npz holds x_train, y_train, x_test, y_test (as in Keras) or train_images, train_labels, test_images,
-    test_labels. Give ``n_classes`` where the training labels do not show it. Raises DataError.
+    test_labels. Pass ``n_classes`` if some classes have no training sample. Raises DataError.
     """
     if source == "mnist":
         return _load_mnist()
@@ -141,11 +136,11 @@ def load_dataset(source: str | os.PathLike[str] = "mnist", *, n_classes: int | N
 
 
 def check_images(images: object, where: str, n_features: int | None = None) -> NDArray[Any]:
-    """``images`` as a C-contiguous, aligned, native (N, D) array of uint8, float32 or float64; N and D > 0.
+    """Check images; return a C-contiguous, aligned (N, D) array of native uint8, float32 or float64; N and D > 0.
 
-    Accepts (N, D), (N, H, W) and (N, H, W) with one channel, of NumPy or of whatever NumPy can read through
-    ``__array__`` or ``__dlpack__``, such as a PyTorch tensor on the CPU. The input is never changed; the result
-    shares its memory where it can. Raises DataError: NaN, infinity, beyond float32, any other dtype, shape or D.
+    Accepts (N, D), (N, H, W) and (N, H, W) with one channel: NumPy arrays, and whatever exports ``__array__`` or
+    ``__dlpack__``, such as a PyTorch tensor on the CPU. The input is never modified; the result shares its memory if
+    possible. Raises DataError for NaN, infinity, values beyond float32, and any other dtype, shape or D.
     """
     flat, _ = _images(images, where)
     if n_features not in (None, flat.shape[1]):
@@ -157,15 +152,14 @@ def check_images(images: object, where: str, n_features: int | None = None) -> N
 def check_labels(
     labels: object, where: str, n_classes: int | None = None, n_samples: int | None = None
 ) -> NDArray[Any]:
-    """``labels`` as a C-contiguous (N,) array in 0..n_classes-1: uint8, or int32 beyond 256 classes.
+    """Check labels; return a C-contiguous (N,) array in 0..n_classes-1: uint8, or int32 beyond 256 classes.
 
-    Accepts integers and floats that are whole numbers. The input is never changed. Raises DataError
-    with the first offending value and its index.
+    Accepts integers, and floats with integer values. Raises DataError with the first invalid value and its index.
     """
     array = _as_array(labels, where, _CLASSES)
     if array.dtype.kind not in "uif":
-        found = f"dtype {array.dtype}"
-        raise _bad("labels of the wrong type", where, found, _CLASSES, "Number the classes from 0.")
+        remedy = "Number the classes from 0."
+        raise _bad("labels of the wrong type", where, f"dtype {array.dtype}", _CLASSES, remedy)
     if array.ndim != 1:
         remedy = "One-hot labels? Use labels.argmax(axis=1). A column? Use labels.ravel()."
         raise _bad("labels are not 1-D", where, f"shape {array.shape}", _CLASSES, remedy)
@@ -184,8 +178,25 @@ def check_labels(
     return np.require(array, np.uint8 if small else np.int32, ["C", "A"])
 
 
+def check_fit(
+    layers: Sequence[int],
+    data: Dataset,
+    *,
+    error: type[TwoStrokeError] = ConfigError,
+    where: object = "layers",
+    remedy: str | None = None,
+    exact: bool = False,
+) -> None:
+    """Raise ``error`` unless the network has D inputs and an output for each class; ``exact``: no more outputs."""
+    spare = layers[-1] - data.n_classes
+    if layers[0] != data.n_features or spare < 0 or (exact and spare):
+        found = f"{','.join(map(str, layers))} ({layers[0]} inputs and {layers[-1]} outputs)"
+        expected = f"{data.n_features} inputs and {data.n_classes} outputs for {data.name}"
+        raise error("the network does not fit the data", where=where, found=found, expected=expected, remedy=remedy)
+
+
 def _images(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """The checked (N, D) array and the shape of one image."""
+    """Check images; return the (N, D) array and the shape of one image."""
     array = _as_array(images, where, _PIXELS)
     if array.dtype.kind + str(array.dtype.itemsize) not in ("u1", "f4", "f8"):
         remedy = "Use .astype('uint8') on raw pixels, or scale them and use .astype('float32')."
@@ -197,10 +208,9 @@ def _images(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
         remedy = "One row per sample: X.reshape(n, -1), or X[None, :] for a single sample."
         raise _bad("not an array of samples", where, f"{array.ndim}-D, shape {array.shape}", _ROWS, remedy)
     if array.size == 0:
-        found = f"{len(array)} samples of {math.prod(shape)} values"
-        raise _bad("no samples", where, found, "at least 1 of each")
+        raise _bad("no samples", where, f"{len(array)} samples of {math.prod(shape)} values", "at least 1 of each")
     if array.dtype.kind == "f":
-        # The extremes show NaN and infinity without a mask as large as the data.
+        # Minimum and maximum reveal NaN and infinity without a mask as large as the data.
         with np.errstate(invalid="ignore"):
             low, high = float(array.min()), float(array.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -223,13 +233,13 @@ def _as_array(value: object, where: str, accepted: str) -> NDArray[Any]:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
         return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists; arrays of a device
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists; arrays on a device
         found = f"{type(value).__module__}.{type(value).__qualname__} ({error})"
         raise _bad("not a NumPy array", where, found, accepted, "Convert it to a NumPy array.") from error
 
 
 def _refuse(array: NDArray[Any], bad: NDArray[np.bool_], where: str, what: str, expected: str) -> None:
-    """Raise DataError with the first bad value, its index and the number of them, if there is one."""
+    """If a value is bad, raise DataError with the first one, its index and their number."""
     if bad.any():
         index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
         at = index[0] if len(index) == 1 else index
@@ -239,10 +249,10 @@ def _refuse(array: NDArray[Any], bad: NDArray[np.bool_], where: str, what: str, 
 
 def _count_classes(labels: NDArray[Any], where: str) -> int:
     values, counts = np.unique(labels, return_counts=True)
-    # One damaged byte would silently widen the network: a rare label, far above all the others.
+    # A rare label above a gap is taken for a damaged byte, which would silently widen the network.
     if len(values) > 1 and values[-1] > values[-2] + 1 and 50 * counts[-1] < counts.mean():
         found = f"value {values[-1]} at index {int(labels.argmax())} ({counts[-1]} in all)"
-        remedy = f"Repair the data, or pass n_classes={values[-1] + 1} if it is meant."
+        remedy = f"Repair the data, or pass n_classes={values[-1] + 1} if it is right."
         raise _bad("a label is out of range", where, found, f"0..{values[-2]} like all others", remedy)
     return int(values[-1]) + 1
 
@@ -276,7 +286,7 @@ def _read_folder(folder: Path) -> tuple[list[NDArray[Any]], dict[str, str]]:
         match = _IDX_NAME.fullmatch(path.name)
         if match and not path.is_dir():
             role = f"{'train' if match['part'] == 'train' else 'test'}_{match['kind']}"
-            # A plain file sorts before its own .gz and .xz, and stands for them (torchvision keeps both).
+            # A plain file sorts before its .gz and .xz and is used instead of them (torchvision keeps both).
             found[role].setdefault(path.name.removesuffix(match["packed"] or ""), path)
             sets.add(match["set"])
     names = ", ".join(name for files in found.values() for name in files) or "no IDX file"
@@ -312,15 +322,15 @@ def _read_npz(path: Path) -> tuple[list[NDArray[Any]], dict[str, str]]:
                     arrays.append(array[:, 0] if column else array)
         except TwoStrokeError:
             raise
-        except Exception as error:  # zipfile and numpy.lib.format raise a dozen kinds for a damaged file
+        except Exception as error:  # zipfile and numpy.lib.format raise a dozen types for a damaged file
             found, expected = f"{type(error).__name__}: {error}", "an .npz file, or a folder of IDX files"
-            raise _bad("not a sound .npz file", at, found, expected, "Save it again with numpy.savez.") from error
+            raise _bad("not a valid .npz file", at, found, expected, "Save it again with numpy.savez.") from error
     return arrays, where
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> NDArray[Any]:
-    """One array; NumPy would allocate whatever its header promises, so that is compared first."""
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may ask for GiB to unpack
+    """Read one array. NumPy allocates what its header claims, so the header is checked first."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may need GiB to unpack
         found, expected = f"method {info.compress_type}", "0 (stored) or 8 (deflated)"
         raise _bad("unsupported compression", where, found, expected, "Save it again with numpy.savez.")
     member: IO[bytes]

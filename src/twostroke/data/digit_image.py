@@ -1,4 +1,4 @@
-"""A picture of a digit, from a file, as the authors of MNIST prepared theirs.
+"""Prepares a picture of a digit as the authors of MNIST prepared theirs.
 
 "The original images were size normalized to fit in a 20x20 pixel box while preserving their aspect ratio. [They]
 contain grey levels as a result of the anti-aliasing technique used by the normalization algorithm. The images
@@ -19,12 +19,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import DataError
 from ..files.regular_file import absolute, open_regular
 
-FIELD: Final = 28  # pixels a side of the result
-BOX: Final = 20  # pixels of the digit's longer side
+FIELD: Final = 28  # side of the result in pixels
+BOX: Final = 20  # longer side of the digit in pixels
 MAX_PIXELS: Final = 50_000_000
-FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # each decoded by Pillow itself: no outside program
-MIN_CONTRAST: Final = 16  # of 255; what JPEG leaves of an empty page is less
-INK: Final = 0.2  # of the darkest ink; less is paper, shadow or JPEG noise
+FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # decoded by Pillow itself, without other programs
+MIN_CONTRAST: Final = 16  # of 255; JPEG noise on an empty page is less
+INK: Final = 0.2  # of the strongest ink; less is paper, shadow or JPEG noise
 
 
 def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     longer = max(ink.shape)
     size = (max(1, round(BOX * ink.shape[1] / longer)), max(1, round(BOX * ink.shape[0] / longer)))
-    # In floats: of a thin line on a large page, whole numbers would leave nothing.
+    # In float32: in uint8 a thin line on a large page would be rounded to nothing.
     shrunk = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
     digit = np.rint(shrunk * (255 / shrunk.max())).astype(np.uint8)
     field = np.zeros((FIELD, FIELD), np.uint8)
@@ -55,19 +55,17 @@ def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
 
 
 def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
-    """The picture upright, on paper where it is transparent, as grey values (H, W)."""
+    """Decode a picture: rotate by EXIF, put transparency on paper, convert to grey (H, W)."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large and of odd files; size is judged here
+            warnings.simplefilter("ignore")  # Pillow warns of large and unusual files; the size is checked here
             with Image.open(file, formats=FORMATS) as image:
                 pixels = image.width * image.height
                 if pixels > MAX_PIXELS:
+                    found, expected = f"{image.width} x {image.height} pixels", f"at most {MAX_PIXELS:,} pixels"
+                    remedy = "Scale it down or crop it to the digit."
                     raise DataError(
-                        "the image is too large",
-                        where=where,
-                        found=f"{image.width} x {image.height} pixels",
-                        expected=f"at most {MAX_PIXELS:,} pixels",
-                        remedy="Scale it down or crop it to the digit.",
+                        "the image is too large", where=where, found=found, expected=expected, remedy=remedy
                     )
                 upright = ImageOps.exif_transpose(image)
                 if upright.has_transparency_data:
@@ -77,39 +75,31 @@ def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
                 return np.asarray(upright.convert("L"))
     except DataError:
         raise
-    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+    except Exception as error:  # Pillow raises a dozen types for damaged files
         reason = "another kind of file" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(
-            "cannot read the image",
-            where=where,
-            found=reason or type(error).__name__,
-            expected=f"an intact {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file",
-            remedy="Open it in an image program and save it as PNG.",
-        ) from error
+        found, remedy = reason or type(error).__name__, "Open it in an image program and save it as PNG."
+        expected = f"an intact {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise DataError("cannot read the image", where=where, found=found, expected=expected, remedy=remedy) from error
 
 
 def _on_paper(image: Image.Image) -> NDArray[np.uint8]:
-    """On white, or on black if more is seen there: light ink on nothing."""
+    """Composite on white, or on black if the contrast is higher there (light ink, transparent background)."""
     papers = (Image.new("RGBA", image.size, name) for name in ("white", "black"))
     return max((np.asarray(Image.alpha_composite(paper, image).convert("L")) for paper in papers), key=np.ptp)
 
 
 def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.float32]:
-    """How much ink each pixel holds, 0..1. The border tells what is paper, so both polarities are the same."""
+    """The amount of ink in each pixel, 0..1. The border is taken for paper, so both polarities give the same."""
     ink, paper = grey.astype(np.float32), _paper(grey)
     ink -= paper
     below, above = -float(ink.min()), float(ink.max())
     contrast = max(below, above)
     if contrast < MIN_CONTRAST:
-        raise DataError(
-            "the image is blank",
-            where=where,
-            found=f"grey values {grey.min()}..{grey.max()}",
-            expected="a digit that stands out from its background",
-            remedy="Use a picture of one digit, dark on light or light on dark.",
-        )
+        found, expected = f"grey values {grey.min()}..{grey.max()}", "a digit that stands out from its background"
+        remedy = "Use a picture of one digit, dark on light or light on dark."
+        raise DataError("the image is blank", where=where, found=found, expected=expected, remedy=remedy)
     if below > above:
-        ink /= -np.maximum(paper, 1)  # where less light falls, ink is less dark
+        ink /= -np.maximum(paper, 1)  # relative to the paper: in shadow the contrast is lower
     ink /= ink.max()
     np.clip(ink, 0, 1, out=ink)
     ink[ink < INK] = 0
@@ -117,13 +107,13 @@ def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.float32]:
 
 
 def _paper(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the picture would be without ink, (H, W) or (1, 1): the border's grey, or where light fell from a side, a
-    plane through the greys of the four sides."""
+    """The background, (H, W) or (1, 1): the border's median grey, or, under uneven light, a plane through the greys of
+    the four sides."""
     sides = [grey[:, 0], grey[:, -1], grey[0], grey[-1]]
     paper = float(np.median(np.concatenate(sides)))
     left, right, top, bottom = (float(np.median(side)) - paper for side in sides)
     contrast = max(paper - float(grey.min()), float(grey.max()) - paper)
-    # What one side lacks the other has too much, or it is ink: the bar of a 7 along the edge.
+    # Uneven light shifts opposite sides by opposite amounts; else it is ink, such as the bar of a 7 at the edge.
     if max(abs(left + right), abs(top + bottom)) >= contrast / 4:
         return np.full((1, 1), paper, np.float32)
     down = np.linspace(top, bottom, grey.shape[0], dtype=np.float32)
@@ -138,6 +128,6 @@ def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _centred(mass: NDArray[np.uint64]) -> int:
-    """Where a profile must begin for its centre of mass to fall on pixel 14, as in MNIST, or as near as it fits."""
+    """The offset that puts a profile's centre of mass on pixel 14, as in MNIST, or as near as the field allows."""
     centre = float(np.average(np.arange(len(mass)), weights=mass))
     return min(max(round(FIELD / 2 - centre), 0), FIELD - len(mass))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
-from ..data.dataset import Dataset, check_images, check_labels
-from ..errors import ConfigError, DivergenceError
+from ..data.dataset import Dataset, check_fit, check_images, check_labels
+from ..errors import DivergenceError
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
@@ -55,13 +55,14 @@ class EpochRecord:
 class Evaluation:
     """A labelled set on the device, ready to be evaluated again and again."""
 
-    def __init__(self, net: MLP, images: Any, labels: Any) -> None:
+    def __init__(self, net: MLP, images: Any, labels: Any, *, keep_outputs: bool = False) -> None:
         backend, rows = net.backend, min(EVALUATION_ROWS, len(images))
         self.net = net
         with backend.active():
             self._images, self._labels = upload(backend, images, labels, net)
             self._workspace = Workspace(backend, net.layers, net.dtype, rows, training=False)
             self._running = Running(backend, len(images), net.dtype)
+            self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
         self._bounds = list(batch_bounds(len(images), rows))
 
     def run(self) -> Result:
@@ -74,14 +75,23 @@ class Evaluation:
                 workspace.load_targets(self._labels[start:stop], buffers)
                 score(self.net, buffers)
                 self._running.update(start, buffers)
+                if self.outputs is not None:
+                    self.outputs[start:stop] = buffers.A[-1]
             return self._running.result(self._labels)
 
 
 def evaluate(net: MLP, images: Any, labels: Any) -> Result:
     """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,). Raises ``DataError``."""
+    return evaluate_outputs(net, images, labels, keep_outputs=False)[0]
+
+
+def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
+    """``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
     images = check_images(images, "images", net.layers[0])
     labels = check_labels(labels, "labels", net.layers[-1], len(images))
-    return Evaluation(net, images, labels).run()
+    evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
+    result = evaluation.run()
+    return result, net.backend.to_host(evaluation.outputs) if keep_outputs else None
 
 
 def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array, Array]:
@@ -263,13 +273,7 @@ def _records(run: TrainingRun) -> Iterator[EpochRecord]:
 
 def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:
     """Checked training images and labels, and the sets to evaluate by name."""
-    if data.n_features != net.layers[0] or data.n_classes > net.layers[-1]:
-        raise ConfigError(
-            "the network does not fit the data",
-            where="layers",
-            found=",".join(map(str, net.layers)),
-            expected=f"{data.n_features} inputs and {data.n_classes} outputs for {data.name}",
-        )
+    check_fit(net.layers, data)
     images = check_images(data.train_images, "train_images", net.layers[0])
     labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
     evaluations: dict[str, tuple[Any, Any]] = {}

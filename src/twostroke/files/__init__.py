@@ -1,1 +1,1 @@
-"""Bytes on disk: checked on the way in, never torn on the way out."""
+"""Bytes on disk: checked when read, written atomically."""

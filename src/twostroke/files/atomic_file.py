@@ -1,4 +1,4 @@
-"""Write a file so that it is, at every instant and after a power cut, either the old one or the new one."""
+"""Atomic, durable writes: after a crash or a power cut a file is the old one or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: a new file beside it, fsync, rename, fsync of the folder. Raises ``OSError``."""
+    """Write to a temporary file beside ``path``, fsync, rename over ``path``, fsync the folder. Raises ``OSError``."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        # O_EXCL: never write through somebody's link. 0o666: the umask decides, as for any other file.
+        # O_EXCL refuses existing files and symbolic links. The umask reduces 0o666, as for any other file.
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
             file.flush()
@@ -26,7 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """fsync a folder: makes renames in it durable."""
     descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(descriptor)
@@ -35,5 +35,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the newest is kept."""
+    """The path of the checkpoint before the newest."""
     return path.with_name(f"{path.stem}-previous{path.suffix}")

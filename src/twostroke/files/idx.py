@@ -1,8 +1,8 @@
-"""IDX bytes to arrays, strictly: a file is exactly what its header promises, or it is refused.
+"""A strict reader of IDX files: a file that differs from its header in type, shape or size is refused.
 
 The format (http://yann.lecun.com/exdb/mnist/, "THE IDX FILE FORMAT"): two zero bytes, a type code, the number
 of dimensions, one big-endian unsigned 32-bit size per dimension, then the values, big-endian, row by row.
-A file may be plain, gzip or xz; its first bytes decide, never its name.
+A file may be plain, gzip or xz; its first bytes decide, not its name.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .regular_file import absolute, check_size, open_regular
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 NAMES = dict(zip(TYPES, ("ubyte", "byte", "short", "int", "float", "double"), strict=True))
 MAX_NDIM = 4
-XZ_MEMORY = 128 << 20  # `xz -9` needs 65 MiB; an xz header alone may ask for 4 GiB
+XZ_MEMORY = 128 << 20  # `xz -9` needs 65 MiB; a malicious header can ask for 4 GiB
 CHUNK = 1 << 20
 AGAIN = "Download it again."
 _MEANING = {1: " (labels)", 3: " (images)"}
 
 
 def read_idx(path: str | os.PathLike[str], ndim: int | None = None) -> NDArray[Any]:
-    """The array in an IDX file, shaped by its header, in native byte order and memory of its own.
+    """Read an IDX file as an array in native byte order that owns its memory.
 
-    ``ndim`` is the number of dimensions the caller expects (3: images, 1: labels).
-    The first dimension may be 0. Raises DataError for anything else that is not a sound IDX file.
+    ``ndim`` is the expected number of dimensions (3: images, 1: labels). The first dimension may be 0.
+    Raises DataError for every other file that is not valid IDX.
     """
     return parse_idx(read_bytes(path, ndim), absolute(path), ndim)
 
@@ -41,7 +41,7 @@ def read_idx(path: str | os.PathLike[str], ndim: int | None = None) -> NDArray[A
 def parse_idx(data: bytes | bytearray, where: str, ndim: int | None = None) -> NDArray[Any]:
     """As :func:`read_idx`, for uncompressed bytes in memory; ``where`` names them in errors.
 
-    ``bytes`` are copied; a ``bytearray`` is taken over where its bytes can stay as they are.
+    ``bytes`` are copied; the array shares the memory of a ``bytearray`` if its values need no byte swap.
     """
     dtype, shape, start, total = _header(data, where, ndim)
     _check_length(len(data), start, total, where)
@@ -50,9 +50,9 @@ def parse_idx(data: bytes | bytearray, where: str, ndim: int | None = None) -> N
 
 
 def read_bytes(path: str | os.PathLike[str], ndim: int | None = None) -> bytearray:
-    """The uncompressed bytes of an IDX file, as many as its header promises and not one more.
+    """Read and decompress an IDX file, and check its length against its header.
 
-    Memory stays within what the file can justify: nothing is allocated on a header's word.
+    Nothing is allocated by a size in the header: the buffer grows with the bytes that were read.
     """
     where = absolute(path)
     with open_regular(path) as file:
@@ -70,7 +70,7 @@ def read_bytes(path: str | os.PathLike[str], ndim: int | None = None) -> bytearr
             if not kind:
                 _check_length(size, start, total, where)
             check_size(total, size if kind else total, where)
-            _fill(data, read, total + 1)  # one more: it must be the end, and checksums are proven only there
+            _fill(data, read, total + 1)  # one byte more must meet the end, where gzip and xz check their sums
         except OSError as error:
             raise _bad("cannot read the file", where, error.strerror or error, "a readable file") from error
     _check_length(len(data), start, total, where)
@@ -82,8 +82,8 @@ def _bad(what: str, where: str, found: object, expected: str, remedy: str = AGAI
 
 
 def _inflate(file: BinaryIO, kind: str, size: int, where: str) -> Callable[[int], bytes]:
-    """A ``read(n)`` of up to n decompressed bytes; b"" only at the proven end, with nothing after it."""
-    # Not gzip.open: it joins members and skips zero padding in silence. lzma.open has no memory limit.
+    """A ``read(n)`` of up to n decompressed bytes; b"" only at the verified end of the file."""
+    # gzip.open silently joins members and skips zero padding; lzma.open has no memory limit.
     xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY) if kind == "xz" else None
     decoder: Any = xz or zlib.decompressobj(wbits=31)
 
@@ -107,16 +107,16 @@ def _inflate(file: BinaryIO, kind: str, size: int, where: str) -> Callable[[int]
 
 
 def _fill(data: bytearray, read: Callable[[int], bytes], count: int) -> None:
-    """Grow ``data`` to ``count`` bytes, or to the end of what ``read`` gives."""
+    """Append to ``data`` until it has ``count`` bytes or ``read`` is at its end."""
     while len(data) < count and (part := read(min(CHUNK, count - len(data)))):
         data += part
 
 
 def _header(data: bytes | bytearray, where: str, ndim: int | None) -> tuple[Any, tuple[int, ...], int, int]:
-    """What a header promises: the dtype, the shape, where the values start and where the file ends."""
+    """Parse the header: dtype, shape, offset of the values, length of the whole file."""
     if any(data[:2]):
         found = f"{bytes(data[:9])!r}, magic 0x{data[:4].hex()}"
-        remedy = "A page saved in its place? Download it again. Compressed twice? Unpack it once."
+        remedy = "Is it a saved web page? Download it again. Compressed twice? Unpack it once."
         raise _bad("not an IDX file", where, found, "two zero bytes first (plain, or in gzip or xz)", remedy)
     if len(data) < 4:
         raise _bad("the IDX header is cut short", where, f"{len(data)} bytes", "at least 4")
@@ -133,11 +133,11 @@ def _header(data: bytes | bytearray, where: str, ndim: int | None) -> tuple[Any,
     dtype, start = np.dtype(TYPES[code]), 4 + 4 * dims
     if len(data) < start:
         raise _bad("the IDX header is cut short", where, f"{len(data)} bytes", f"{start}")
-    # Python integers: np.prod wraps, [65536] * 4 to 0.
+    # Python integers: np.prod overflows, [65536] * 4 to 0.
     shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4))
     if 0 in shape[1:]:
         raise _bad("an IDX dimension is zero", where, f"shape {shape}", "sizes of at least 1")
-    if shape[0] == 0:  # NumPy refuses items beyond its address range even where there are none
+    if shape[0] == 0:  # NumPy refuses oversized items even in an empty array
         check_size(math.prod(shape[1:]) * dtype.itemsize, 0, where)
     return dtype, shape, start, start + math.prod(shape) * dtype.itemsize
 

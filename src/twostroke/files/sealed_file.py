@@ -1,7 +1,7 @@
-"""Files of tensors in the safetensors format, with what they mean as JSON texts in the metadata, under one SHA-256.
+"""Sealed files: safetensors files with JSON texts in the metadata and one SHA-256 over a text and the tensors.
 
-The format itself has no checksum. Nothing in a file is ever run or imported, nothing is allocated on its word, and
-every fault is a ``ModelError`` that names the file.
+safetensors itself has no checksum. Reading a file runs and imports nothing; sizes are checked against the file before
+anything is allocated; every fault is a ``ModelError`` that names the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_FILE_BYTES: Final = 1 << 34
 
 
 def write_sealed(path: Path, kind: str, texts: dict[str, str], tensors: dict[str, np.ndarray], sealed: str) -> None:
-    """Write C-contiguous ``tensors`` and ``texts`` to ``path``, atomically; the digest covers ``texts[sealed]``."""
+    """Write C-contiguous ``tensors`` and ``texts`` atomically; the digest covers the tensors and ``texts[sealed]``."""
     if not path.name or "\0" in str(path):
         raise ModelError("not a file name", where=repr(str(path)), expected=f"a path such as {kind}.safetensors")
     metadata = {"format": kind, "format_version": str(FORMAT_VERSION), **texts}
@@ -38,13 +38,13 @@ def write_sealed(path: Path, kind: str, texts: dict[str, str], tensors: dict[str
 
 
 def load_sealed(data: bytes, text: str, digest: object, where: Path) -> dict[str, np.ndarray]:
-    """The tensors in ``data``, whose digest with ``text`` must be ``digest``."""
+    """The tensors in ``data``; the SHA-256 of ``text`` and tensors must be ``digest``."""
     try:
         tensors: dict[str, np.ndarray] = safetensors.numpy.load(data)
-    except Exception as error:  # safetensors raises many kinds, none with the path
+    except Exception as error:  # safetensors raises many types, none with the path
         raise damaged(where, f"{type(error).__name__}: {error}") from error
     if digest_of(text, tensors) != digest:
-        raise damaged(where, "the SHA-256 of its contents is not the one it records")
+        raise damaged(where, "its SHA-256 differs from the one in its metadata")
     return tensors
 
 
@@ -58,15 +58,14 @@ def digest_of(settings: str, tensors: dict[str, np.ndarray]) -> str:
 
 
 def read_bytes(where: Path) -> bytes:
-    """The bytes of a regular file, read once."""
+    """Read a regular file of at most ``MAX_FILE_BYTES``."""
     try:
         with open_regular(where) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_BYTES:
-                raise ModelError(
-                    "the file is too large", where=where, found=size, expected=f"<= {MAX_FILE_BYTES} bytes"
-                )
-            _check_start(file.read(9), size, where)  # before all of a large file is read for nothing
+                expected = f"<= {MAX_FILE_BYTES} bytes"
+                raise ModelError("the file is too large", where=where, found=size, expected=expected)
+            _check_start(file.read(9), size, where)  # before a large foreign file is read whole
             file.seek(0)
             return file.read(size + 1)
     except DataError as error:
@@ -76,7 +75,7 @@ def read_bytes(where: Path) -> bytes:
 
 
 def parse_header(data: bytes, where: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, with every value's kind still unknown."""
+    """Parse the JSON header of a safetensors file. The types of its values are not checked yet."""
     size = _check_start(data[:9], len(data), where)
     try:
         header = json.loads(data[8 : 8 + size].decode("utf-8"), object_pairs_hook=_no_duplicates)
@@ -88,19 +87,18 @@ def parse_header(data: bytes, where: Path) -> dict[str, Any]:
 
 
 def _check_start(start: bytes, n_bytes: int, where: Path) -> int:
-    """The length of the header of a file of ``n_bytes`` that begins with ``start``."""
+    """Check the first 9 bytes, ``start``, of a file of ``n_bytes``; return the length of its header."""
     for magic, kind in (
         (b"PK", "a ZIP (.npz, .pt or .keras) file"),
         (b"\x80", "a pickle"),
         (b"\x89HDF", "an HDF5 file"),
     ):
         if start.startswith(magic) and start[8:9] != b"{":
-            raise ModelError(
-                "not a model file", where=where, found=kind, expected="a .safetensors file written by twostroke"
-            )
+            expected = "a .safetensors file written by twostroke"
+            raise ModelError("not a model file", where=where, found=kind, expected=expected)
     size = int.from_bytes(start[:8], "little")
     if n_bytes < 8 or size > min(n_bytes - 8, MAX_HEADER_BYTES):
-        raise damaged(where, f"{n_bytes} bytes with a header said to have {size}")
+        raise damaged(where, f"{n_bytes} bytes, and a header of {size} by its length field")
     if start[8:9] != b"{":
         raise damaged(where, "its header is not a JSON object")
     return size
@@ -114,33 +112,21 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(metadata: Any, key: str, where: Path, kind: str) -> dict[str, Any]:
-    """The JSON object ``metadata[key]`` of a file of this ``kind`` and of a version that is known."""
+    """Parse the JSON object ``metadata[key]``, after a check of the file's kind and format version."""
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise ModelError(f"not a {KINDS[kind]} of twostroke", where=where, expected="a file written by twostroke")
     version = metadata.get("format_version")
     if version != str(FORMAT_VERSION):
-        raise ModelError(
-            "unknown format version",
-            where=where,
-            found=version,
-            expected=FORMAT_VERSION,
-            remedy="Upgrade twostroke." if str(version).isdecimal() else "The file is damaged or foreign.",
-        )
+        remedy = "Upgrade twostroke." if str(version).isdecimal() else "The file is damaged or foreign."
+        raise ModelError("unknown format version", where=where, found=version, expected=FORMAT_VERSION, remedy=remedy)
     try:
         value = json.loads(metadata[key], object_pairs_hook=_no_duplicates)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return {**value}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # TypeError: not an object
         raise damaged(where, f"no readable {key} in its metadata") from error
-    if not isinstance(value, dict):
-        raise damaged(where, f"no readable {key} in its metadata")
-    return value
 
 
 def damaged(where: Path, found: str, expected: object = None) -> ModelError:
-    """The error for a file that is not what was written."""
-    return ModelError(
-        "the model file is damaged or foreign",
-        where=where,
-        found=found,
-        expected=expected,
-        remedy="Restore it from a copy, or train again.",
-    )
+    """The error for a damaged or foreign file."""
+    what, remedy = "the model file is damaged or foreign", "Restore it from a copy, or train again."
+    return ModelError(what, where=where, found=found, expected=expected, remedy=remedy)

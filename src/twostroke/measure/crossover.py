@@ -1,4 +1,4 @@
-"""What throughput curves say: a line fitted to each, and the batch size from which a GPU is faster than the CPU."""
+"""A line fitted to each throughput curve, and the crossover: the batch size from which a GPU is faster than the CPU."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 BASELINE: Final = "cpu"  # what every other device is compared with
-HUBER: Final = 1.345  # residuals of so many standard deviations count in full
+HUBER: Final = 1.345  # in standard deviations: smaller residuals have full weight
 
 
 class Fit(NamedTuple):
     """t(B) = t0 + B / rate: seconds of a step of B samples. ``residual`` is the root mean square of t(B) / t - 1."""
 
     t0: float
-    rate: float  # samples per second; infinite where the step does not grow with the batch
+    rate: float  # samples per second; infinite if the time does not grow with the batch
     residual: float
     points: int
 
 
 def fit_line(batch_sizes: Sequence[int], seconds: Sequence[float]) -> Fit | None:
-    """The best t0 >= 0 and 1 / rate >= 0, by least squares of relative residuals. None for one point.
+    """Fit t0 >= 0 and 1 / rate >= 0 by least squares of relative residuals. None for one point.
 
     Relative, so that a microsecond at batch 1 weighs as much as a millisecond at batch 4096; points that deviate
     much more than the others count less (Huber 1964).
@@ -57,8 +57,7 @@ def _nonnegative(X: Any, weights: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Crossover:
-    """From which batch size ``device`` is faster than the CPU. None where there is no such point, which ``verdict``
-    says in words."""
+    """The batch size from which ``device`` is faster than the CPU, or None; ``verdict`` says it in words."""
 
     device: str
     batch_size: float | None  # between two measured sizes: interpolated on logarithmic axes
@@ -69,7 +68,7 @@ class Crossover:
 def find_crossover(
     device: str, base: Mapping[int, float], other: Mapping[int, float], base_fit: Fit | None, fit: Fit | None
 ) -> Crossover:
-    """Where ``device`` overtakes the CPU: seconds per step by batch size, the same sizes; checked with the fits."""
+    """Where ``device`` overtakes the CPU. ``base``, ``other``: seconds per step, by batch size (the same sizes)."""
     sizes = sorted(base)
     gains = [math.log(base[size] / other[size]) for size in sizes]
     wins = [gain > 0 for gain in gains]
@@ -107,7 +106,7 @@ def _fits_cross(base: Fit | None, other: Fit | None) -> float | None:
 def _check(
     sizes: Sequence[int], wins: Sequence[bool], measured: float | None, crossing: float | None, fit: Fit | None
 ) -> str:
-    """Whether the fits tell the same story as the measured points."""
+    """Whether the fits agree with the measured points."""
     if fit is None:
         return "one batch size has no fit to check with"
     says = "it never does" if crossing is None else f"from {crossing:.3g}" if crossing > 1 else "from batch 1"

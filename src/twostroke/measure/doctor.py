@@ -1,4 +1,4 @@
-"""What this machine has, which device is chosen on it and why, and how fast that device multiplies."""
+"""``doctor``: what this machine has, which device is chosen and why, and how fast it multiplies matrices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..backend import Backend, cuda_installation, cupy_wheels, host_backend, probe_cuda, select_backend
+from ..backend import Backend, cuda_installation, cuda_version, cupy_wheels, host_backend, probe_cuda, select_backend
 from ..data.dataset import load_dataset
 from ..errors import DataError
 from ..provenance import versions
@@ -20,7 +20,7 @@ NVIDIA_SMI: Final = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total
 
 
 def examine() -> dict[str, Any]:
-    """Everything ``twostroke doctor`` reports. Never fails for want of a GPU."""
+    """Everything that ``twostroke doctor`` shows. Works without a GPU."""
     backend, probe = select_backend("auto"), probe_cuda()
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -48,7 +48,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"processor: {cpu['processor']}, {cpu['cores']} core{'s' if cpu['cores'] != 1 else ''} for this process",
         f"libraries: NumPy {installed['numpy']}, SciPy {installed['scipy']}",
         f"BLAS: {cpu['blas']}, {threads}",
-        f"recorded steps: {cpu['steps']}",
+        f"captured steps: {cpu['steps']}",
         f"CuPy: {', '.join(facts['cupy_wheels']) or 'not installed'}",
         f"NVIDIA driver: {facts['nvidia_smi']}",
         f"GPU: {_gpu(gpu) if gpu else 'none that can be used'}",
@@ -62,9 +62,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
-    driver, runtime = (
-        f"{number // 1000}.{number % 1000 // 10}" for number in (gpu["driver_cuda"], gpu["runtime_cuda"])
-    )
+    driver, runtime = cuda_version(gpu["driver_cuda"]), cuda_version(gpu["runtime_cuda"])
     return (
         f"{gpu['gpu']}, compute capability {gpu['compute_capability']},"
         f" driver for CUDA {driver}, runtime CUDA {runtime}"
@@ -72,7 +70,7 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _gpu_details(gpu: dict[str, Any]) -> list[str]:
-    """Memory, TF32 and libraries, as far as they could be found out."""
+    """Memory, TF32 and libraries, as far as they are known."""
     free, total = gpu.get("memory_free_bytes"), gpu["memory_bytes"]
     limit = gpu.get("pool_limit_bytes")
     found = [f"{total / 2**30:.1f} GiB", *([f"{free / 2**30:.1f} GiB free"] if free is not None else [])]
@@ -90,7 +88,7 @@ def _gpu_details(gpu: dict[str, Any]) -> list[str]:
 
 
 def nvidia_smi() -> str:
-    """What nvidia-smi says of the GPUs, independent of CuPy; or why it says nothing."""
+    """What nvidia-smi reports, independently of CuPy, or why it reports nothing."""
     if not shutil.which(NVIDIA_SMI[0]):
         return "nvidia-smi not found"
     try:
@@ -102,7 +100,7 @@ def nvidia_smi() -> str:
 
 
 def mnist_state() -> str:
-    """Whether the bundled MNIST is what it should be."""
+    """Whether the bundled MNIST is intact."""
     try:
         load_dataset("mnist")
     except DataError as error:

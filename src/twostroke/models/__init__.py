@@ -1,1 +1,1 @@
-"""What is saved: model files, checkpoints, ONNX."""
+"""Saved networks and runs: model files, checkpoints, ONNX."""

@@ -1,7 +1,7 @@
-"""A training run on disk, whole: one file from which it goes on exactly as if it had not been stopped.
+"""Checkpoints: a training run in one file, from which it resumes with the bits of a run that was never stopped.
 
-The order of samples is a function of (seed, epoch), so parameters, the optimiser's arrays, the position and the
-notes of the running epoch are all there is. The file before the newest is kept.
+The order of samples is a function of (seed, epoch), so the state is the parameters, the optimiser's arrays, the
+position, and the losses and predictions of the current epoch. The previous checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
 
 
 def _digest(data: Dataset) -> str:
-    """SHA-256 of the training part, worked out once: it takes longer than all the rest of a save."""
+    """SHA-256 of the training part, cached: it takes longer than the rest of a save."""
     if data not in _digests:
         digest = hashlib.sha256(np.ascontiguousarray(data.train_images).data)
         digest.update(np.ascontiguousarray(data.train_labels).data)
@@ -55,7 +55,7 @@ def _digest(data: Dataset) -> str:
 
 
 def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
-    """Write the run's state to ``path``, atomically and durably, and return it. Raises ``ModelError``."""
+    """Write the run's state to ``path`` atomically and durably, and return ``path``. Raises ``ModelError``."""
     host = run.net.backend.to_host
     tensors = {name: np.array(host(array), order="C") for name, array in run.state.items()}
     for name in ("parameters", *(name for name in tensors if name.startswith("optimizer."))):
@@ -65,7 +65,7 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
     position["optimizer_steps"] = run.steps
     history = [asdict(record) for record in run.history]
     run_text = {"identity": identity(run, data), "position": position, "history": history}
-    if _is_sound(path):  # a damaged one must not take the place of the last good one
+    if _is_sound(path):  # a damaged one must not replace the last good one
         try:
             os.replace(path, previous(path))
         except OSError as error:
@@ -76,10 +76,10 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
 
 
 def restore(run: TrainingRun, data: Dataset, path: Path) -> list[str]:
-    """Put ``run`` where the checkpoint at ``path`` is, and return what there is to say; [] if there is none.
+    """Load the checkpoint at ``path`` into ``run``; return the lines to print, [] if there is no checkpoint.
 
-    A damaged newest file is a warning, and the one before it is taken. Raises ``ConfigError`` for a checkpoint
-    of another run, naming what differs, and ``ModelError`` if no good one is left.
+    If the newest file is damaged, warns and loads the previous one. Raises ``ConfigError`` for a checkpoint of another
+    run, with the values that differ, and ``ModelError`` if no good checkpoint is left.
     """
     faults: list[str] = []
     for file in (path, previous(path)):
@@ -95,17 +95,16 @@ def restore(run: TrainingRun, data: Dataset, path: Path) -> list[str]:
             faults.append(str(error))
         else:
             for fault in faults:
-                warnings.warn(f"{fault} The one before it is taken.", stacklevel=2)
+                warnings.warn(f"{fault} The previous checkpoint is used.", stacklevel=2)
             return [f"resumed from {file}: epoch {run.epoch + 1}, step {run.steps}"]
     if faults:
-        raise ModelError(
-            "no good checkpoint is left", where=path, found="; ".join(faults), remedy="Start without --resume."
-        )
+        what, remedy = "no good checkpoint is left", "Start without --resume."
+        raise ModelError(what, where=path, found="; ".join(faults), remedy=remedy)
     return []
 
 
 def _read(where: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The text and the tensors of a checkpoint whose digest is right."""
+    """Read a checkpoint and check its digest; return its text and its tensors."""
     content = read_bytes(where)
     metadata = parse_header(content, where).get("__metadata__", {})
     text = read_json(metadata, "run", where, KIND)
@@ -130,9 +129,8 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
     differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     if differing:
         values = ", ".join(f"{key} {theirs.get(key)} there and {ours.get(key)} here" for key in differing)
-        raise ConfigError(
-            "a checkpoint of another run", where=where, found=values, remedy="Use the same options, or another --out."
-        )
+        remedy = "Use the same options, or another --out."
+        raise ConfigError("a checkpoint of another run", where=where, found=values, remedy=remedy)
     arrays = run.state
     shapes = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     found = {name: (tensor.shape, str(tensor.dtype)) for name, tensor in tensors.items()}
@@ -156,7 +154,7 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
 
 
 def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
-    """A position that ``run`` can be at; None stands for infinity."""
+    """Check a position of ``run``; None stands for infinity."""
     position = {name: values[name] for name in (*POSITION, "optimizer_steps")}
     for name in ("epoch", "batch", "steps", "waited", "optimizer_steps"):
         if type(position[name]) is not int or position[name] < 0:

@@ -1,6 +1,6 @@
-"""A trained network as one safetensors file: tensors W1, b1, W2, b2, ... and what they mean, as metadata.
+"""Model files: a network as one safetensors file, with its settings and origin as metadata.
 
-W is (fan_in, fan_out), b is (fan_out,). The metadata holds the network's settings and its origin.
+The tensors are W1 (fan_in, fan_out), b1 (fan_out,), W2, b2, ...
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ALWAYS_SAVED: Final = frozenset({"layers", "activation", "output", "loss", "init
 
 
 def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
-    """Write ``net`` to ``path`` (atomically, durably) and return the path.
+    """Write ``net`` to ``path`` atomically and durably, and return ``path``.
 
-    ``provenance`` is kept beside it as its origin, for people. Raises ``ModelError``: weights that are not finite, or a
-    path that cannot be written.
+    ``provenance`` is stored as the model's origin, for information. Raises ``ModelError`` if weights are not finite or
+    the file cannot be written.
     """
     path = Path(path)
     tensors = host_tensors(net, path)
@@ -45,9 +45,9 @@ def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any
 
 
 def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) -> MLP:
-    """The network in ``path``, on ``backend`` (by default the CPU).
+    """Load the network in ``path`` onto ``backend`` (by default the CPU).
 
-    Everything is checked before it is believed. Raises ``ModelError`` naming the file and the reason.
+    The whole file is checked. Raises ``ModelError`` with the file and the reason.
     """
     where = Path(path).absolute()
     data = read_bytes(where)
@@ -70,8 +70,8 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def host_tensors(net: MLP, path: Path) -> dict[str, np.ndarray]:
-    """W1 (fan_in, fan_out), b1 (fan_out,), W2, ... on the host, bound for ``path``; finite, or ``ModelError``."""
-    # Contiguous copies: safetensors 0.8.0 writes the wrong bytes of a view without a word.
+    """W1 (fan_in, fan_out), b1 (fan_out,), W2, ... on the host, for ``path``. Raises ``ModelError`` if not finite."""
+    # Contiguous copies: safetensors 0.8.0 silently writes the wrong bytes of a view.
     tensors = {}
     for number, layer in enumerate(net.views, start=1):
         tensors[f"W{number}"] = np.array(net.backend.to_host(layer.W), order="C")
@@ -92,7 +92,7 @@ def _shapes(layers: tuple[int, ...]) -> dict[str, list[int]]:
 
 
 def _network(metadata: Any, header: dict[str, Any], n_bytes: int, where: Path, backend: Backend | None) -> MLP:
-    """The network that the metadata describes, once names, shapes, dtype and size of the tensors agree with it."""
+    """Make the network that the metadata describes, after a check of the tensors' names, shapes, dtype and size."""
     settings = read_json(metadata, "settings", where, KIND)
     try:
         layers = tuple(settings["layers"])
@@ -100,7 +100,7 @@ def _network(metadata: Any, header: dict[str, Any], n_bytes: int, where: Path, b
         known = ALWAYS_SAVED <= settings.keys() <= set(SETTINGS)
         if not known or dtype not in DTYPES or not all(type(n) is int for n in layers):
             raise KeyError("settings")
-        # Compared with the bytes present before anything of that size is allocated.
+        # Compared with the file's size before anything of that size is allocated.
         if min(layers) < 1 or parameter_count(layers) * np.dtype(dtype).itemsize > n_bytes:
             raise damaged(where, f"{n_bytes} bytes for layers {list(layers)}")
         shapes = _shapes(layers)

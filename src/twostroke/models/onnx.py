@@ -1,10 +1,9 @@
-"""A trained network as an ONNX model: one file that runs where neither Python nor this package is.
+"""Exports a network as an ONNX model, which runs without Python and without this package.
 
     input (batch, D) -> [Cast, Div by 255: pixels only] -> Gemm, activation, ... -> probabilities (batch, K)
                                                                                  -> ArgMax -> label (batch,)
 
-The file needs operator set 17 and IR version 8 (ONNX 1.12, 2022). The package ``onnx`` is the extra ``onnx``, imported
-when it is used.
+Needs operator set 17 and IR version 8 (ONNX 1.12, 2022). The package ``onnx`` is imported when it is used.
 """
 
 from __future__ import annotations
@@ -19,25 +18,24 @@ import numpy as np
 
 from ..engine.mlp import MLP, network_settings
 from ..errors import ConfigError, ModelError
+from ..extras import missing
 from ..files.atomic_file import write_atomically
 from ..version import __version__
 from .model_file import host_tensors
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
-# Protocol buffers end at 2 GiB. The graph takes kilobytes, and the origin 1 MiB at most: a model file holds no more.
+# Protocol buffers are limited to 2 GiB. The graph takes kilobytes, the origin 1 MiB at most (a model file's limit).
 MOST_BYTES: Final = 2**31 - 2**22
 INPUTS: Final = ("pixels", "scaled")
 
 
 def import_onnx() -> Any:
-    """The package ``onnx``. Raises ``ConfigError`` with the command that installs it."""
+    """The package ``onnx``. Raises ``MissingExtra``."""
     try:
         import onnx
     except ImportError as error:
-        raise ConfigError(
-            "ONNX export needs the package onnx", found=error, remedy="Install it with: pip install 'twostroke[onnx]'."
-        ) from error
+        raise missing("onnx", "ONNX export", error) from error
     return onnx
 
 
@@ -49,13 +47,13 @@ def export_onnx(
     classes: Sequence[str | int] | None = None,
     origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``net`` to ``path``, checked by ONNX's checker, atomically; return what was written.
+    """Check ``net`` with ONNX's checker and write it to ``path`` atomically; return a description of the file.
 
     The model's input is ``input`` (batch, D): uint8 0..255 with ``inputs="pixels"``, which the model scales as
     ``predict_proba`` does, or values already scaled, of the network's dtype, with ``inputs="scaled"``. Its outputs
     are ``label`` (batch,), the most probable class, and ``probabilities`` (batch, K), what ``predict_proba``
-    returns. ``classes`` names the K classes, as texts or as integers, in the outputs' order; without it label k is
-    the integer k. ``origin``, what is known of the training, goes into the metadata.
+    returns. ``classes`` names the K classes, as strings or integers, in the order of the outputs; without it label k is
+    the integer k. ``origin`` (how the network was trained) goes into the metadata.
 
     Raises ``ConfigError`` (an argument, or the package onnx is missing) and ``ModelError`` (weights, the file).
     """
@@ -67,10 +65,8 @@ def export_onnx(
     tensors = host_tensors(net, path)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > MOST_BYTES:
-        remedy = "Move the safetensors file instead."
-        raise ModelError(
-            "too large for ONNX", where=path, found=f"{size:,} bytes", expected=f"<= {MOST_BYTES:,}", remedy=remedy
-        )
+        found, expected, remedy = f"{size:,} bytes", f"<= {MOST_BYTES:,}", "Move the safetensors file instead."
+        raise ModelError("too large for ONNX", where=path, found=found, expected=expected, remedy=remedy)
     model = onnx.helper.make_model(
         _graph(onnx, net, tensors, inputs == "pixels", names),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
@@ -97,8 +93,8 @@ def export_onnx(
     try:
         write_atomically(path, data)
     except (OSError, ValueError) as error:  # ValueError: a zero byte, or no file name
-        found = getattr(error, "strerror", None) or error
-        raise ModelError("cannot write the model", where=path.absolute(), found=found) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError("cannot write the model", where=path.absolute(), found=reason) from error
     return {
         "onnx": str(path),
         "bytes": len(data),
@@ -111,7 +107,7 @@ def export_onnx(
 
 
 def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, names: list[Any] | None) -> Any:
-    """The forward stroke. Tensors keep the names that they have in the safetensors file."""
+    """The forward pass as nodes. Tensors keep the names that they have in the safetensors file."""
     make = onnx.helper.make_node
     number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(net.dtype))
     constants, nodes, values = dict(tensors), [], "input"
@@ -136,8 +132,9 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
     nodes.append(make("ArgMax", ["probabilities"], [index], "most_probable", axis=1, keepdims=0))
     initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
     if names is not None:
-        kind = onnx.TensorProto.STRING if isinstance(names[0], str) else kind
-        initializers.append(onnx.helper.make_tensor("classes", kind, [len(names)], [_bytes(name) for name in names]))
+        texts = [name.encode() for name in names if isinstance(name, str)]
+        kind = onnx.TensorProto.STRING if texts else kind
+        initializers.append(onnx.helper.make_tensor("classes", kind, [len(names)], texts or names))
         nodes.append(make("Gather", ["classes", "index"], ["label"], "name_of_class", axis=0))
     tensor = onnx.helper.make_tensor_value_info
     D, K = net.layers[0], net.layers[-1]
@@ -147,18 +144,14 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
 
 
 def class_names(classes: Sequence[str | int] | None, count: int) -> list[Any] | None:
-    """The names as a list of texts, or of integers."""
+    """Check the names; return a list of strings or of integers."""
     if classes is None:
         return None
     names = [name if isinstance(name, str) else int(name) for name in classes]
     if len(names) != count or len(set(names)) != count or len({type(name) for name in names}) != 1:
-        expected = f"{count} different names, all texts or all integers: one for each output"
+        expected = f"{count} different names, all strings or all integers: one for each output"
         raise ConfigError("bad names of classes", where="classes", found=", ".join(map(repr, names)), expected=expected)
     return names
-
-
-def _bytes(name: str | int) -> bytes | int:
-    return name.encode() if isinstance(name, str) else name
 
 
 def _shapes(onnx: Any, values: Any) -> dict[str, dict[str, Any]]:

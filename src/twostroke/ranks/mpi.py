@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backend.machine import own_cores
 from ..errors import ConfigError, PeerError
+from ..extras import missing
 from .communicator import Communicator, SingleProcess
 from .shared_sum import SharedSum, shared_memory
 from .watchdog import WATCHDOG_S, Watchdog, watchdog_limit, watched_from_outside
@@ -190,20 +191,15 @@ def joined(distributed: bool) -> Iterator[Communicator]:
 
 
 def import_mpi() -> Any:
-    """The module ``mpi4py.MPI``; importing it starts MPI. Raises ``ConfigError`` with the command that installs it."""
+    """The module ``mpi4py.MPI``; importing it starts MPI. Raises ``MissingExtra``."""
     try:
         import mpi4py
 
         mpi4py.rc.thread_level = "funneled"
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
-        missing = "mpi4py" if isinstance(error, ImportError) else "an MPI library"
-        raise ConfigError(
-            f"--distributed needs {missing}",
-            found=error,
-            remedy="Install it with: pip install 'twostroke[mpi]' (a cluster with an MPI of its own)"
-            " or 'twostroke[mpi-local]'.",
-        ) from error
+        what = None if isinstance(error, ImportError) else "an MPI library"
+        raise missing("mpi", "--distributed", error, what=what) from error
     return MPI
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, check_fit
 from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
 from ..engine.kernels import ACTIVATIONS, LOSSES
@@ -177,14 +177,8 @@ class Settings:
     def make_network(self, data: Dataset) -> MLP:
         """The network for ``data``, on the host. Raises ``ConfigError`` if --layers does not fit."""
         layers = self.layers or (data.n_features, *self.hidden, data.n_classes)
-        if (layers[0], layers[-1]) != (data.n_features, data.n_classes):
-            raise ConfigError(
-                "the network does not fit the data",
-                where=self.names["layers"],
-                found=",".join(map(str, layers)),
-                expected=f"{data.n_features} inputs and {data.n_classes} outputs for {data.name}",
-                remedy=f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_classes)))}.",
-            )
+        remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_classes)))}."
+        check_fit(layers, data, where=self.names["layers"], remedy=remedy, exact=True)
         return MLP(layers, **self.network)
 
     def folder(self, data: Dataset) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 INK, GREY, GRID = "#1f2328", "#656d76", "#d8dee4"
-COLOURS: Final = ("#0b62c4", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490")  # readable as text on white
+COLOURS: Final = ("#0b62c4", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490")  # legible as text on white
 HEADER: Final = (
     f"{'device':<8} {'batch':>7} {'threads':>7} {'us/step':>10} {'quartiles':>17} {'samples/s':>12}"
     f" {'GFLOP/s':>9} {'roofline':>9} {'of it':>6} {'blocks':>6}"
@@ -89,7 +89,7 @@ def _draw_curve(axes: Any, device: str, rows: list[Mapping[str, Any]], colour: s
 
 
 def _mark(axes: Any, crossover: Mapping[str, Any], rows: list[Mapping[str, Any]], place: int) -> None:
-    """A line down from the crossing to the batch size where the device gets ahead of the CPU."""
+    """Mark the batch size from which the device is faster than the CPU."""
     size = crossover["batch_size"]
     sizes, rates = ([math.log(row[key]) for row in rows] for key in ("batch_size", "samples_per_second"))
     rate = math.exp(np.interp(math.log(size), sizes, rates))

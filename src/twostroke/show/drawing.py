@@ -1,7 +1,7 @@
-"""The page on which one draws a digit: a drawing in; out come the image that the network gets, and its outputs.
+"""The page to draw a digit on: the browser sends a drawing and gets the network's input image and outputs.
 
-``DrawingPage`` is a WSGI application for this machine's own browser and nobody else: it answers under its own address
-alone, takes drawings of one exact size, and opens no file. waitress (the extra ``draw``) carries it over HTTP.
+``DrawingPage`` is a WSGI application for the local browser only: it answers requests to its own address, accepts
+drawings of one exact size, and opens no file. waitress (the extra ``draw``) serves it over HTTP.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import util
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +25,8 @@ from ..provenance import to_json
 
 PAGE: Final = Path(__file__).with_name("drawing.html")
 HOST: Final = "127.0.0.1"
-SIDE: Final = 280  # pixels a side of a drawing, a byte each: how much ink
-MOST_CLASSES: Final = 100  # bars that a page has room for
+SIDE: Final = 280  # side of a drawing in pixels; a byte of ink each
+MOST_CLASSES: Final = 100  # bars that fit on the page
 MOST_HEADERS: Final = 16 << 10
 OUTPUTS: Final = ("softmax", "sigmoid")
 HEADERS: Final = (
@@ -40,7 +39,7 @@ HEADERS: Final = (
 
 
 class Refusal(Exception):
-    """A request that gets no answer: the status line, and why."""
+    """A refused request: the status line and the reason."""
 
     def __init__(self, status: str, why: str, *headers: tuple[str, str]) -> None:
         super().__init__(why)
@@ -48,10 +47,10 @@ class Refusal(Exception):
 
 
 class DrawingPage:
-    """What is served under ``port``: the page at /, the network's facts at /network, answers to drawings at /read.
+    """The application on ``port``: the page at /, the network's description at /network, predictions at /read.
 
-    ``classes`` are the names of the outputs. Raises ``ModelError`` if ``net``, from the file ``model``, gives no
-    probabilities of classes for images of 28 x 28.
+    ``classes`` are the names of the outputs. Raises ``ModelError`` if ``net``, from the file ``model``, does not
+    classify images of 28 x 28.
     """
 
     def __init__(self, net: MLP, classes: Sequence[str], port: int, model: Path) -> None:
@@ -97,11 +96,11 @@ class DrawingPage:
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
     def _check_sender(self, environ: dict[str, Any]) -> None:
-        """No other site's page may ask, not even one whose name was made to lead to this machine (DNS rebinding)."""
+        """Refuse requests from pages of other sites, also after DNS rebinding."""
         if environ.get("HTTP_HOST", "").lower() not in self.hosts:
             raise Refusal("421 Misdirected Request", "this page answers under its own address only")
         origin = environ.get("HTTP_ORIGIN")
-        # A browser names the origin of every POST.
+        # Browsers send Origin with every POST.
         if origin not in self.origins and (origin is not None or environ["REQUEST_METHOD"] == "POST"):
             raise Refusal("403 Forbidden", "only the page itself may ask")
 
@@ -116,7 +115,7 @@ class DrawingPage:
         return answer(environ)
 
     def _read(self, environ: dict[str, Any]) -> tuple[str, bytes]:
-        """The drawing prepared as ``predict`` prepares a picture, and what the network makes of it."""
+        """Prepare the drawing as ``predict`` prepares a picture; return that image and the outputs."""
         if environ.get("CONTENT_TYPE") != "application/octet-stream":
             raise Refusal("415 Unsupported Media Type", "a drawing is application/octet-stream")
         expected = SIDE * SIDE
@@ -131,7 +130,7 @@ class DrawingPage:
 
 
 def check_reads_drawings(net: MLP, model: Path) -> None:
-    """``ModelError`` if the network does not tell classes of images of 28 x 28."""
+    """Raise ``ModelError`` unless the network classifies images of 28 x 28."""
     found = expected = None
     if net.layers[0] != FIELD * FIELD:
         found, expected = f"{net.layers[0]} inputs", f"{FIELD * FIELD}, for pictures of {FIELD} x {FIELD}"
@@ -141,22 +140,11 @@ def check_reads_drawings(net: MLP, model: Path) -> None:
         found, expected = f"{net.output} outputs", f"probabilities, of {' or '.join(OUTPUTS)}"
     if found:
         remedy = "Use a model that was trained on digits: twostroke train."
-        raise ModelError("the model reads no drawings", where=model, found=found, expected=expected, remedy=remedy)
-
-
-def require(argument: str) -> None:
-    """``ConfigError`` if the extra ``draw`` is not installed."""
-    try:
-        there = util.find_spec("waitress") is not None
-    except ValueError:  # None in sys.modules
-        there = False
-    if not there:
-        remedy = "Install it with: pip install 'twostroke[draw]'"
-        raise ConfigError("waitress not installed", where=argument, remedy=remedy)
+        raise ModelError("the model cannot read drawings", where=model, found=found, expected=expected, remedy=remedy)
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on this machine's own address, which no other machine reaches. Port 0: any that is free."""
+    """Listen on 127.0.0.1, which no other machine reaches. Port 0 chooses a free one."""
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
@@ -171,13 +159,13 @@ def listen(port: int) -> socket.socket:
 
 @contextmanager
 def serving(page: DrawingPage, listener: socket.socket) -> Iterator[Callable[[], None]]:
-    """What serves ``page`` until KeyboardInterrupt ends it; its connections are closed when the block is left."""
+    """Yield the function that serves ``page`` until KeyboardInterrupt; leaving the block closes all connections."""
     import waitress
 
-    # Several requests in a row are what drawing is, no news for the terminal.
+    # Drawing sends many requests in a row: waitress's warnings about its queue are noise.
     logging.getLogger("waitress").setLevel(logging.ERROR)
     connections: dict[int, Any] = {}
-    # One thread: a network has one set of buffers. A body is refused before it is long enough to go to a file.
+    # One thread answers in order. The limit on bodies is below the size that waitress would write to a file.
     server = waitress.create_server(
         page,
         connections,
@@ -200,7 +188,7 @@ def _json(value: Any) -> tuple[str, bytes]:
 
 
 def _policy(html: str) -> str:
-    """What the browser lets the page do: its one script and its one style sheet, known by digest; ask here alone."""
+    """The Content-Security-Policy: the page's one script and one style sheet, by digest, and requests to itself."""
     parts = ["default-src 'none'", "connect-src 'self'", "img-src data:"]
     for element in ("script", "style"):
         (text,) = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What a report shows of a run, as numbers: its epochs, what its network mixes up, its worst mistakes, its weights."""
+"""The numbers of a page: epochs, confusion matrix, worst mistakes, first-layer weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from ..data.dataset import Dataset
 from ..engine.metrics import Result, confusion
 from ..engine.mlp import MLP
-from ..engine.training import EpochRecord, evaluate
+from ..engine.training import EpochRecord, evaluate_outputs
 
-MATRIX_CLASSES: Final = 200  # beyond, a cell would be smaller than a pixel
+MATRIX_CLASSES: Final = 200  # beyond this a cell is smaller than a pixel
 MISTAKES: Final = 24
 PAIRS: Final = 8
 UNITS: Final = 32
-LARGEST: Final = 1e30  # of a float32's 3e38: what is beyond means nothing and overflows in a drawing
-SEEN_ROWS: Final = 10_000  # training samples that tell which pixels vary
+LARGEST: Final = 1e30  # of float32's 3e38: larger values are meaningless and overflow when drawn
+SEEN_ROWS: Final = 10_000  # training samples examined for pixels that vary
 
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """A test sample taken for another class; ``output`` and ``truth_output`` are the network's for the two."""
+    """A misclassified test sample; ``output`` is that of the predicted class, ``truth_output`` that of the true one."""
 
     index: int
     label: int
@@ -35,7 +35,7 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """How often samples of class ``label`` were taken for ``prediction``, and the share of the class that is."""
+    """How many samples of class ``label`` were predicted as ``prediction``, and their share of the class."""
 
     label: int
     prediction: int
@@ -45,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """The weights (H, W) into one unit of the first layer, -1..1; NaN where no training sample ever varies."""
+    """The weights (H, W) of a unit of the first layer, scaled to -1..1; NaN for pixels that never vary in training."""
 
     number: int
     weights: NDArray[np.float64]
@@ -53,22 +53,22 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """A run's record (as read from a file: of unknown kinds), and what its network does with the test samples."""
+    """A run's record (unchecked, as read from the file), and its network's results on the test part."""
 
     record: Mapping[str, Any]
-    history: list[dict[str, float | None]]  # an entry for each epoch, one number (or none) for each of its columns
+    history: list[dict[str, float | None]]  # an entry for each epoch, a number or None for each column
     net: MLP
     data: Dataset
     result: Result
     errors: int
-    matrix: NDArray[np.int64] | None  # (K, K) truth by prediction; None beyond MATRIX_CLASSES
+    matrix: NDArray[np.int64] | None  # (K, K), true class by row; None beyond MATRIX_CLASSES
     pairs: list[Pair]  # the most frequent first
-    mistakes: list[Mistake]  # the worst first: by how far the wrong output was above the right one
-    units: list[Unit]  # the strongest first; none where samples are not pictures
+    mistakes: list[Mistake]  # the largest margin of the wrong over the right output first
+    units: list[Unit]  # the largest norm first; empty if samples are not pictures
 
     @property
     def pictures(self) -> bool:
-        """Whether a sample can be shown: (height, width) of at least 2 by 2."""
+        """Whether samples can be shown as images: (height, width) of at least 2 by 2."""
         return is_picture(self.data)
 
 
@@ -80,8 +80,7 @@ def is_picture(data: Dataset) -> bool:
 def examine(record: Mapping[str, Any], net: MLP, data: Dataset) -> Findings:
     """Evaluate ``net`` on the test part of ``data``, which it must fit, and find what to show."""
     labels = data.test_labels.astype(np.int64)
-    result = evaluate(net, data.test_images, data.test_labels)
-    outputs = net.predict_proba(data.test_images)
+    result, outputs = evaluate_outputs(net, data.test_images, data.test_labels)
     predictions = outputs.argmax(axis=1)
     n_classes = net.layers[-1]
     small = n_classes <= MATRIX_CLASSES
@@ -100,7 +99,7 @@ def examine(record: Mapping[str, Any], net: MLP, data: Dataset) -> Findings:
 
 
 def numbers(history: Any) -> list[dict[str, float | None]]:
-    """The epochs of a record's history: None for what is not a plain number, nothing for what is no epoch."""
+    """The epochs of a record's history. Values that are not plain numbers become None; other entries are dropped."""
     names = tuple(EpochRecord.__annotations__)
     rows = history if isinstance(history, list) else []
     found = [{name: number(row.get(name)) for name in names} for row in rows if isinstance(row, Mapping)]
@@ -114,7 +113,7 @@ def number(value: Any) -> float | None:
 
 
 def heat(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The share of its class that each wrong cell holds, relative to the largest: 0..1, the diagonal 0."""
+    """Each wrong cell's share of its class, relative to the largest: 0..1, the diagonal 0."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     return np.asarray(shares / (shares.max() or 1.0))
@@ -143,7 +142,7 @@ def _mistakes(outputs: Any, labels: Any, predictions: Any) -> list[Mistake]:
 
 
 def _units(net: MLP, data: Dataset) -> list[Unit]:
-    """The units with the largest weights, or every class if there is no hidden layer."""
+    """The units with the largest norms, or the classes in order if there is no hidden layer."""
     weights = net.backend.to_host(net.weights[0]).astype(np.float64)
     seen = data.train_images[:: max(1, len(data.train_images) // SEEN_ROWS)]
     weights[seen.min(axis=0) == seen.max(axis=0)] = np.nan

@@ -1,4 +1,4 @@
-"""A run as one HTML page that asks for nothing: styles, curves and images are inside, and no script is.
+"""A run as one self-contained HTML page: styles, curves and images are inline; no script, no request.
 
 ``page.html`` is the template; Jinja2 escapes every text that comes from a file.
 """
@@ -23,11 +23,11 @@ ELSEWHERE: Final = {
     "test_accuracy", "test_loss", "train_seconds", "samples_per_second", "history", "machine", "versions", "reason",
     "finished", "data", *MACHINE, *PLACES,
 }  # fmt: skip
-RECORDED_APART: Final = 5e-4  # more than two devices differ by
+RECORDED_APART: Final = 5e-4  # in accuracy; two devices differ by less
 
 
 def html(findings: Findings, command: Sequence[str]) -> str:
-    """The page. ``command`` repeats the run, in parts that a line may be broken between; empty if it is not known.
+    """Render the page. ``command`` repeats the run, in parts between which a line may break; empty if unknown.
 
     Raises ``ImportError`` without Jinja2.
     """
@@ -49,14 +49,14 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def significant(value: Any) -> str:
-    """A number with four digits that count, or with thousands' commas; nothing for None."""
+    """A number with four significant digits, or with thousands separators; empty for None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "" if value is None else str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def confidence(value: float, output: str) -> str:
-    """What the network gave a class: a probability where its outputs are, else the output itself."""
+    """An output: in per cent if it is a probability, else as it is."""
     return percent(value) if output in ("softmax", "sigmoid") else f"output {value:.3g}"
 
 
@@ -149,7 +149,7 @@ def _moment(value: Any) -> str:
 
 
 def _recorded(findings: Findings) -> str:
-    """What the record said of the test, if that is another figure than the one found now."""
+    """A note if the record's test accuracy differs from the one measured now."""
     accuracy, name = number(findings.record.get("test_accuracy")), _text(findings.record.get("data"))
     if accuracy is None or abs(accuracy - findings.result.accuracy) <= RECORDED_APART:
         return ""

@@ -1,4 +1,4 @@
-"""The pictures of a report: curves, confusion, mistakes, weights; as PNG files, or as SVG in a page's own colours.
+"""The pictures of a page: curves, confusion matrix, mistakes, weights; as PNG files, or as SVG in the page's colours.
 
 Figures are matplotlib's (the extra ``plot``); single samples and weights are small PNG images.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import util
 from itertools import count
 from typing import Any, Final
 
@@ -16,43 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ConfigError
 from .chart import COLOURS, GREY, GRID, INK
 from .findings import Findings, heat
 
-BLUE, ORANGE = (59, 125, 216), (224, 112, 32)  # seen on white and on black
+BLUE, ORANGE = (59, 125, 216), (224, 112, 32)  # visible on white and on black
 SERIES: Final = {"train": "training", "val": "validation", "test": "test"}
 QUANTITIES: Final = ("loss", "accuracy")
 PAPER: Final = {"ink": INK, "muted": GREY, "grid": GRID, **dict(zip(SERIES, COLOURS, strict=False))}
-# The same names as colours that occur nowhere else: ``svg`` turns them into var(--NAME).
+# Placeholder colours that occur nowhere else: ``svg`` replaces them by var(--NAME).
 THEMED: Final = {name: f"#0{place}f{place}a{place}" for place, name in enumerate(PAPER)}
-NUMBERED: Final = 20  # classes whose cells have room for a number
+NUMBERED: Final = 20  # with more classes, cells have no room for numbers
 THUMBNAIL: Final = 160  # pixels of a longer side, at most
-FAINT: Final = 0.28  # the tint of the diagonal
+FAINT: Final = 0.28  # opacity of the diagonal
 LABEL_GAP: Final = 13.0  # points between the names of two curves
-REQUIRED: Final = ("matplotlib", "jinja2")
-
-
-def require(argument: str) -> None:
-    """``ConfigError`` if the extra ``plot`` is not installed."""
-    missing = [name for name in REQUIRED if not _installed(name)]
-    if missing:
-        remedy = "Install it with: pip install 'twostroke[plot]'"
-        raise ConfigError(f"{' and '.join(missing)} not installed", where=argument, remedy=remedy)
-
-
-def _installed(name: str) -> bool:
-    try:
-        return util.find_spec(name) is not None
-    except ValueError:  # None in sys.modules
-        return False
-
 
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
 def curve(findings: Findings, quantity: str, colours: Mapping[str, str]) -> Any:
-    """Loss or accuracy over epochs, one line for each part of the data, its name at its end."""
+    """Loss or accuracy over epochs, one labelled line for each part of the data."""
     figure = _figure(4.4, 3.0)
     _draw_curve(figure.add_subplot(), findings.history, quantity, colours)
     return figure
@@ -69,7 +50,7 @@ def curves(findings: Findings) -> Any:
 
 
 def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
-    """The confusion matrix: truth by prediction, tinted by the share of a class that was mistaken."""
+    """The confusion matrix, true class by row, tinted by the share of the class."""
     counts = findings.matrix
     assert counts is not None
     size = len(counts)
@@ -107,7 +88,7 @@ def weights(findings: Findings) -> Any:
 
 
 def files(findings: Findings) -> dict[str, Any]:
-    """Every figure that this run has, by the name of its file."""
+    """Every figure of a run, by file name."""
     found: dict[str, Callable[[], Any]] = {}
     if findings.history:
         found["curves.png"] = lambda: curves(findings)
@@ -128,9 +109,9 @@ def png(figure: Any) -> bytes:
 
 
 def svg(figure: Any, name: str, description: str) -> str:
-    """A figure drawn in ``THEMED`` as an ``<svg>`` for inside a page, its colours the page's, e.g. var(--ink).
+    """A figure drawn in ``THEMED`` colours as an inline ``<svg>`` that uses the page's colours, e.g. var(--ink).
 
-    ``name`` keeps its identifiers apart from another picture's. ``description`` is its alternative text.
+    ``name`` prefixes its ids, so that they are unique in the page. ``description`` is its alternative text.
     """
     from html import escape
 
@@ -195,10 +176,10 @@ def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, 
 
 
 def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Each curve's name behind its last point, moved up or down until no two touch."""
+    """Label each curve at its last point; labels are moved up or down until none overlap."""
     axes.autoscale_view()
     axes.set_ylim(axes.get_ylim())  # fixed now: what follows depends on it
-    height = axes.figure.get_size_inches()[1] * 72 * 0.8  # points, nearly: the layout is not made yet
+    height = axes.figure.get_size_inches()[1] * 72 * 0.8  # in points, roughly: the layout is not computed yet
     scale = axes.transScale.transform
     low, high = (scale((0, value))[1] for value in axes.get_ylim())
     places = [(scale((0, value))[1] - low) / (high - low) * height for _, value, *_ in ends]
@@ -231,8 +212,8 @@ def _gallery(items: Sequence[tuple[Any, str]], style: Mapping[str, Any]) -> Any:
 
 
 def sample_images(findings: Findings) -> list[NDArray[np.uint8]]:
-    """The test samples of the worst mistakes, (H, W) uint8 each: bytes as they are, floats from the least to the
-    greatest of them all."""
+    """The test samples of the worst mistakes, (H, W) uint8 each: uint8 as they are, floats scaled from their common
+    minimum and maximum."""
     images = findings.data.test_images[[one.index for one in findings.mistakes]]
     if images.dtype != np.uint8:
         low, high = (float(bound) for bound in (images.min(), images.max()))
@@ -241,10 +222,8 @@ def sample_images(findings: Findings) -> list[NDArray[np.uint8]]:
 
 
 def tint(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """-1..1 (H, W) as (H, W, 4): blue below 0, orange above, the more opaque the larger, NaN invisible.
-
-    It suits a light and a dark page.
-    """
+    """-1..1 (H, W) as RGBA (H, W, 4), for light and dark pages: blue below 0, orange above, opacity by magnitude, NaN
+    transparent."""
     known = np.nan_to_num(values)
     rgba = np.empty((*values.shape, 4), np.uint8)
     rgba[..., :3] = np.where((known < 0)[..., None], BLUE, ORANGE)

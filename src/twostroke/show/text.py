@@ -17,7 +17,7 @@ from ..runs.settings import SETTINGS
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 BAR_WIDTH = 28
-PAYS = 1.3  # what twice the ranks must gain to be worth starting
+PAYS = 1.3  # the least speed-up that makes twice the ranks worthwhile
 
 
 def _s(count: int) -> str:
@@ -29,7 +29,7 @@ def _loss(value: float) -> str:
 
 
 def device_line(backend: Backend) -> str:
-    """Which device, with how many threads, and why."""
+    """The device, its threads, and why it was chosen."""
     threads = f", {backend.threads} thread{_s(backend.threads)}" if backend.threads else ""
     if backend.auto:
         threads = f", as many of {backend.threads} threads as pay"
@@ -37,7 +37,7 @@ def device_line(backend: Backend) -> str:
 
 
 def data_line(data: Dataset) -> str:
-    """What there is to learn from."""
+    """The data set: sizes, shape, dtype, classes."""
     shape = " x ".join(map(str, data.image_shape))
     return (
         f"data: {data.name}, {len(data.train_images):,} training and {len(data.test_images):,} test samples,"
@@ -46,7 +46,7 @@ def data_line(data: Dataset) -> str:
 
 
 def network_line(net: MLP) -> str:
-    """The network's every setting."""
+    """All settings of the network."""
     shape, count = "-".join(map(str, net.layers)), parameter_count(net.layers)
     return (
         f"network: {shape}, {count:,} parameters, {net.activation}, {net.output} output,"
@@ -62,22 +62,22 @@ def settings_line(config: TrainConfig, preset: str) -> str:
 
 
 def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
-    """Who trains together: ``DistributedRun.describe``."""
+    """The ranks of a distributed run: ``DistributedRun.describe``."""
     threads = f", {backend.threads} thread{_s(backend.threads)} each" if backend.threads else ""
     hosts = f" on {ranks['hosts']} machine{_s(ranks['hosts'])} by {ranks['mpi']}" if "mpi" in ranks else ""
     return f"ranks: {ranks['ranks']}{hosts}{threads}; gradients are summed by {ranks['gradients_summed_by']}"
 
 
 def crowded_line(ranks: int, cores: int) -> str:
-    """What is worth knowing where ranks outnumber the cores of their machine."""
+    """The note for more ranks than cores."""
     return f"{ranks} ranks share {cores} core{_s(cores)} and wait for each other: {cores} would be faster"
 
 
 def summing_line(ranks: Mapping[str, Any]) -> str:
-    """What part of the time went to sums, with the waiting for the slowest rank, and whether more ranks would pay.
+    """The share of the time spent in all-reduce (with the wait for the slowest rank), and whether more ranks would pay.
 
-    ``n`` ranks spend c on their part of a step and s on the sum. With m a step takes at least c n / m + s; m is 2n, but
-    no more than one host has cores.
+    With n ranks a step spends c on computation and s on the all-reduce. With m ranks it takes at least c n / m + s;
+    m is 2n, on one host at most its number of cores.
     """
     total, summing = ranks["step_seconds"], ranks["summing_seconds"]
     if not total or ranks["ranks"] == 1:
@@ -98,7 +98,7 @@ def summing_line(ranks: Mapping[str, Any]) -> str:
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
-    """``plan_record`` beyond what the run itself says first."""
+    """What ``plan_record`` adds to the first lines of a run."""
     done = f", {plan['done_steps']:,} of them done" if plan["done_steps"] else ""
     per_epoch, steps = plan["steps_per_epoch"], plan["steps"]
     lines = [
@@ -125,7 +125,7 @@ def epoch_line(record: EpochRecord) -> str:
 
 
 def result_line(record: Mapping[str, Any]) -> str:
-    """The outcome of ``run_record``."""
+    """The result in ``run_record``."""
     threads = f", {record['threads']} thread{_s(record['threads'])}" if record["threads"] else ""
     return (
         f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])} after {record['epochs']}"
@@ -135,7 +135,7 @@ def result_line(record: Mapping[str, Any]) -> str:
 
 
 def onnx_lines(record: Mapping[str, Any]) -> list[str]:
-    """The outcome of ``export_onnx``: the names, types and shapes that a program needs, and where the file is."""
+    """What ``export_onnx`` returns: names, types and shapes of inputs and outputs, and the file."""
 
     def described(values: Mapping[str, Any]) -> str:
         parts = [f"{name} {value['dtype']} ({', '.join(map(str, value['shape']))})" for name, value in values.items()]
@@ -170,7 +170,7 @@ def prediction_lines(record: Mapping[str, Any], pixels: Any, *, plain: bool = Fa
 
 
 def picture(pixels: Any, *, plain: bool = False) -> list[str]:
-    """A grey picture (H, W) as lines of W half blocks. Ink is drawn in the text's colour: it suits any terminal."""
+    """A grey image (H, W) as lines of W half blocks, two rows of pixels each, ink in the colour of the text."""
     on = pixels > (float(pixels.min()) + float(pixels.max())) / 2
     on = np.pad(on, ((0, len(on) % 2), (0, 0))).astype(int)
     glyphs = ASCII_BLOCKS if plain else BLOCKS

@@ -14,6 +14,7 @@ from ..backend import Backend, select_backend
 from ..engine.mlp import DTYPES, MLP, layer_views, outputs
 from ..engine.workspace import label_dtype
 from ..errors import ConfigError, DataError, DivergenceError
+from ..extras import missing
 from .solvers import (
     DenseRows,
     Epochs,
@@ -35,7 +36,7 @@ try:
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError(f"{error}. Install scikit-learn 1.7 or newer: pip install 'twostroke[sklearn]'") from error
+    raise missing("sklearn", "twostroke.sklearn", error) from error
 
 ACTIVATIONS: Final = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 # out_activation_ -> the engine's loss and output

@@ -129,7 +129,8 @@ def _no_device(runtime: Any, wheel: str, error: Exception) -> Probe:
     if status == INSUFFICIENT_DRIVER:
         return Probe(
             False,
-            f"the NVIDIA driver is too old (it supports CUDA {_version(driver)}, {wheel} needs {_version(needed)})",
+            f"the NVIDIA driver is too old (it supports CUDA {cuda_version(driver)},"
+            f" {wheel} needs {cuda_version(needed)})",
             "Update the driver, or install the CuPy wheel of an older CUDA.",
         )
     return Probe(False, f"CUDA did not start ({_first_line(error)})", "Check nvidia-smi.")
@@ -152,7 +153,7 @@ def _broken(wheel: str, error: Exception) -> Probe:
     )
 
 
-def _version(number: int) -> str:
+def cuda_version(number: int) -> str:
     """CUDA's 12040 as "12.4"."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
