@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.small_runs import NEEDS_PLOT, findings_of, samples, train_run
 from twostroke.cli import main
 from twostroke.commands import training_job as train_command
-from twostroke.extras import PACKAGES
+from twostroke.errors import PACKAGES
 from twostroke.show import pictures
 from twostroke.show.findings import Findings
 

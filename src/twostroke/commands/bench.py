@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..extras import missing as missing_extra
-from ..files.atomic_file import write_atomically
+from ..errors import missing as missing_extra
 from ..measure import throughput as benchmark
 from ..measure.crossover import summarise
 from ..provenance import to_json
-from ..runs.folder import writable_folder
+from ..runs.folder import writable_folder, write_file
 from ..runs.settings import named
 from ..show import chart
 from . import options
@@ -48,10 +47,7 @@ def bench(
     except ImportError as error:
         complain(f"note: {missing_extra('plot', 'bench.png', error)}")
     for name, content in files.items():
-        try:
-            write_atomically(folder / name, content)
-        except OSError as error:
-            raise ConfigError("cannot write", where=f"--out {folder / name}", found=error.strerror) from error
+        write_file(folder / name, content, "the measurements")
     tell(f"written: {', '.join(str(folder / name) for name in files)}")
     if json:
         say(to_json(result["records"]))

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError, ModelError
-from ..extras import need
+from ..errors import ConfigError, ModelError, need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.dataset import load_dataset
-from ..errors import ConfigError
-from ..extras import need
-from ..files.atomic_file import write_atomically
+from ..errors import ConfigError, need
 from ..models.model_file import load_model
-from ..runs.folder import writable_folder
+from ..runs.folder import writable_folder, write_file
 from ..runs.record import read_record, repeat_words
 from ..show import page, pictures
 from ..show.findings import Findings, examine
@@ -52,8 +50,5 @@ def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False
     if png:
         content |= {name: pictures.png(figure) for name, figure in pictures.files(findings).items()}
     for name, data in content.items():
-        try:
-            write_atomically(folder / name, data)
-        except OSError as error:
-            raise ConfigError("cannot write the page", where=folder / name, found=error.strerror) from error
+        write_file(folder / name, data, "the page")
         tell(f"{'report' if name == 'report.html' else 'picture'}: {folder / name}")

@@ -8,8 +8,7 @@ from typing import Any, Final
 import typer
 
 from ..data.dataset import load_dataset
-from ..errors import ConfigError
-from ..extras import need
+from ..errors import ConfigError, need
 from ..provenance import to_json
 from ..ranks.communicator import agree
 from ..ranks.mpi import joined

@@ -16,14 +16,23 @@ from ..engine.metrics import Result
 from ..engine.mlp import MLP
 from ..engine.training import EpochRecord, TrainingRun, evaluate
 from ..errors import ConfigError, ModelError
-from ..files.atomic_file import write_atomically
 from ..models.checkpoint import restore, save_checkpoint
 from ..models.model_file import save_model
 from ..provenance import to_json, versions
 from ..ranks.communicator import Communicator
 from ..ranks.data_parallel import DistributedRun, share
 from ..runs import record
-from ..runs.folder import CHECKPOINT, MODEL, PAGE, RECORD, locked, set_aside, would_be_writable, writable_folder
+from ..runs.folder import (
+    CHECKPOINT,
+    MODEL,
+    PAGE,
+    RECORD,
+    locked,
+    set_aside,
+    would_be_writable,
+    writable_folder,
+    write_file,
+)
 from ..runs.settings import Settings
 from ..show import text
 from ..show.findings import examine
@@ -211,8 +220,5 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
 
 
 def _write_record(result: dict[str, Any], path: Path, model: Path) -> None:
-    try:
-        write_atomically(path, f"{to_json(result)}\n".encode())
-    except OSError as error:
-        remedy = f"The model is saved in {model}."
-        raise ModelError("cannot write the record", where=path, found=error.strerror, remedy=remedy) from error
+    text = f"{to_json(result)}\n".encode()
+    write_file(path, text, "the record", ModelError, f"The model is saved in {model}.")

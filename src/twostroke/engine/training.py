@@ -261,14 +261,14 @@ def train(
     generator is made, before its first ``next``. Raises ``ConfigError``, ``DataError``, ``DivergenceError`` (the
     parameters are then those of the failed epoch).
     """
-    return _records(TrainingRun(net, data, config or TrainConfig(), backend))
+    run = TrainingRun(net, data, config or TrainConfig(), backend)
 
+    def records() -> Iterator[EpochRecord]:
+        while not run.done:
+            if record := run.advance():
+                yield record
 
-def _records(run: TrainingRun) -> Iterator[EpochRecord]:
-    while not run.done:
-        record = run.advance()
-        if record is not None:
-            yield record
+    return records()
 
 
 def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:

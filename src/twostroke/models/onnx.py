@@ -17,8 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..engine.mlp import MLP, network_settings
-from ..errors import ConfigError, ModelError
-from ..extras import missing
+from ..errors import ConfigError, ModelError, missing
 from ..files.atomic_file import write_atomically
 from ..version import __version__
 from .model_file import host_tensors

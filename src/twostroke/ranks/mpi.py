@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..backend.machine import own_cores
-from ..errors import ConfigError, PeerError
-from ..extras import missing
+from ..errors import ConfigError, PeerError, missing
 from .communicator import Communicator, SingleProcess
 from .shared_sum import SharedSum, shared_memory
 from .watchdog import WATCHDOG_S, Watchdog, watchdog_limit, watched_from_outside

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError
-from ..files.atomic_file import previous, sync_folder
+from ..errors import ConfigError, TwoStrokeError
+from ..files.atomic_file import previous, sync_folder, write_atomically
 
 MODEL: Final = "model.safetensors"
 RECORD: Final = "record.json"
@@ -48,6 +48,14 @@ def would_be_writable(folder: Path, argument: str) -> Path:
     if problem:
         raise _unwritable(folder, argument, problem)
     return folder
+
+
+def write_file(path: Path, data: bytes, what: str, error: type[TwoStrokeError] = ConfigError, remedy: str = "") -> None:
+    """Write ``data`` atomically; raise ``error`` "cannot write ``what``"."""
+    try:
+        write_atomically(path, data)
+    except OSError as fault:
+        raise error(f"cannot write {what}", where=path, found=fault.strerror, remedy=remedy or None) from fault
 
 
 def set_aside(path: Path, argument: str) -> None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ..backend import Backend
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
 from ..engine.metrics import Result
@@ -82,7 +81,7 @@ def array_bytes(owner: object) -> int:
     total, waiting = 0, [owner]
     while waiting:
         value = waiting.pop()
-        if id(value) in seen or isinstance(value, Backend):
+        if id(value) in seen:
             continue
         seen.add(id(value))
         if hasattr(value, "nbytes"):
@@ -96,7 +95,8 @@ def array_bytes(owner: object) -> int:
         elif isinstance(value, list | tuple):
             waiting += value
         elif type(value).__module__.startswith("twostroke."):
-            waiting += getattr(value, "__dict__", {}).values()
+            # A backend's own constants are not the run's.
+            waiting += [x for name, x in getattr(value, "__dict__", {}).items() if name.strip("_") != "backend"]
     return total
 
 

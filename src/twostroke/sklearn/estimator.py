@@ -13,8 +13,7 @@ import numpy as np
 from ..backend import Backend, select_backend
 from ..engine.mlp import DTYPES, MLP, layer_views, outputs
 from ..engine.workspace import label_dtype
-from ..errors import ConfigError, DataError, DivergenceError
-from ..extras import missing
+from ..errors import ConfigError, DataError, DivergenceError, missing
 from .solvers import (
     DenseRows,
     Epochs,

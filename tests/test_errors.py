@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twostroke import ConfigError
-from twostroke.extras import ALSO, NAMES, PACKAGES, MissingExtra, missing, need
+from twostroke.errors import ALSO, NAMES, PACKAGES, MissingExtra, missing, need
 
 
 @pytest.fixture
