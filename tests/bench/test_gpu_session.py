@@ -160,7 +160,7 @@ def test_the_results_are_written_after_every_part(tmp_path: Path) -> None:
     """A session that is told to end, in its second part, leaves the first one's result, and no process."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from bench import gpu_session as s\n"
-        "from twostroke.backend import probe; probe.probe_cuda = lambda: probe.Probe(True, 'A GPU (none)')\n"
+        "from twostroke.backend.cuda import probe; probe.probe_cuda = lambda: probe.Probe(True, 'A GPU (none)')\n"
         'slow = \'import os, time; print(os.getpid(), file=open(os.environ["OUT"] + "/pid", "w"), flush=True);\'\n'
         "s.PARTS[:] = [s.Part('one', 'right', 9, '', ['-c', 'print(1)']),\n"
         "              s.Part('two', 'right', 60, '', ['-c', slow + 'time.sleep(60)'])]\n"
