@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from tests.support import documentation
-
 from twostroke.show.chart import COLOURS, GREY, GRID, INK
 
 ROOT: Final = Path(__file__).resolve().parents[1]

@@ -14,6 +14,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip instal
 
 import joblib
 from scipy import sparse
+from sklearn import datasets
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
@@ -23,7 +24,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn import datasets
 from tests.support.strict_device import StrictBackend, traffic
 from tests.test_floors import run_python
 from twostroke import ConfigError, DataError, DivergenceError, TwoStrokeError

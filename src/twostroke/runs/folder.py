@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import contextlib
 import fcntl
 import os
@@ -10,9 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..files.atomic_file import sync_folder
-from ..files.atomic_file import previous
 from ..errors import ConfigError
+from ..files.atomic_file import previous, sync_folder
 
 FILES = (
     *("model.safetensors", "record.json", "checkpoint.safetensors", "report.html"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from typing import Final
 
 from ..engine.training import TrainConfig
+
 
 @dataclass(frozen=True)
 class Preset:

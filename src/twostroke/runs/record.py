@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-
-
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
-
-from ..errors import DataError, ModelError
-from ..files.regular_file import open_regular
-from .settings import KEYS
-
-
-import json
-import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Final
 
 from ..backend import Backend
 from ..data.dataset import Dataset
-from ..files.regular_file import absolute
 from ..engine.metrics import Result
 from ..engine.mlp import MLP, parameter_count
 from ..engine.training import EpochRecord, TrainConfig, TrainingRun
-from ..version import __version__
+from ..errors import DataError, ModelError
+from ..files.regular_file import absolute, open_regular
 from ..provenance import to_json, versions
+from .settings import KEYS
+
 
 def run_record(
     net: MLP,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..data.dataset import Dataset
-from ..errors import ConfigError, TwoStrokeError
-from ..engine.mlp import MLP
-from ..engine.mlp import network_settings
-from .presets import PRESETS
+from ..engine.mlp import MLP, network_settings
 from ..engine.training import TrainConfig
+from ..errors import ConfigError, TwoStrokeError
+from .presets import PRESETS
 
 # Every key of a configuration file, with the kinds of TOML value it takes.
 KEYS: Final[dict[str, tuple[type, ...]]] = {

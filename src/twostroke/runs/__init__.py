@@ -1,0 +1,1 @@
+"""A training run from the outside: its settings, its folder, its record."""
