@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, load_peer, make_problem
 
 from bench import duel, processes
+from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, load_peer, make_problem
 from tests.support.fake_graphs import FakeGraphs, plant_fake_graphs
 from twostroke.backend.cuda.probe import probe_cuda
 
