@@ -5,6 +5,7 @@ How a page is run, and the comments that change it, are told in ``documentation.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -63,6 +64,9 @@ def tool(file: str) -> ModuleType:
 # --- pages run ---------------------------------------------------------------------------------------------------
 
 
+# What every environment has: the package, and what it requires.
+BROUGHT = {"twostroke", "numpy", "scipy", "threadpoolctl", "safetensors", "typer", "rich", "PIL"}
+
 # The Chinese page has the English one's blocks: a test below compares them.
 RUNNING = [
     page
@@ -71,12 +75,36 @@ RUNNING = [
 ]
 
 
+def needs(page: Path) -> set[str]:
+    """The optional modules that the page declares: ``<!-- needs: sklearn -->``."""
+    notes = [block.note for block in blocks(page) if block.note.startswith("needs:")]
+    return {module for note in notes for module in note.removeprefix("needs:").split()}
+
+
+def imported(page: Path) -> set[str]:
+    """The modules that its Python imports, and those that the rooms of this package cannot be imported without."""
+    code = "".join(block.text for block in blocks(page) if block.language == "python" and block.runs)
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        dotted = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        dotted += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {module.split(".")[0] for module in dotted}
+        found |= {"sklearn"} if "twostroke.sklearn" in dotted else set()
+    return found
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=name)
+def test_a_page_declares_what_it_needs(page: Path) -> None:
+    """Without this a page fails where only the extra ``test`` is installed."""
+    missing = imported(page) - sys.stdlib_module_names - BROUGHT - needs(page)
+    assert not missing, f"{name(page)}: write above its block: <!-- needs: {' '.join(sorted(missing))} -->"
+
+
 @pytest.mark.parametrize("page", RUNNING, ids=name)
 def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     """From top to bottom, in an empty folder, warnings as errors: no error, and what is printed is what it says."""
-    for block in blocks(page):
-        for module in block.note.removeprefix("needs:").split() if block.note.startswith("needs:") else ():
-            pytest.importorskip(module, reason=f"{name(page)} needs {module}")
+    for module in needs(page):
+        pytest.importorskip(module, reason=f"{name(page)} needs {module}")
     run = python(str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert not run.stderr
