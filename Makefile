@@ -5,7 +5,8 @@ RUN = $(VENV)/bin/python
 
 .PHONY: setup train quick test lint docs figures wheel lock images
 
-setup: $(VENV)/with-test $(VENV)/with-lint
+# For `make lint` too: mypy reads the types of what `plot` brings.
+setup: $(VENV)/with-test $(VENV)/with-lint $(VENV)/with-plot
 
 train: $(VENV)/installed
 	$(VENV)/bin/twostroke train
@@ -36,7 +37,7 @@ wheel: $(VENV)/installed
 
 # The images' locks, renewed: the newest versions that pyproject.toml admits, for every Python from 3.11 on.
 LOCK = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--no-emit-index-url --no-emit-find-links \
+	--no-emit-index-url --no-emit-find-links --system-certs \
 	--custom-compile-command "A lock with hashes, made by: make lock"
 
 lock: $(VENV)/bin/uv

@@ -311,6 +311,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), f"{name(page)}: {link}"
 
 
+def test_every_result_is_cited_by_a_page() -> None:
+    """``bench/results`` holds what the pages' figures come from, file by file, and nothing else."""
+    kept = {path for path in (ROOT / "bench" / "results").rglob("*") if path.is_file()}
+    if not kept:
+        pytest.skip("this copy of the project has no results")
+    cited = {(page.parent / link.partition("#")[0]).resolve() for page in PAGES for link in links(page)}
+    uncited = sorted(str(path.relative_to(ROOT)) for path in kept - cited)
+    assert not uncited, "link these from the page that has their figures, or delete them"
+
+
 def test_the_index_leads_to_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     if not index.exists():
