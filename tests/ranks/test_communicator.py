@@ -199,10 +199,10 @@ def test_a_signal_ends_a_wait_for_a_frozen_rank_soon(moment: str) -> None:
     began = time.monotonic()
     result = python(
         "import ctypes, os, signal, threading\n"
-        "from twostroke import communicator\n"
-        "communicator.HURRY_S = 0.6\n"
+        "from twostroke.ranks import watchdog\n"
+        "watchdog.HURRY_S = 0.6\n"
         "signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))\n"
-        "dog = communicator.Watchdog(40, 1)\n"
+        "dog = watchdog.Watchdog(40, 1)\n"
         f"{when}\n"
         "for _ in range(2): ctypes.CDLL(None).sleep(15)\n"
     )
@@ -216,10 +216,10 @@ def test_a_signal_does_not_shorten_the_waits_after_the_next_one() -> None:
     """Ranks that have agreed to stop wait for rank 0 to save, as long as it takes."""
     result = python(
         "import os, signal, time\n"
-        "from twostroke import communicator\n"
-        "communicator.HURRY_S = 0.4\n"
+        "from twostroke.ranks import watchdog\n"
+        "watchdog.HURRY_S = 0.4\n"
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
-        "dog = communicator.Watchdog(40, 1)\n"
+        "dog = watchdog.Watchdog(40, 1)\n"
         "dog.begin(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1); dog.end()\n"
         "dog.begin(); time.sleep(1.5); dog.end()\n"
         "os.kill(os.getpid(), signal.SIGTERM); dog.begin(); time.sleep(0.1); dog.end()\n"

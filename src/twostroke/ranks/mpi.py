@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ..backend.machine import own_cores
 from ..errors import ConfigError, PeerError
 from .communicator import Communicator, SingleProcess
 from .shared_sum import SharedSum, shared_memory
@@ -63,7 +64,7 @@ class MPIProcess(Communicator):
             )
         host = self._together(self._world.Split_type, mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = host.rank, host.size
-        self._host_cores = self._together(host.allgather())
+        self._host_cores = self._together(host.allgather, own_cores())
         hosts = [crowded for first, crowded in self.allgather_obj((not self.local_rank, self.crowded)) if first]
         self.hosts = len(hosts)
         # MPICH waits in a spin. Where a core has more to do than one rank, each of the many hand-overs within a sum
