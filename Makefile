@@ -11,12 +11,15 @@ setup: $(VENV)/with-test $(VENV)/with-lint $(VENV)/with-plot
 train: $(VENV)/installed
 	$(VENV)/bin/twostroke train
 
+# Two workers; all tests of a file run in one of them.
+PYTEST = $(RUN) -m pytest -n 2 --dist loadfile
+
 # The rooms that a change of the maths or of a device breaks first.
 quick: $(VENV)/with-test
-	$(RUN) -m pytest tests/engine tests/backend tests/files
+	$(PYTEST) tests/engine tests/backend tests/files tests/data tests/test_floors.py
 
 test: $(VENV)/with-test
-	$(RUN) -m pytest
+	$(PYTEST)
 
 lint: setup
 	$(RUN) -m ruff check .
