@@ -1,44 +1,69 @@
-# The README's commands under short names. PYTHON is the interpreter of the environment to use.
-PYTHON ?= .venv/bin/python
-UV ?= .venv/bin/uv
+# The commands of README and CONTRIBUTING under short names. Every target first installs what it needs into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
 
-.PHONY: setup train test lint docs figures wheel lock images
+.PHONY: setup train quick test lint docs figures wheel lock images
 
-setup:
-	python3 -m venv .venv
-	.venv/bin/pip install -e ".[test,lint]"
+# For `make lint` too: mypy reads the types of what `plot` brings.
+setup: $(VENV)/with-test $(VENV)/with-lint $(VENV)/with-plot
 
-train:
-	$(PYTHON) -m twostroke train
+train: $(VENV)/installed
+	$(VENV)/bin/twostroke train
 
-test:
-	$(PYTHON) -m pytest
+# Two workers; all tests of a file run in one of them.
+PYTEST = $(RUN) -m pytest -n 2 --dist loadfile
 
-lint:
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy
+# The rooms that a change of the maths or of a device breaks first.
+quick: $(VENV)/with-test
+	$(PYTEST) tests/engine tests/backend tests/files tests/data tests/test_floors.py
 
-# The API reference, into build/docs; the tutorial's pictures, into docs/images. Both need: pip install -e ".[docs]"
-docs:
-	$(PYTHON) docs/reference.py
+test: $(VENV)/with-test
+	$(PYTEST)
 
-figures:
-	$(PYTHON) docs/figures.py
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
-wheel:
-	$(PYTHON) -m build --wheel
+# The API reference, into build/docs.
+docs: $(VENV)/with-docs
+	$(RUN) docs/reference.py
+
+# The tutorial's pictures, into docs/images.
+figures: $(VENV)/with-docs
+	$(RUN) docs/figures.py
+
+# Into dist/.
+wheel: $(VENV)/installed
+	$(RUN) -m pip wheel --no-deps --wheel-dir dist .
 
 # The images' locks, renewed: the newest versions that pyproject.toml admits, for every Python from 3.11 on.
-LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--no-emit-index-url --no-emit-find-links \
+LOCK = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --system-certs \
 	--custom-compile-command "A lock with hashes, made by: make lock"
 
-lock:
+lock: $(VENV)/bin/uv
 	$(LOCK) docker/requirements-build.in -o docker/requirements-build.txt
 	$(LOCK) pyproject.toml -o docker/requirements-cpu.txt
 	$(LOCK) pyproject.toml --extra cuda12 -o docker/requirements-cuda.txt
 	$(LOCK) pyproject.toml --extra test -o docker/requirements-test.txt
 
+# The images, built and run; needs a container engine.
 images:
 	docker/check.sh --level=3
+
+# --- what the targets need: an environment with the package, an extra of pyproject.toml, a tool ---------------------
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -e .
+	touch $@
+
+$(VENV)/with-%: $(VENV)/installed
+	$(RUN) -m pip install -e ".[$*]"
+	touch $@
+
+$(VENV)/bin/uv: $(VENV)/installed
+	$(RUN) -m pip install uv
+	touch $@

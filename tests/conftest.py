@@ -89,6 +89,18 @@ def figure() -> Callable[[str, float], None]:
     return note
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its figures over."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = FIGURES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for name, value in getattr(node, "workeroutput", {}).get("figures", {}).items():
+        FIGURES[name] = max(FIGURES.get(name, value), value)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if FIGURES:
         terminalreporter.section("measured")

@@ -1,67 +1,27 @@
-"""What the documentation shows works: code runs and prints what it says, commands exist, links lead somewhere.
+"""What the documentation shows works: code runs and prints what it says, links lead somewhere, results are cited.
 
 How a page is run, and the comments that change it, are told in ``documentation.py``.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-import os
+import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-import typer
 
-import twostroke as ts
 from tests.support import documentation
-from tests.support.documentation import Command, blocks, prose
-from twostroke import cli
-
-ROOT = Path(__file__).parents[1]
-ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
-# Shown before they are there. Each leaves this list when it comes: a test sees to that.
-PENDING: set[str] = set()
-
-
-def name(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def environment() -> dict[str, str]:
-    """The package under test, and plain wide output."""
-    plain = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "MPLBACKEND": "Agg", "PYTHONWARNINGS": "error"}
-    return os.environ | plain | {"PYTHONPATH": str(Path(ts.__file__).parents[1])}
-
-
-def python(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=folder, env=environment()
-    )
-
-
-def tool(file: str) -> ModuleType:
-    """A script of docs/ as a module."""
-    if not (ROOT / "docs" / file).exists():
-        pytest.skip("this copy of the project has no docs/")
-    spec = importlib.util.spec_from_file_location(file.removesuffix(".py"), ROOT / "docs" / file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.support.documentation import blocks, prose
+from tests.support.pages import CHINESE, ENGLISH, PAGES, ROOT, environment, name, python, tool
 
 # --- pages run ---------------------------------------------------------------------------------------------------
 
+
+# What every environment has: the package, and what it requires.
+BROUGHT = {"twostroke", "numpy", "scipy", "threadpoolctl", "safetensors", "typer", "rich", "PIL"}
 
 # The Chinese page has the English one's blocks: a test below compares them.
 RUNNING = [
@@ -71,12 +31,36 @@ RUNNING = [
 ]
 
 
+def needs(page: Path) -> set[str]:
+    """The optional modules that the page declares: ``<!-- needs: sklearn -->``."""
+    notes = [block.note for block in blocks(page) if block.note.startswith("needs:")]
+    return {module for note in notes for module in note.removeprefix("needs:").split()}
+
+
+def imported(page: Path) -> set[str]:
+    """The modules that its Python imports, and those that the rooms of this package cannot be imported without."""
+    code = "".join(block.text for block in blocks(page) if block.language == "python" and block.runs)
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        dotted = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        dotted += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {module.split(".")[0] for module in dotted}
+        found |= {"sklearn"} if "twostroke.sklearn" in dotted else set()
+    return found
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=name)
+def test_a_page_declares_what_it_needs(page: Path) -> None:
+    """Without this a page fails where only the extra ``test`` is installed."""
+    missing = imported(page) - sys.stdlib_module_names - BROUGHT - needs(page)
+    assert not missing, f"{name(page)}: write above its block: <!-- needs: {' '.join(sorted(missing))} -->"
+
+
 @pytest.mark.parametrize("page", RUNNING, ids=name)
 def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     """From top to bottom, in an empty folder, warnings as errors: no error, and what is printed is what it says."""
-    for block in blocks(page):
-        for module in block.note.removeprefix("needs:").split() if block.note.startswith("needs:") else ():
-            pytest.importorskip(module, reason=f"{name(page)} needs {module}")
+    for module in needs(page):
+        pytest.importorskip(module, reason=f"{name(page)} needs {module}")
     run = python(str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert not run.stderr
@@ -176,87 +160,6 @@ def test_a_sound_page_passes(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-# --- commands ----------------------------------------------------------------------------------------------------
-
-
-def spans(page: Path) -> Iterator[list[str]]:
-    """Commands in running text: `twostroke train --help`."""
-    for text in re.findall(r"`twostroke ([a-z][^`]*)`", prose(page)):
-        yield text.split()
-
-
-COMMANDS = [(page, command) for page in PAGES for block in blocks(page) for command in block.commands]
-SPANS = [(page, words) for page in PAGES for words in spans(page)]
-
-
-def is_pending(words: list[str]) -> bool:
-    return bool(PENDING & {word.partition("=")[0] for word in words})
-
-
-@cache
-def help_of(command: str) -> str:
-    run = python("-m", "twostroke", *([command] if command else []), "--help")
-    assert run.returncode == 0, run.stderr
-    assert not run.stderr
-    return run.stdout
-
-
-@cache
-def known_options(command: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_of(command)))
-
-
-def known_commands() -> set[str]:
-    group: Any = typer.main.get_command(cli.app)
-    return set(group.commands)
-
-
-def test_the_readme_shows_commands() -> None:
-    shown = {command.words[0] for page, command in COMMANDS if page == ENGLISH}
-    assert {"train", "evaluate", "predict", "doctor"} <= shown
-
-
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[str(command) for _, command in COMMANDS])
-def test_a_command_shown_is_parsed_to_its_last_word(page: Path, command: Command) -> None:
-    """By the command line's own parser, without running what it means."""
-    first, *rest = command.words
-    if first.startswith("-"):
-        assert first in known_options("")
-        return
-    if is_pending(command.words):
-        pytest.skip(f"not there yet: {command}")
-    group: Any = typer.main.get_command(cli.app)
-    context = group.commands[first].make_context(first, rest)
-    assert not context.args
-    with pytest.raises(Exception, match="No such option"):
-        group.commands[first].make_context(first, [*rest, "--no-such-option"])
-
-
-COMMAND_LINES = [(page, command.words) for page, command in COMMANDS if command.words[0][0] != "-"] + SPANS
-
-
-@pytest.mark.parametrize(("page", "words"), COMMAND_LINES, ids=[" ".join(words) for _, words in COMMAND_LINES])
-def test_a_command_named_exists_with_its_options(page: Path, words: list[str]) -> None:
-    command = words[0]
-    if is_pending(words):
-        pytest.skip(f"not there yet: twostroke {' '.join(words)}")
-    assert command in known_commands()
-    assert re.search(rf"^\W*{re.escape(command)}\s", help_of(""), re.MULTILINE), f"{command} is not in twostroke --help"
-    options = {word.partition("=")[0] for word in words if word.startswith("-")}
-    assert options <= known_options(command)
-
-
-def test_an_unknown_option_would_be_noticed() -> None:
-    assert "--epochs" in known_options("train")
-    assert "--epoch" not in known_options("train")
-    assert "--no-such-option" not in known_options("train")
-
-
-def test_what_is_pending_is_not_there_yet() -> None:
-    there = known_commands() | known_options("train") | {name(page) for page in PAGES}
-    assert not PENDING & there, "take these out of PENDING"
-
-
 # --- links, languages, figures -----------------------------------------------------------------------------------
 
 
@@ -276,11 +179,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        if target.is_relative_to(ROOT) and name(target) in PENDING:
-            continue
         assert target.exists(), f"{name(page)}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{name(page)}: {link}"
+
+
+def test_every_result_is_cited_by_a_page() -> None:
+    """``bench/results`` holds what the pages' figures come from, file by file, and nothing else."""
+    kept = {path for path in (ROOT / "bench" / "results").rglob("*") if path.is_file()}
+    if not kept:
+        pytest.skip("this copy of the project has no results")
+    cited = {(page.parent / link.partition("#")[0]).resolve() for page in PAGES for link in links(page)}
+    uncited = sorted(str(path.relative_to(ROOT)) for path in kept - cited)
+    assert not uncited, "link these from the page that has their figures, or delete them"
 
 
 def test_the_index_leads_to_every_page() -> None:
@@ -346,58 +257,3 @@ def test_the_benchmarks_open_with_the_loop_against_the_matrix_form() -> None:
     assert f"| {ratios[16]:.0f} times at batch 16, {ratios[128]:.0f} times at 128 |" in ENGLISH.read_text(
         encoding="utf-8"
     )
-
-
-# --- the API reference -------------------------------------------------------------------------------------------
-
-PUBLIC = {key: getattr(ts, key) for key in ts.__all__ if key != "__version__"}
-# These raise nothing of their own.
-QUIET = {"Backend", "EpochRecord", "array_module", "to_host"}
-
-
-def parts(value: Any) -> dict[str, Any]:
-    """A public object and, of a class, its public methods and properties of this package."""
-    found = {"": value}
-    if inspect.isclass(value):
-        for base in reversed(value.__mro__):
-            if base.__module__.startswith("twostroke"):
-                found |= {
-                    key: part
-                    for key, part in vars(base).items()
-                    if key[0] != "_" and (callable(part) or isinstance(part, property | classmethod))
-                }
-    return found
-
-
-@pytest.mark.parametrize("public", PUBLIC)
-def test_a_public_name_is_documented(public: str) -> None:
-    """It and its parts have a docstring; its parameters or fields are named there, and the error that it raises."""
-    value = PUBLIC[public]
-    for key, part in parts(value).items():
-        part = part.fget if isinstance(part, property) else part  # noqa: PLW2901
-        assert inspect.getdoc(part), f"{public}.{key} has no docstring"
-        assert (inspect.getdoc(part) or "").rstrip()[-1] in ".:)`", f"{public}.{key}: the docstring ends in mid-air"
-    text = inspect.getdoc(value) or ""
-    if inspect.isclass(value) and issubclass(value, ts.TwoStrokeError):
-        return
-    missing = [
-        parameter
-        for parameter in inspect.signature(value).parameters
-        if not re.search(rf"\b{parameter}\b", text) and (inspect.isclass(value) or parameter != "self")
-    ]
-    assert not missing, f"{public}: not in its docstring: {missing}"
-    if public not in QUIET:
-        assert re.search(r"\b[A-Z]\w*Error\b", text), f"{public} does not say what it raises"
-
-
-def test_the_reference_is_made_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("pdoc", reason='pdoc writes the reference: pip install -e ".[docs]"')
-    modules = tool("reference.py").MODULES
-    run = python(str(ROOT / "docs" / "reference.py"), "--out", str(tmp_path))
-    assert run.returncode == 0, run.stderr
-    assert not run.stderr
-    for module in modules:
-        assert (tmp_path / f"{module.replace('.', '/')}.html").exists()
-    text = (tmp_path / "twostroke.html").read_text(encoding="utf-8")
-    for public in PUBLIC:
-        assert f'id="{public}"' in text, f"{public} is not in the reference"

@@ -137,3 +137,19 @@ def test_the_workflow_runs_the_gate_and_nothing_else() -> None:
     for version in ("3.11", "3.12", "3.13"):
         assert f'"{version}"' in text
     assert "upload-artifact" in text
+    named = {step for words in re.findall(r"run: \.ci/run (.*)", text) for step in words.split()}
+    there = re.findall(r"^step_([\w-]+)\(\)", read(".ci/run"), re.M)
+    assert named <= set(there), "the gate has no such step"
+
+
+def test_make_runs_what_the_readme_says() -> None:
+    """`make test` is README's last line, and `make quick` runs the folders that README names."""
+    make = read("Makefile")
+    for _ in range(2):  # variables that hold variables
+        for name, value in re.findall(r"^(\w+) \??= (.*)$", make, re.M):
+            make = make.replace(f"$({name})", value)
+    recipes = dict(re.findall(r"^(\w+): .*\n\t(.*)$", make, re.M))
+    for page in ("README.md", "README.zh-CN.md"):
+        assert f"{recipes['test']}\n" in read(page)
+        named = set(re.findall(r"`(tests/[\w/.]+)`", read(page)))
+        assert set(recipes["quick"].split()) - set(recipes["test"].split()) == named

@@ -38,7 +38,8 @@ OPTIONS = ["--layers", "20,12,5", "--batch-size", str(BATCH), "--epochs", "30", 
 FAULT = """
 import os, signal, sys, time
 from pathlib import Path
-from twostroke import cli, data_parallel
+from twostroke import cli
+from twostroke.ranks import data_parallel
 
 kind, rank, at, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 step = data_parallel.SharedStep.run
@@ -454,7 +455,7 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(data: str, tmp_path: 
 def test_a_signal_ends_a_rank_whose_peer_is_frozen(data: str, tmp_path: Path, number: signal.Signals) -> None:
     """Rank 0 waits in a sum, and would do so for the watchdog's ten minutes."""
     script, mark = tmp_path / "fault.py", tmp_path / "mark"
-    script.write_text(f"from twostroke import communicator\ncommunicator.HURRY_S = 1.0\n{FAULT}")
+    script.write_text(f"from twostroke.ranks import watchdog\nwatchdog.HURRY_S = 1.0\n{FAULT}")
     words = [*PYTHON, str(script), "SIGSTOP", "1", "23", *checkpointed(data, tmp_path / "run")]
     with started("mpirun", "-n", "2", *words, FAULT_AT=str(mark)) as process:
         pids = wait_for(lambda: mark.exists() and rank_pids(process.pid))
@@ -533,13 +534,14 @@ def test_a_frozen_rank_at_the_very_end_is_noticed(data: str, tmp_path: Path) -> 
     script = tmp_path / "fault.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from twostroke import cli, communicator\n"
-        "close = communicator.MPIProcess.close\n"
+        "from twostroke import cli\n"
+        "from twostroke.ranks import mpi\n"
+        "close = mpi.MPIProcess.close\n"
         "def frozen(self):\n"
         "    if self.rank == 1:\n"
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
         "    close(self)\n"
-        "communicator.MPIProcess.close = frozen\n"
+        "mpi.MPIProcess.close = frozen\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     began = time.time()

@@ -2,6 +2,7 @@
 
     python tests/support/documentation.py docs/tutorial.md            in a folder that it may write to
     python tests/support/documentation.py --update docs/tutorial.md   take quoted sources over from the code
+    python tests/support/documentation.py --shell README.md           print its shell lines, for a shell to run
 
 Python blocks run in order in one namespace. A ``text`` block right after one is what it prints, to the letter. The
 ``twostroke`` lines of shell blocks run in the same folder, between the Python around them; other shell lines do not.
@@ -103,6 +104,11 @@ def update_sources(page: Path) -> None:
     page.write_text(text, encoding="utf-8")
 
 
+def shell_lines(page: Path) -> str:
+    """Its shell blocks but for those that are not run, in order."""
+    return "".join(block.text for block in blocks(page) if block.language in SHELLS and block.runs)
+
+
 def run(page: Path) -> dict[str, object]:
     """Run a page in the current folder and return its Python's namespace. Raises what its blocks raise.
 
@@ -133,6 +139,8 @@ if __name__ == "__main__":
     *options, last = sys.argv[1:]
     if options == ["--update"]:
         update_sources(Path(last))
+    elif options == ["--shell"]:
+        print(shell_lines(Path(last)), end="")
     else:
         try:
             run(Path(last))

@@ -1,7 +1,7 @@
 """Everything that needs a GPU, checked and measured in two calls of less than nine minutes each:
 
-    python bench/gpu_session.py --group right     # is it right? the test suite, parity, resume, faults, bits
-    python bench/gpu_session.py --group quick     # is it quick? traces, waterfall, duels, time to accuracy
+    python bench/gpu/session.py --group right     # is it right? the test suite, parity, resume, faults, bits
+    python bench/gpu/session.py --group quick     # is it quick? traces, waterfall, duels, time to accuracy
 
 Each part runs in a process of its own with a time limit, so that a fault or a hang in one costs only that one. The
 raw results go to one JSON file a group, written after every part, in $OUT or in bench/results/MACHINE; a short table is
@@ -24,14 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import gpu_quick, gpu_right
-from bench.gpu_right import SMALL
+from bench.gpu import quick, right
+from bench.gpu.right import SMALL
 from bench.processes import TIMED_OUT, run
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 BUDGET_S: Final = 520.0  # for all parts of a group together
 GROUPS: Final = ("right", "quick")
 
@@ -103,8 +103,8 @@ PARTS: Final = [
     Part("trace", "quick", 40, "a profiler's trace of an epoch: kernels, copies, waits"),
     Part("waterfall", "quick", 50, "time of a step, way by way, and the floors"),
     Part("large", "quick", 40, "784-4096-4096-10 at batch 8192 against its GEMMs"),
-    Part("capture_spike", "quick", 70, "ways to capture a product", _script("capture_spike.py", "--seconds", "6")),
-    Part("fused_spike", "quick", 40, "a step of three kernels against the captured one", _script("fused_spike.py")),
+    Part("capture_spike", "quick", 70, "ways to capture a product", _script("gpu/capture_spike.py", "--seconds", "6")),
+    Part("fused_spike", "quick", 40, "a step of three kernels against the captured one", _script("gpu/fused_spike.py")),
     Part("duels", "quick", 105, "against PyTorch and JAX", _script("duel.py", *DUELS)),
     Part(
         "time_to_accuracy", "quick", 65, "100 seeds to 98 %, three clocks",
@@ -268,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
-        function = getattr(gpu_right, options.part, None) or getattr(gpu_quick, options.part)
+        function = getattr(right, options.part, None) or getattr(quick, options.part)
         print(json.dumps(function()), flush=True)
         return 0
     wanted = options.only.split(",") if options.only else [part.name for part in PARTS]

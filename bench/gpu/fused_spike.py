@@ -1,4 +1,4 @@
-"""What does a step of three kernels cost? ``python bench/fused_spike.py``, on a GPU.
+"""What does a step of three kernels cost? ``python bench/gpu/fused_spike.py``, on a GPU.
 
 ``fused_step.cu`` has a whole training step of a network with one hidden layer in three kernels. Here it trains beside
 the package, on MNIST, for each net, batch size and optimiser:
@@ -26,9 +26,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
-SOURCE: Final = ROOT / "bench" / "fused_step.cu"
+SOURCE: Final = ROOT / "bench" / "gpu" / "fused_step.cu"
 KERNELS: Final = ("layer1", "output", "update")
 NETS: Final = ((784, 30, 10), (784, 128, 10))
 BATCHES: Final = (16, 128, 1024)
@@ -200,7 +200,7 @@ def batches_of(side: Side, samples: Samples, batch: int, steps: int) -> Any:
 
 def microseconds(backend: Any, run: Callable[[], object]) -> float:
     """Of one of the LONG steps that ``run`` does: the median of blocks."""
-    from bench.gpu_quick import microseconds as of_call
+    from bench.gpu.quick import microseconds as of_call
 
     run()
     return statistics.median(of_call(backend, run, 5, 10)) / LONG
@@ -319,7 +319,7 @@ def measure(
     images: Any, labels: Any, nets: Sequence[Sequence[int]], batches: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """A row for each case, the first of what three empty kernels take."""
-    from bench.gpu_right import make_backend
+    from bench.gpu.right import make_backend
 
     backends = {mode: make_backend(mode) for mode in ("0", "auto", "epoch")}
     backend = backends["auto"]
@@ -360,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="list the cases; needs no GPU")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where fused-spike.json goes")
     options = parser.parse_args(argv)
-    from bench.gpu_session import folder_of
+    from bench.gpu.session import folder_of
     from twostroke import load_dataset
     from twostroke.backend.cuda.probe import probe_cuda
 

@@ -1,4 +1,4 @@
-"""How to capture a matrix product in a CUDA graph, and what it buys: ``python bench/capture_spike.py``, on a GPU.
+"""How to capture a matrix product in a CUDA graph, and what it buys: ``python bench/gpu/capture_spike.py``, on a GPU.
 
 CuPy refuses its own cuBLAS handle while a stream is captured. Each way around that runs the same recorded training
 step in a process of its own, so that one that fails or crashes costs only itself and leaves its reason:
@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import numpy as np
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 WAYS: Final = ("call-by-call", "own-handle", "nvmath", "cutensor", "rawkernel")
 NETS: Final = ((784, 30, 10), (784, 128, 10), (784, 512, 512, 10))
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             print(json.dumps([{"way": options.way, "failed": reason}]))
         return 0
-    from bench.gpu_session import folder_of
+    from bench.gpu.session import folder_of
     from twostroke.backend.cuda.probe import probe_cuda
 
     probe = probe_cuda()

@@ -1,4 +1,4 @@
-"""Parts of ``gpu_session.py`` that ask how quick a GPU is. Each returns what was found, with "ok" where that is a
+"""Parts of ``session.py`` that ask how quick a GPU is. Each returns what was found, with "ok" where that is a
 question of yes or no: copies and allocations are, a speed is not."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.gpu_right import SMALL, make_backend, trained
+from bench.gpu.right import SMALL, make_backend, trained
 
 LARGE: Final = (784, 4096, 4096, 10)
 GOAL: Final = 0.85  # of the roofline, for the large network

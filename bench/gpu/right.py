@@ -1,4 +1,4 @@
-"""Parts of ``gpu_session.py`` that ask whether a GPU's results are right. Each returns what was found, with "ok"."""
+"""Parts of ``session.py`` that ask whether a GPU's results are right. Each returns what was found, with "ok"."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from bench import capture_spike
+from bench.gpu import capture_spike
 from tests.backend.test_gpu_faults import ARCHITECTURES, compiled, double_arithmetic
 from tests.support.fake_graphs import plant_fake_graphs
 from twostroke.backend.cuda.probe import Probe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_dry_run_lists_every_way() -> None:
-    command = [sys.executable, str(ROOT / "bench" / "capture_spike.py"), "--dry-run"]
+    command = [sys.executable, str(ROOT / "bench" / "gpu" / "capture_spike.py"), "--dry-run"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     )

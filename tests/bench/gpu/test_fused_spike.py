@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import fused_spike, gpu_session
-from bench.fused_spike import Fused, Samples, Side, source
+from bench.gpu import fused_spike, session
+from bench.gpu.fused_spike import Fused, Samples, Side, source
 from tests.backend.test_gpu_faults import ARCHITECTURES, double_arithmetic, nvrtc
 from tests.support.cuda_on_cpu import ORDERS, BrokenRule, RawModule
 from tests.support.fake_graphs import FakeGraph, FakeGraphs, plant_fake_graphs
 from twostroke.backend import Backend, host_backend
 from twostroke.backend.cuda.probe import Probe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def samples_of(layers: Sequence[int], count: int) -> Samples:
@@ -332,12 +332,12 @@ def test_the_session_shows_what_decides() -> None:
         row | {"failed": "x"},
         row | {"layers": []},
     ]
-    assert gpu_session.headline("fused_spike", {"found": {"rows": rows, "ok": True}}) == "momentum 8.0 us of 48"
-    assert "NOT RIGHT" in gpu_session.headline("fused_spike", {"found": {"rows": rows, "ok": False}})
+    assert session.headline("fused_spike", {"found": {"rows": rows, "ok": True}}) == "momentum 8.0 us of 48"
+    assert "NOT RIGHT" in session.headline("fused_spike", {"found": {"rows": rows, "ok": False}})
 
 
 def test_a_dry_run_lists_every_case() -> None:
-    command = [sys.executable, str(ROOT / "bench" / "fused_spike.py"), "--dry-run"]
+    command = [sys.executable, str(ROOT / "bench" / "gpu" / "fused_spike.py"), "--dry-run"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
