@@ -262,13 +262,9 @@ def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_seed(seed: int) -> int:
-    try:
-        number = -1 if isinstance(seed, bool) else operator.index(seed)
-    except TypeError:
-        number = -1
-    if number < 0:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or operator.index(seed) < 0:
         raise ConfigError("bad seed", where="seed", found=repr(seed), expected="an integer >= 0")
-    return number
+    return operator.index(seed)
 
 
 def _choice(argument: str, value: str, allowed: Iterable[str]) -> str:

@@ -104,9 +104,8 @@ def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array,
 def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
     """The configuration's optimiser, with its state on the network's device."""
     kind = OPTIMIZERS[config.optimizer]
-    if issubclass(kind, Momentum | Nesterov):
-        return kind(net, config.l2, config.momentum)
-    return kind(net, config.l2)
+    options = (config.momentum,) if issubclass(kind, Momentum | Nesterov) else ()
+    return kind(net, config.l2, *options)
 
 
 class Kit(NamedTuple):
