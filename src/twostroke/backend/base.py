@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -68,12 +69,16 @@ class Captured(ABC):
 
     def run(self, first: int = 0, stop: int = 1) -> None:
         """The steps ``first`` to ``stop``, counted over all parts."""
-        begin = 0
+        started, begin = time.perf_counter(), 0
         for part, steps in enumerate(self.parts):
             start, end = max(first - begin, 0), min(stop - begin, steps.count)
             if start < end:
                 self.run_part(part, start, end)
             begin += steps.count
+        self.pace(stop - first, time.perf_counter() - started)
+
+    def pace(self, steps: int, seconds: float) -> None:  # noqa: B027 (most devices need none)
+        """Learn from how long so many steps took how many to run ``at_once``."""
 
     @abstractmethod
     def run_part(self, part: int, first: int, stop: int) -> None:

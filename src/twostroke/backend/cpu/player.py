@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -42,12 +41,9 @@ class Player(Captured):
         self._trace, self._governor, self._play = trace, governor, play
         self._replays: list[_Replay | None] = [None] * len(parts)
 
-    def run(self, first: int = 0, stop: int = 1) -> None:
-        started = time.perf_counter()
-        super().run(first, stop)
-        step_s = (time.perf_counter() - started) / (stop - first)
+    def pace(self, steps: int, seconds: float) -> None:
         # At most twice as many as before: the first ones are slow, or quick, by chance.
-        self.at_once = max(1, min(2 * (stop - first), int(AT_ONCE_S / step_s)))
+        self.at_once = max(1, min(2 * steps, int(AT_ONCE_S * steps / seconds)))
 
     def run_part(self, part: int, first: int, stop: int) -> None:
         replay = self._replays[part]
