@@ -6,6 +6,7 @@
 
 static void whole_product(product p) {
     static const float zero;
+    if (!p.rows || !p.columns) return;
     if (!p.depth) /* no sum: C <- beta C */
         p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1.0f;
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
