@@ -1,19 +1,24 @@
-"""The compiled library: where it comes from, where it is kept, and what happens without it."""
+"""The C library: how it is built, which files are refused, and what happens without it."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
-import stat
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from twostroke.backend.cpu import library as native
 
+ROOT = Path(__file__).parents[2]
 STEP = textwrap.dedent("""
     import os, sys
     import numpy as np
@@ -29,149 +34,348 @@ STEP = textwrap.dedent("""
 """)
 
 
+def _module() -> Any:
+    path = ROOT / "hatch_build.py"
+    if not path.exists():
+        pytest.skip("this copy of the project has no hatch_build.py")
+    spec = importlib.util.spec_from_file_location("hatch_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in (native.SWITCH, "CC"):
+        monkeypatch.delenv(name, raising=False)
     native.library.cache_clear()
     yield
     native.library.cache_clear()
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(native.SWITCH, raising=False)
-    monkeypatch.delenv("CC", raising=False)
-    return tmp_path / "cache" / "twostroke"
+def hook() -> Any:
+    """The build hook, with a compiler."""
+    module = _module()
+    if shutil.which("cc") is None or (sys.platform, os.uname().machine) != ("linux", "x86_64"):
+        pytest.skip("needs a C compiler, on Linux and x86-64")
+    return module
 
 
-def compiler(folder: Path, script: str) -> str:
-    """A compiler of our own making."""
-    path = folder / "a compiler"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return f"'{path}'"
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A copy of the C sources that a test may change."""
+    return Path(shutil.copytree(native.FOLDER, tmp_path / "sources", ignore=shutil.ignore_patterns("*.so", "*.json")))
 
 
-def needs_cc() -> None:
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the library that the tests run with, which `library()` now looks for."""
+    needs_library()
+    folder = Path(shutil.copytree(native.FOLDER, tmp_path / "built"))
+    monkeypatch.setattr(native, "FOLDER", folder)
+    return folder
+
+
+def needs_library() -> None:
     found = native.library()
     native.library.cache_clear()
     if found.native is None:
-        pytest.skip(f"no compiled library here: {found.reason}")
+        pytest.skip(f"no C library here: {found.reason}")
 
 
-def test_it_is_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_cc()
-    files = list(cache.iterdir())
-    assert [path.suffix for path in files] == [".so"]
-    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert native.library().native is not None
-    assert native.library().reason.startswith("compiled by /")
+def build_answers(hook: Any, sources: Path, folder: Path, *flags: str) -> None:
+    """Libraries that answer what is asked first, and can do nothing else."""
+    folder.mkdir()
+    names = ("play", "product", "set_threads", "threads")
+    (sources / "rest.c").write_text("".join(f"void twostroke_{name}(void) {{}}\n" for name in names))
+    digests = {}
+    for variant in native.VARIANTS:
+        path = folder / f"_native_{variant}.so"
+        units = [str(sources / name) for name in ("library.c", "rest.c")]
+        hook._run(["cc", "-shared", "-fPIC", *hook.DEFINES[variant], *flags, *units, "-o", str(path)])
+        digests[path.name] = hook.hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / native.BUILT).write_text(json.dumps({"compiler": "cc", "sha256": digests}))
 
 
-def test_another_processor_or_compiler_flag_is_another_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_cc()
-    for change in (("_processor", lambda: b"another"), ("FLAGS", ("-g", *native.FLAGS))):
-        before = set(cache.iterdir())
-        monkeypatch.setattr(native, *change)
+def refused(folder: Path) -> str:
+    """Why the library in this folder is not used."""
+    try:
+        native.FOLDER, before = folder, native.FOLDER
         native.library.cache_clear()
+        found = native.library()
+    finally:
+        native.FOLDER = before
+    assert found.native is None
+    assert "\n" not in found.reason
+    return found.reason
+
+
+# --- loading ---------------------------------------------------------------------------------------------------
+
+
+def test_the_library_of_this_installation(built: Path) -> None:
+    compiler = json.loads((built / native.BUILT).read_text())["compiler"]
+    found = native.library()
+    assert found.reason in [f"{variant} library built by {compiler}" for variant in native.VARIANTS]
+
+
+def test_the_switch(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.SWITCH, "0")
+    assert native.library() == (None, "TWOSTROKE_LIBRARY=0")
+    for value in ("1", "avx2"):
+        native.library.cache_clear()
+        monkeypatch.setenv(native.SWITCH, value)
         assert native.library().native is not None
-        assert len(set(cache.iterdir()) - before) == 1
+    assert native.library().reason.startswith("avx2 library")
 
 
-@pytest.mark.parametrize("fault", ["others may write", "a link", "a file", "no home"])
-def test_a_folder_that_is_not_ours_alone_is_not_used(cache: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is compiled for this process only."""
-    needs_cc()
-    for path in cache.iterdir():
-        path.unlink()
-    elsewhere = cache.parent / "elsewhere"
-    elsewhere.mkdir()
-    if fault == "others may write":
-        cache.chmod(0o777)
-    else:
-        cache.rmdir()
-        if fault == "a link":
-            cache.symlink_to(elsewhere)
-        elif fault == "a file":
-            cache.write_text("")
-        else:
-            monkeypatch.delenv("XDG_CACHE_HOME")
-            monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert native.library().native is not None
-    assert not any(elsewhere.iterdir())
-    assert not cache.is_dir() or not any(cache.iterdir())
+@pytest.mark.parametrize("fault", ["truncated", "empty", "one byte", "gone", "a folder"])
+def test_a_damaged_file_is_refused(built: Path, fault: str) -> None:
+    """Before it is mapped: the pages that a truncated file lacks would end the process with SIGBUS."""
+    path = built / f"_native_{native.VARIANTS[0]}.so"
+    content = path.read_bytes()
+    path.unlink()
+    if fault == "a folder":
+        path.mkdir()
+    elif fault != "gone":
+        middle = len(content) // 2
+        changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes({"truncated": content[:4096], "empty": b"", "one byte": changed}[fault])
+    reason = refused(built)
+    assert str(path) in reason
+    assert reason.endswith("Reinstall twostroke.")
+    if path.is_file():
+        assert f"{path.stat().st_size} bytes that are not the file that was built" in reason
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "7", '{"compiler": "cc", "sha256": {}}', '{"sha256": 7}', "\udcff"])
+def test_a_damaged_note_of_the_build_is_refused(built: Path, text: str) -> None:
+    (built / native.BUILT).write_bytes(text.encode(errors="surrogateescape"))
+    reason = refused(built)
+    assert str(built) in reason
+    assert reason.endswith("Reinstall twostroke.")
+
+
+def test_a_copy_that_was_not_built_says_how(tmp_path: Path) -> None:
+    assert refused(tmp_path) == "the C library was not built: pip install -e ., or python hatch_build.py"
+
+
+def test_a_file_without_our_functions_is_refused(built: Path, hook: Any, tmp_path: Path) -> None:
+    """A digest that fits and another content: nothing that this build makes, but a clear line all the same."""
+    path = built / f"_native_{native.VARIANTS[0]}.so"
+    (tmp_path / "other.c").write_text("int nothing;")
+    hook._run(["cc", "-shared", "-fPIC", "-o", str(path), str(tmp_path / "other.c")])
+    note = json.loads((built / native.BUILT).read_text())
+    note["sha256"][path.name] = hook.hashlib.sha256(path.read_bytes()).hexdigest()
+    (built / native.BUILT).write_text(json.dumps(note))
+    assert "undefined symbol: twostroke_play. Reinstall" in refused(built)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("    word rows, columns, depth;\n", "    word depth, rows, columns;\n"),
+        ("word before, after, first, steps; }", "word before, after, steps, first; }"),
+        ("enum { UFUNC, GEMM,", "enum { UFUNC, ANOTHER, GEMM,"),
+        ("word bytes; } copy_call;", "word bytes, more[20]; } copy_call;"),
+    ],
+)
+def test_a_library_with_other_structures_is_refused(
+    hook: Any, sources: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    header = sources / "library.h"
+    text = header.read_text()
+    assert text.count(before) == 1
+    header.write_text(text.replace(before, after))
+    build_answers(hook, sources, tmp_path / "made")
+    assert "other structures than those of library.py. Reinstall twostroke." in refused(tmp_path / "made")
+
+
+def test_a_processor_without_the_instructions(hook: Any, sources: Path, tmp_path: Path) -> None:
+    """As if CPUID said so: the library is built with another answer of the compiler's function."""
+    build_answers(hook, sources, tmp_path / "none", "-D__builtin_cpu_supports(name)=0")
+    expected = "this processor cannot run the C library, which needs avx512 or avx2"
+    assert refused(tmp_path / "none") == expected
+    without_avx512 = '-D__builtin_cpu_supports(name)=(__builtin_strncmp(name, "avx512", 6) != 0)'
+    build_answers(hook, sources, tmp_path / "avx2", without_avx512)
+    assert native.load(tmp_path / "avx2").reason.startswith("avx2 library")
+
+
+# --- building --------------------------------------------------------------------------------------------------
+
+
+def reason_of(hook: Any, target: Path) -> str:
+    """Why the build made no library; the files of an earlier build are gone."""
+    (target / "_native_avx2.so").write_bytes(b"of an earlier build")
+    assert [path.name for path in hook.build(native.FOLDER, target)] == [native.BUILT]
+    assert [path.name for path in target.iterdir()] == [native.BUILT]
+    reason: str = json.loads((target / native.BUILT).read_text())["reason"]
+    with pytest.raises(native.Unusable, match=re.escape(f"the package was built without its C library: {reason}")):
+        native.load(target)
+    return reason
+
+
+def test_a_build(hook: Any, tmp_path: Path) -> None:
+    """Both variants, whatever this processor is; nothing is visible but the interface, nothing needed but libc."""
+    paths = hook.build(native.FOLDER, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    for variant in native.VARIANTS:
+        path = tmp_path / f"_native_{variant}.so"
+        if shutil.which("nm") and shutil.which("readelf"):
+            names = hook._run(["nm", "-D", "--defined-only", str(path)]).split()[2::3]
+            assert names == sorted(f"twostroke_{name}" for name, *_ in native.FUNCTIONS)
+            needed = [line for line in hook._run(["readelf", "-d", str(path)]).splitlines() if "NEEDED" in line]
+            assert {line.split("[")[1] for line in needed} <= {
+                "libc.so.6]",
+                "libpthread.so.0]",
+                "ld-linux-x86-64.so.2]",
+            }
+
+
+def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = _module()
+    for value in ("no-such-compiler", ""):
+        monkeypatch.setenv("CC", value)
+        assert reason_of(hook, tmp_path) == "no C compiler found (cc, or the one in CC)"
+    monkeypatch.setenv(native.SWITCH, "1")
+    with pytest.raises(hook.NotBuilt, match="no C compiler found"):
+        hook.build(native.FOLDER, tmp_path)
+
+
+def test_the_switch_of_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.SWITCH, "0")
+    assert reason_of(_module(), tmp_path) == "TWOSTROKE_LIBRARY=0"
 
 
 @pytest.mark.parametrize(
     ("script", "reason"),
-    [("echo 'no space left' >&2; exit 1", "failed: no space left"), ("exit 3", "failed: no message"),
-     ("for last; do :; done; echo rubbish >\"$last\"", "")],
-    ids=["it complains", "it says nothing", "it writes rubbish"],
+    [("echo 'in file'; echo 'error: no space left' >&2; exit 1", "failed: error: no space left"),
+     ("exit 3", "failed: no message")],
+    ids=["it complains", "it says nothing"],
 )  # fmt: skip
-def test_a_compiler_that_fails(
-    cache: Path, tmp_path: Path, script: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CC", compiler(tmp_path, script))
-    found = native.library()
-    assert found.native is None
-    assert reason in found.reason
-    assert "\n" not in found.reason
+def test_a_compiler_that_fails(tmp_path: Path, script: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "a compiler"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", f"'{compiler}'")
+    (tmp_path / "made").mkdir()
+    assert reason_of(_module(), tmp_path / "made").endswith(reason)
 
 
-def test_no_compiler_and_the_switch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("no-such-compiler", ""):
-        monkeypatch.setenv("CC", value)
-        native.library.cache_clear()
-        assert native.library() == (None, "no C compiler found (cc, or the one in CC)")
-    monkeypatch.setenv(native.SWITCH, "0")
-    native.library.cache_clear()
-    assert native.library() == (None, "TWOSTROKE_COMPILE=0")
-    assert not cache.exists()
+def test_another_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = _module()
+    monkeypatch.setattr(hook.platform, "machine", lambda: "aarch64")
+    assert reason_of(hook, tmp_path).endswith("not for linux on aarch64")
 
 
-def trained(dtype: str, **environment: str) -> tuple[float, str]:
+# --- running ---------------------------------------------------------------------------------------------------
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", STEP, dtype],
-        env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=True,
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    total, how = done.stdout.strip().split(" ", 1)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def trained(dtype: str, switch: str) -> tuple[float, str]:
+    total, how = run_python(STEP, dtype, TWOSTROKE_LIBRARY=switch).split(" ", 1)
     return float(total), how
 
 
-def test_training_works_with_it_and_without_it(cache: Path) -> None:
+def test_training_works_with_it_and_without_it() -> None:
     """In float64, where every product is BLAS's, to the same bits; in float32 to rounding."""
-    needs_cc()
+    needs_library()
     for dtype, limit in (("float64", 0.0), ("float32", 1e-4)):
-        with_it, how = trained(dtype)
-        without, why = trained(dtype, TWOSTROKE_COMPILE="0")
-        assert how.startswith("played, compiled by ")
-        assert why == "replayed from Python: TWOSTROKE_COMPILE=0"
+        with_it, how = trained(dtype, "avx2")
+        without, why = trained(dtype, "0")
+        assert how.startswith("played, avx2 library built by ")
+        assert why == "replayed from Python: TWOSTROKE_LIBRARY=0"
         assert abs(with_it - without) <= limit
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_can_multiply(cache: Path) -> None:
-    needs_cc()
-    script = textwrap.dedent("""
-        import os
+def test_a_weight_that_is_not_finite_ends_the_training() -> None:
+    """Also where only zeros meet it, which our products skip: with the library and without it, by the same error."""
+    script = """
         import numpy as np
-        from twostroke.backend.cpu.library import library
-        from twostroke.backend.cpu.library import Products
+        import twostroke as ts
+        images, labels = np.zeros((64, 20), np.uint8), (np.arange(64) % 5).astype(np.uint8)
+        data = ts.Dataset.from_arrays(images, labels, images, labels)
+        for bad in (np.inf, np.nan):
+            net = ts.MLP([20, 30, 5])
+            net.parameters[0] = bad
+            try:
+                list(ts.train(net, data, ts.TrainConfig(epochs=1, batch_size=32), backend=ts.select_backend("cpu", 1)))
+            except ts.DivergenceError:
+                print("refused")
+    """
+    for switch in ("1", "0"):
+        assert run_python(script, TWOSTROKE_LIBRARY=switch).split() == ["refused"] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_can_multiply() -> None:
+    """Also a child that is forked while other threads multiply: their locks and workspaces are lost, not waited for."""
+    needs_library()
+    script = """
+        import os, threading
+        import numpy as np
+        from twostroke.backend.cpu.library import Products, library
         native = library().native
+        products = Products(native.product)
         native.set_threads(3)
         a = np.ones((300, 300), np.float32)
-        c = np.zeros_like(a)
-        Products(native.product).product(1.0, a, a, 0.0, c)
-        child = os.fork()
-        c[:] = 0
-        for _ in range(50):
-            native.set_threads(3)
-            Products(native.product).product(1.0, a, a, 0.0, c)
-        assert (c == 300).all()
-        if child:
+
+        def multiply(times):
+            c = np.zeros_like(a)
+            for _ in range(times):
+                products.product(1.0, a, a, 0.0, c)
+                assert (c == 300).all()
+
+        multiply(1)
+        stop = threading.Event()
+        others = [threading.Thread(target=lambda: [multiply(1) for _ in iter(stop.is_set, True)]) for _ in range(3)]
+        for thread in others:
+            thread.start()
+        for _ in range(10):
+            child = os.fork()
+            if not child:
+                multiply(5)
+                native.set_threads(3)
+                multiply(5)
+                os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
-            print("both")
-    """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
+        stop.set()
+        for thread in others:
+            thread.join()
+        multiply(5)
+        print("all")
+    """
+    # Python 3.12 warns of a fork beside threads, which is what is tested.
+    quiet = "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
+    assert run_python(quiet + textwrap.dedent(script)) == "all"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_worker_threads_block_every_signal() -> None:
+    """A signal reaches a thread of the program, never a worker."""
+    needs_library()
+    blocked = run_python("""
+        import os, signal
+        from twostroke.backend.cpu.library import library
+        before = set(os.listdir("/proc/self/task"))
+        library().native.set_threads(4)
+        workers = sorted(set(os.listdir("/proc/self/task")) - before)
+        for worker in workers:
+            lines = open(f"/proc/self/task/{worker}/status").read().splitlines()
+            print(next(int(line.split()[1], 16) for line in lines if line.startswith("SigBlk")))
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    """).split()
+    every = sum(1 << number - 1 for number in range(1, 65) if number not in (9, 19, 32, 33))  # KILL, STOP, glibc's own
+    assert len(blocked) == 3
+    assert all(int(mask) & every == every for mask in blocked)

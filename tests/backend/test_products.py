@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from twostroke.backend.cpu.library import Native, Products, library, product_words
+from twostroke.backend.cpu import library as loading
+from twostroke.backend.cpu.library import Native, Products, Unusable, library, product_call
 
 ROWS = (1, 2, 4, 11, 12, 13, 24, 49, 300)
 COLUMNS = (1, 8, 10, 16, 17, 30, 33, 64, 100, 129, 600)
@@ -18,14 +22,19 @@ SCALES = ((1.0, 0.0), (-0.3, 1.0), (0.5, 0.9))
 LIMIT = 5e-6  # relative L2, of |A| |B|
 
 
-@pytest.fixture
-def native() -> Iterator[Native]:
-    found = library()
-    if found.native is None or found.native.product is None:
-        pytest.skip(f"no products of our own: {found.reason}")
-    before = found.native.threads()
-    yield found.native
-    found.native.set_threads(before)
+@pytest.fixture(params=loading.VARIANTS)
+def native(request: pytest.FixtureRequest) -> Iterator[Native]:
+    """Each variant that this processor can run."""
+    if library().native is None:
+        pytest.skip(f"no products of our own: {library().reason}")
+    try:
+        found = loading.load(loading.FOLDER, (request.param,)).native
+    except Unusable as error:
+        pytest.skip(str(error))
+    assert found is not None
+    before = found.threads()
+    yield found
+    found.set_threads(before)
 
 
 def matrix(rng: np.random.Generator, rows: int, columns: int, transposed: bool) -> Any:
@@ -163,18 +172,81 @@ def test_many_threads_and_many_products(native: Native) -> None:
     rng = np.random.default_rng(2)
     a, b = matrix(rng, 48, 100, False), matrix(rng, 100, 64, False)
     c, numbers = np.zeros((48, 64), np.float32), np.array([1, 0], np.float32)
-    words = np.array(product_words(a, b, c, numbers.ctypes.data, numbers.ctypes.data + 4), np.int64)
-    assert native.product is not None
+    call = product_call(a, b, c, numbers.ctypes.data, numbers.ctypes.data + 4)
     native.set_threads(1)
-    native.product(words.ctypes.data)
+    native.product(ctypes.addressof(call))
     expected = c.copy()
     native.set_threads(5)
     assert native.threads() == 5
     for _ in range(10_000):
         c[:] = np.nan
-        native.product(words.ctypes.data)
+        native.product(ctypes.addressof(call))
         if c.tobytes() != expected.tobytes():
             pytest.fail("a product was not whole")
+
+
+def test_products_at_once(native: Native) -> None:
+    """Six Python threads with more products than the pool can serve: each has its own workspace and its own bits."""
+    native.set_threads(3)
+    products, rng = Products(native.product), np.random.default_rng(5)
+    shapes = [(1, 700, 900), (5000, 20, 1), (30, 2100, 1030), (100, 300, 784), (600, 64, 300), (12, 900, 500)]
+    operands = [(matrix(rng, m, k, False), matrix(rng, k, n, False)) for m, n, k in shapes]
+
+    def compute(index: int) -> bytes:
+        a, b = operands[index % len(shapes)]
+        c = np.full((len(a), b.shape[1]), np.nan, np.float32)
+        products.product(0.5, a, b, 0.0, c)
+        return c.tobytes()
+
+    alone = [compute(index) for index in range(len(shapes))]
+    with ThreadPoolExecutor(len(shapes)) as pool:
+        for index, result in enumerate(pool.map(compute, range(60 * len(shapes)))):
+            assert result == alone[index % len(shapes)], shapes[index % len(shapes)]
+
+
+def test_a_product_does_not_wait_for_another_threads_work(native: Native) -> None:
+    """The pool is held by work that ends only after the product: if the product waited, neither would end."""
+    native.set_threads(2)
+    started, computed = threading.Event(), threading.Event()
+    ended_late = []
+
+    def wait(*_: Any) -> None:
+        started.set()
+        if not computed.wait(60):
+            ended_late.append(True)
+
+    loop = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(wait)
+    memory = np.zeros(1 << 15)
+    address = ctypes.cast(loop, ctypes.c_void_p).value
+    ufunc = loading.UfuncCall(address, None, 1, 1, memory.size, 0, 0, memory.ctypes.data, 0, memory.itemsize)
+    operation = loading.Operation(loading.UFUNC, ufunc=ufunc)
+    program = loading.NativeProgram(ctypes.addressof(operation), 1, None, 0, 0, 0, 1)
+    holder = threading.Thread(target=native.play, args=(ctypes.addressof(program),))
+    holder.start()
+    assert started.wait(60)
+    a = np.ones((300, 300), np.float32)
+    c = np.zeros_like(a)
+    Products(native.product).product(1.0, a, a, 0.0, c)
+    computed.set()
+    holder.join()
+    assert (c == 300).all()
+    assert not ended_late
+
+
+@pytest.mark.parametrize("fault", ["depth", "rows", "columns", "type"])
+def test_arrays_that_do_not_fit_are_refused(native: Native, fault: str) -> None:
+    """Before memory that is not theirs is read."""
+    a, b, c = (np.zeros(shape, np.float32) for shape in ((3, 4), (4, 5), (3, 5)))
+    if fault == "depth":
+        b = b[:3]
+    elif fault == "rows":
+        a = a[:2]
+    elif fault == "columns":
+        c = c[:, :4]
+    else:
+        b = b.astype(np.float64)
+    with pytest.raises(ValueError, match=r"product: found float32 .* expected float32 \(m, k\), \(k, n\), \(m, n\)"):
+        Products(native.product).product(1.0, a, b, 0.0, c)
 
 
 def test_float64_and_absent_libraries_are_left_to_blas() -> None:

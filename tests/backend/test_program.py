@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +13,9 @@ import pytest
 
 from twostroke import MLP, TrainConfig
 from twostroke.backend import Steps
-from twostroke.backend.cpu import player
+from twostroke.backend.cpu import player, program
 from twostroke.backend.cpu.backend import NumpyBackend
+from twostroke.backend.cpu.blas import scipy_blas
 from twostroke.backend.cpu.library import library
 from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Program, Unplayable
@@ -109,6 +111,19 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
         np.take, np.zeros(3), np.zeros(2, np.int32), axis=0, out=np.zeros(2), mode="clip"
     ),
     "another mode": lambda: partial(np.take, np.zeros(3), np.zeros(2, int), axis=0, out=np.zeros(2), mode="wrap"),
+    "no rows to take": lambda: partial(
+        np.take, np.zeros((0, 3)), np.zeros(2, int), axis=0, out=np.zeros((2, 3)), mode="clip"
+    ),
+    "another byte order": lambda: partial(np.add, np.zeros(3, ">f4"), np.zeros(3, "f4"), out=np.zeros(3, "f4")),
+    "not aligned": lambda: partial(np.negative, np.zeros(25, np.uint8)[1:].view(np.float64), out=np.zeros(3)),
+    "three axes": lambda: partial(np.negative, np.zeros((2, 2, 2)), out=np.zeros((2, 2, 2))),
+    "more arguments": lambda: partial(np.add, np.zeros(3), 1.0, out=np.zeros(3), where=np.ones(3, bool)),
+    "no output": lambda: partial(np.add, np.zeros(3), 1.0),
+    "a reduction with more arguments": lambda: partial(np.add.reduce, np.zeros((3, 4), order="F"), axis=1),
+    "another reduction": lambda: partial(np.multiply.reduce, np.zeros((3, 4), order="F"), 1, None, np.zeros(3)),
+    "a gemm in C order": lambda: partial(
+        scipy_blas().dgemm, 1.0, np.zeros((3, 4)), np.zeros((4, 5)), 0.0, np.zeros((3, 5)), 0, 0, 1
+    ),
     "argmax of integers": lambda: partial(np.argmax, np.zeros((3, 4), int), axis=1, out=np.zeros(3, int)),
 }
 
@@ -117,6 +132,27 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
 def test_what_the_player_does_not_know_is_refused(name: str) -> None:
     with pytest.raises(Unplayable):
         strictly([UNKNOWN[name]()])
+
+
+def test_blas_of_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A routine with 64-bit integers, say, would read beyond the library's 32-bit ones."""
+    call = partial(scipy_blas().dger, 1.0, np.ones(3), np.ones(4), 1, 1, np.zeros((3, 4), order="F"), 1, 1, 1)
+    strictly([call])
+    program._routine.cache_clear()
+    monkeypatch.setitem(program.SIGNATURES, "ger", program.SIGNATURES["ger"].replace("int", "long"))
+    with pytest.raises(Unplayable, match=r"SciPy's dger has the signature void \(int \*"):
+        strictly([call])
+
+
+def test_ufuncs_of_another_layout_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Longer(program._UfuncHead):
+        _fields_ = (("more", ctypes.c_byte * np.ufunc.__basicsize__),)
+
+    for head in (Longer, type("Moved", (ctypes.Structure,), {"_fields_": program._UfuncHead._fields_[1:]})):
+        program._loop.cache_clear()
+        monkeypatch.setattr(program, "_UfuncHead", head)
+        with pytest.raises(Unplayable, match="lays its ufuncs out in another way"):
+            strictly([partial(np.add, NINE, 1.0, out=NINE)])
 
 
 def test_indices_out_of_range_are_clipped() -> None:

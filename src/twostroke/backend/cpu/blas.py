@@ -1,4 +1,4 @@
-"""BLAS: the column-major view of a product that both backends need, and SciPy's library itself."""
+"""SciPy's BLAS, and the number of threads of every library that has threads of its own."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import threadpoolctl
 
 
 class ThreadCount(NamedTuple):
-    """How a library with threads of its own is asked for their number, and told."""
+    """Gets and sets a library's number of threads."""
 
     get: Callable[[], int]
     set: Callable[[int], None]
 
 
 class Pools:
-    """The number of threads of every BLAS in the process, and of our own library.
+    """The number of threads of every BLAS in the process, and of the C library.
 
-    OpenBLAS takes the number from the main thread only: work in other threads runs with the one that is set.
+    OpenBLAS accepts a number from the main thread only: other threads work with the number already set.
     """
 
     def __init__(self, libraries: list[ThreadCount]) -> None:
         self._libraries = libraries
 
     def and_also(self, library: ThreadCount) -> Pools:
-        """These and one more."""
+        """A copy with one more library."""
         return Pools([*self._libraries, library])
 
     def set_threads(self, count: int) -> None:
-        """Set the number now."""
+        """Set the number in every library."""
         for library in self._libraries:
             library.set(count)
 
     @contextmanager
     def limited(self, count: int) -> Iterator[None]:
-        """``count`` threads inside the block."""
+        """Within the block, ``count`` threads; then the numbers from before."""
         before = [library.get() for library in self._libraries]
         self.set_threads(count)
         try:
@@ -48,7 +48,7 @@ class Pools:
 
 
 class Blas(NamedTuple):
-    """SciPy's BLAS functions and what is known of the library behind them."""
+    """SciPy's BLAS functions, and the library behind them."""
 
     sgemm: Callable[..., Any]
     dgemm: Callable[..., Any]
@@ -62,7 +62,7 @@ class Blas(NamedTuple):
 
 @cache
 def scipy_blas() -> Blas:
-    """SciPy's BLAS. Imported here and not at the top because it takes longer than all the rest of the package."""
+    """SciPy's BLAS. Imported here: it takes longer than all the rest of the package."""
     from scipy.linalg import blas
 
     controller = threadpoolctl.ThreadpoolController().select(user_api="blas")

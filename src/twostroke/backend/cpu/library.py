@@ -1,17 +1,16 @@
-"""The small C library behind the CPU: compiled once by the system's C compiler, kept in the user's cache.
+"""The C library behind the CPU: finds the file that was built with the package, checks it, loads it.
 
-It plays recorded steps and multiplies the matrices of small networks. Where it cannot be compiled, steps are
-replayed from Python and every product is BLAS's.
+It plays captured steps and multiplies float32 matrices. Without it, steps are replayed from Python, and SciPy's BLAS
+computes every product.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
-import platform
-import shlex
-import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,112 +18,130 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ...files.atomic_file import write_atomically
+FOLDER = Path(__file__).parent / "native"
+BUILT: Final = "built.json"  # hatch_build.py writes it: each library's SHA-256 and the compiler, or why there is none
+VARIANTS: Final = ("avx512", "avx2")  # the fastest first
+SWITCH: Final = "TWOSTROKE_LIBRARY"  # 0: do not use the library; avx512, avx2: use that variant only
+WORD, POINTER = ctypes.c_int64, ctypes.c_void_p
+FUNCTIONS: Final[tuple[tuple[str, Any, Any], ...]] = (  # name, result, argument
+    *(("play", None, POINTER), ("product", None, POINTER), ("set_threads", None, WORD)),
+    *(("threads", WORD, None), ("layout", WORD, WORD), ("runs_here", WORD, None)),
+)
 
-SOURCES: Final = ("threads.c", "tiles.c", "blocks.c", "rows.c", "products.c", "player.c")
-SWITCH: Final = "TWOSTROKE_COMPILE"  # 0: never compile
-FLAGS: Final = ("-O2", "-march=native", "-fPIC", "-shared", "-pthread", "-x", "c", "-", "-o")
-LIMIT_S: Final = 60
+UFUNC, GEMM, GEMV, GER, TAKE, ARGMAX, COPY, PRODUCT = range(8)
+
+
+def _structure(names: str) -> Any:
+    """A structure of native/library.h: 64-bit integers and, where there is a star, pointers."""
+    fields = [(name.strip("*"), POINTER if name[0] == "*" else WORD) for name in names.split()]
+    return type("Structure", (ctypes.Structure,), {"_fields_": fields})
+
+
+UfuncCall = _structure(
+    "*loop *data count outer inner widen_first widen_result *at0 outer0 inner0 *at1 outer1 inner1 *at2 outer2 inner2"
+)
+BlasCall = _structure("*routine trans_a trans_b m n k *alpha *a lda *b ldb *beta *c ldc")
+TakeCall = _structure("*out *source *indices count row_bytes source_rows")
+ArgmaxCall = _structure("*source row column rows columns *out is_double")
+CopyCall = _structure("*to *from bytes")
+ProductCall = _structure("*a a_row a_depth *b b_row b_column *c c_row c_column rows columns depth *alpha *beta")
+NativeMove = _structure("*to to_step *from from_step bytes")
+NativeProgram = _structure("*operations count *moves before after first steps")
+
+
+class Call(ctypes.Union):
+    _fields_ = (
+        *(("ufunc", UfuncCall), ("blas", BlasCall), ("take", TakeCall)),
+        *(("argmax", ArgmaxCall), ("copy", CopyCall), ("product", ProductCall)),
+    )
+
+
+class Operation(ctypes.Structure):
+    _anonymous_ = ("call",)
+    _fields_ = (("kind", WORD), ("call", Call))
+
+
+def layout() -> list[int]:
+    """The sizes and offsets that the library must confirm, in the order of native/library.c."""
+    sizes = [ctypes.sizeof(structure) for structure in (Operation, NativeMove, NativeProgram)]
+    return [PRODUCT, *sizes, *_offsets(Operation), *_offsets(NativeMove), *_offsets(NativeProgram)]
+
+
+def _offsets(structure: Any, start: int = 0) -> list[int]:
+    """Those of all members; after a structure or union, those of its members."""
+    found = []
+    for name, kind in structure._fields_:
+        at = start + getattr(structure, name).offset
+        found += [at, *(_offsets(kind, at) if hasattr(kind, "_fields_") else [])]
+    return found
 
 
 class Native(NamedTuple):
-    """The library's functions; all take the address of an array of 64-bit words."""
+    """The library's functions. ``play`` takes the address of a NativeProgram, ``product`` that of a ProductCall."""
 
     play: Callable[[int], None]
-    product: Callable[[int], None] | None  # None on a processor that it was not written for
+    product: Callable[[int], None]
     set_threads: Callable[[int], None]
     threads: Callable[[], int]
 
 
 class Library(NamedTuple):
-    """The library, or None, and the compiler or the reason."""
+    """The library and how it was built, or None and why it is not used."""
 
     native: Native | None
     reason: str
 
 
-class _NotCompiled(Exception):
-    """Why not."""
+class Unusable(Exception):
+    """Why the library is not used."""
 
 
 @cache
 def library() -> Library:
-    """The compiled library, made at the first call. Never raises."""
-    if os.environ.get(SWITCH) == "0":
-        return Library(None, f"{SWITCH}=0")
+    """The library of this installation. Never raises."""
+    switch = os.environ.get(SWITCH)
     try:
-        path, how = _compiled()
+        return load(FOLDER, () if switch == "0" else (switch,) if switch in VARIANTS else VARIANTS)
+    except Unusable as error:
+        return Library(None, str(error))
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return Library(None, f"{FOLDER}: {' '.join(str(error).split())}. Reinstall twostroke.")
+
+
+def load(folder: Path, variants: tuple[str, ...] = VARIANTS) -> Library:
+    """The first of ``variants`` that this processor can run. Raises if there is none."""
+    if not variants:
+        raise Unusable(f"{SWITCH}=0")
+    if sys.implementation.name != "cpython":
+        raise Unusable(f"the C library is for CPython, not for {sys.implementation.name}")
+    if not (folder / BUILT).exists():
+        raise Unusable("the C library was not built: pip install -e ., or python hatch_build.py")
+    built = json.loads((folder / BUILT).read_text(encoding="utf-8"))
+    if "reason" in built:
+        raise Unusable(f"the package was built without its C library: {built['reason']}")
+    for variant in variants:
+        path = folder / f"_native_{variant}.so"
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != built["sha256"][path.name]:
+            raise Unusable(f"{path}: {len(content)} bytes that are not the file that was built. Reinstall twostroke.")
         functions = ctypes.CDLL(str(path))
-    except (OSError, _NotCompiled) as error:
-        return Library(None, str(error).partition("\n")[0])
-    play, product = functions.twostroke_play, functions.twostroke_product
-    set_threads, threads = functions.twostroke_set_threads, functions.twostroke_threads
-    for function in (play, product):
-        function.argtypes, function.restype = [ctypes.c_void_p], None
-    set_threads.argtypes, set_threads.restype = [ctypes.c_int64], None
-    threads.argtypes, threads.restype = [], ctypes.c_int64
-    return Library(Native(play, product if functions.twostroke_has_products() else None, set_threads, threads), how)
-
-
-def _compiled() -> tuple[Path, str]:
-    """The library's file, from the cache or compiled now, and by what."""
-    words = shlex.split(os.environ.get("CC", "cc"))
-    compiler = shutil.which(words[0]) if words else None
-    if compiler is None:
-        raise _NotCompiled("no C compiler found (cc, or the one in CC)")
-    source = b"\n".join((Path(__file__).parent / "native" / name).read_bytes() for name in SOURCES)
-    command = [compiler, *words[1:], *FLAGS]
-    key = hashlib.sha256(b"\0".join([source, *map(os.fsencode, command), _processor()]))
-    name, how = f"{key.hexdigest()[:32]}.so", f"compiled by {compiler}"
-    folder = _cache_folder()
-    if folder is not None and (folder / name).is_file():
-        return folder / name, how
-    import subprocess
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="twostroke-") as scratch:
-        made = Path(scratch, name)
-        try:
-            done = subprocess.run(
-                [*command, str(made)], input=source, capture_output=True, timeout=LIMIT_S, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise _NotCompiled(f"{compiler} took longer than {LIMIT_S} s") from error
-        if done.returncode:
-            complaint = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-            raise _NotCompiled(f"{compiler} failed: {complaint[0]}")
-        if folder is None:
-            ctypes.CDLL(str(made))  # stays mapped when its file is gone
-            return made, how
-        write_atomically(folder / name, made.read_bytes())
-    return folder / name, how
-
-
-def _processor() -> bytes:
-    """What -march=native depends on: a home may be shared by machines of several kinds."""
-    flags = b""
-    try:
-        with open("/proc/cpuinfo", "rb") as lines:
-            flags = next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
-    except OSError:
-        pass
-    return platform.machine().encode() + flags
-
-
-def _cache_folder() -> Path | None:
-    """A folder that only this user can write to, or None."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twostroke"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except (OSError, RuntimeError):
-        return None
-    mine = status.st_uid == os.getuid() and not folder.is_symlink() and not status.st_mode & 0o022
-    return folder if mine and os.access(folder, os.W_OK) else None
+        for name, result, argument in FUNCTIONS:
+            function = getattr(functions, f"twostroke_{name}")
+            function.restype, function.argtypes = result, [argument] if argument else []
+        expected = [*layout(), -1]
+        if [functions.twostroke_layout(index) for index in range(len(expected))] != expected:
+            raise Unusable(f"{path}: other structures than those of {Path(__file__).name}. Reinstall twostroke.")
+        if functions.twostroke_runs_here():
+            native = Native(*(getattr(functions, f"twostroke_{name}") for name in Native._fields))
+            return Library(native, f"{variant} library built by {built['compiler']}")
+    raise Unusable(f"this processor cannot run the C library, which needs {' or '.join(variants)}")
 
 
 class Products:
-    """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c, 2-D arrays of any strides, where it ``knows`` c."""
+    """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c for 2-D float32 arrays of any strides.
+
+    ``c`` must not overlap ``a`` or ``b``. Zeros in ``a`` may be skipped: ``0 * inf`` and ``0 * nan`` then count as 0.
+    """
 
     def __init__(self, multiply: Callable[[int], None] | None) -> None:
         self._multiply = multiply
@@ -137,15 +154,18 @@ class Products:
         """Compute it now."""
         assert self._multiply is not None
         numbers = np.array([alpha, beta], np.float32)
-        words = np.array(product_words(a, b, c, numbers.ctypes.data, numbers.ctypes.data + 4), np.int64)
-        self._multiply(words.ctypes.data)
+        call = product_call(a, b, c, numbers.ctypes.data, numbers.ctypes.data + numbers.itemsize)
+        self._multiply(ctypes.addressof(call))
 
 
-def product_words(a: Any, b: Any, c: Any, alpha: int, beta: int) -> list[int]:
-    """The arguments of ``twostroke_product``; alpha and beta are addresses."""
-    words = []
+def product_call(a: Any, b: Any, c: Any, alpha: int, beta: int) -> Any:
+    """A product's arguments; ``alpha`` and ``beta`` are addresses of float32 numbers."""
+    if not (a.dtype == b.dtype == c.dtype == np.float32) or c.shape != (len(a), b.shape[1]) or a.shape[1] != len(b):
+        found = ", ".join(f"{x.dtype} {x.shape}" for x in (a, b, c))
+        raise ValueError(f"product: found {found}, expected float32 (m, k), (k, n), (m, n)")
+    words: list[int] = []
     for x in (a, b, c):
         by_row, by_column = (stride // x.itemsize for stride in x.strides)
         # An axis of one element has any stride: the one that lets the other be contiguous is the useful one.
         words += [x.ctypes.data, by_row if len(x) > 1 else x.shape[1], by_column if x.shape[1] > 1 else 1]
-    return [*words, *c.shape, b.shape[0], alpha, beta]
+    return ProductCall(*words, *c.shape, len(b), alpha, beta)

@@ -1,14 +1,15 @@
-"""A tape as a program for the player: each call as the address of a NumPy loop or BLAS routine and its arguments.
+"""A tape as a program for the C library: each call as the address of a NumPy loop or BLAS routine, and its arguments.
 
-What the player runs are the inner loops that NumPy's ufuncs themselves run, on the same memory in the same order,
-and the BLAS routines that SciPy's functions call: the bits are those of the tape.
+The library calls the inner loops that NumPy's ufuncs call, on the same memory in the same order, and SciPy's BLAS:
+the result has the bits of the tape replayed from Python.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, Final, TypeAlias
 
@@ -16,70 +17,70 @@ import numpy as np
 
 from ..base import Move
 from ..tape import Tape
-from .library import Products, product_words
+from . import library as native
+from .blas import scipy_blas
 
-WORDS: Final = 24
-UFUNC, GEMM, GEMV, GER, TAKE, ARGMAX, COPY, FILL, PRODUCT = range(9)
-WIDEN: Final = {"f": 1, "d": 2}
+WIDEN: Final = {"f": 1, "d": 2}  # the library's TO_FLOAT and TO_DOUBLE
 
-Operation: TypeAlias = list[int]
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 class Unplayable(Exception):
-    """A call on the tape that the player does not know; the message says which."""
+    """A call on the tape that the library does not know; the message says which."""
 
 
 class Program:
-    """A tape that the player can run. Holds every array that its addresses point into.
+    """A tape that the library can play. Holds every array that its addresses point into.
 
-    Raises ``Unplayable`` where a call is not one that the player knows.
+    Raises ``Unplayable`` for a call that the library does not know.
     """
 
     def __init__(self, tape: Tape, play: Callable[[int], None], moves: Sequence[Move] = ()) -> None:
         self._held: list[Any] = [tape, moves]
-        operations = [op for call in tape for op in self._operations(call)]
-        words = [word for op in operations for word in op + [0] * (WORDS - len(op))]
-        copies = [word for move in sorted(moves, key=lambda move: not move.before) for word in _move(move)]
-        self._operations_of, self._copies = np.array(words, np.int64), np.array(copies, np.int64)
+        operations = [operation for call in tape for operation in self._operations(call)]
+        copies = [_move(move) for move in sorted(moves, key=lambda move: not move.before)]
+        self._calls = (native.Operation * len(operations))(*operations)
+        self._moves = (native.NativeMove * len(copies))(*copies)
         before = sum(move.before for move in moves)
-        starts = _address(self._operations_of), len(operations), _address(self._copies)
-        self._program = np.array([*starts, before, len(moves) - before, 0, 1], np.int64)
-        self._span = 0, 1
-        self._play = partial(play, _address(self._program))
+        starts = ctypes.addressof(self._calls), len(operations), ctypes.addressof(self._moves)
+        self._program = native.NativeProgram(*starts, before, len(moves) - before, 0, 1)
+        self._play = partial(play, ctypes.addressof(self._program))
 
     def run(self, first: int = 0, steps: int = 1) -> None:
-        """Run the step for ``first`` and those after it."""
-        if (first, steps) != self._span:
-            self._program[5:] = self._span = first, steps
+        """Run the steps ``first`` to ``first + steps``."""
+        self._program.first, self._program.steps = first, steps
         self._play()
 
-    def _operations(self, call: Any) -> list[Operation]:
-        if not isinstance(call, partial):
-            raise Unplayable(f"{call} is not a call with its arguments")
+    def _operations(self, call: Any) -> Iterator[native.Operation]:
+        _expect(isinstance(call, partial), f"{call} is not a call with its arguments")
         function, args, keywords = call.func, call.args, call.keywords
-        owner = getattr(function, "__self__", None)
+        name, owner = getattr(function, "__name__", str(function)), getattr(function, "__self__", None)
         if isinstance(function, np.ufunc):
-            return [self._ufunc(function, args, **keywords)]
-        if isinstance(owner, np.ufunc) and function == owner.reduce:
-            return self._reduction(owner, *args)
-        if function is np.take:
-            return [_take(*args, **keywords)]
-        if function is np.argmax:
-            return [_argmax(*args, **keywords)]
-        if isinstance(owner, Products):
+            known = keywords.keys() == {"out"} and len(args) == function.nin <= 2 and function.nout == 1
+            _expect(known and isinstance(keywords["out"], np.ndarray), f"{name} with other arguments")
+            yield self._ufunc(function, args, keywords["out"])
+        elif isinstance(owner, np.ufunc) and function == owner.reduce:
+            _expect(len(args) == 4 and not keywords, f"{owner.__name__}.reduce with other arguments")
+            yield from self._reduction(owner, *args)
+        elif function is np.take:
+            _expect(keywords.keys() == {"axis", "out", "mode"} and len(args) == 2, "take with other arguments")
+            yield _take(*args, **keywords)
+        elif function is np.argmax:
+            _expect(keywords.keys() == {"axis", "out"} and len(args) == 1, "argmax with other arguments")
+            yield _argmax(*args, **keywords)
+        elif isinstance(owner, native.Products):
             alpha, a, b, beta, c = args
             cells = self._cell(alpha, c.dtype.char), self._cell(beta, c.dtype.char)
-            return [[PRODUCT, *product_words(a, b, c, *cells)]]
-        for routine, write in (("gemm", self._gemm), ("gemv", self._gemv), ("ger", self._ger)):
-            if hasattr(function, "_cpointer") and function.__name__.endswith(routine):
-                return [write(_routine(function), *args)]
-        raise Unplayable(f"{getattr(function, '__name__', function)} is not a call that the player knows")
+            yield native.Operation(native.PRODUCT, product=native.product_call(a, b, c, *cells))
+        else:
+            routine = next((key for key, value in scipy_blas()._asdict().items() if value is function), "")
+            _expect(routine[1:] in SIGNATURES, f"{name} is not a call that the library knows")
+            yield self._blas(routine, *args)
 
-    def _ufunc(self, ufunc: np.ufunc, args: tuple[Any, ...], out: Array) -> Operation:
-        """Numbers take the result's type, as in NumPy. Bytes are made floats on the way in, truths on the way out."""
+    def _ufunc(self, ufunc: np.ufunc, args: tuple[Any, ...], out: Array) -> native.Operation:
+        """Python numbers take the result's type, as in NumPy. Bytes are widened to floats, truth values too."""
         kind = out.dtype.char
-        bits = getattr(args[0], "dtype", None) == np.uint32  # dropout's hash: numbers are of its type
+        bits = getattr(args[0], "dtype", None) == np.uint32  # dropout's hash: its numbers are uint32 too
         arrays = [x if isinstance(x, np.ndarray) else self._constant(x, "I" if bits else kind) for x in args]
         kinds, result = [x.dtype.char for x in arrays], kind
         widen_first = widen_result = 0
@@ -88,68 +89,52 @@ class Program:
         elif kind in WIDEN and "".join(kinds) + "->?" in ufunc.types:
             widen_result, result = WIDEN[kind], "?"
         loop = _loop(ufunc, f"{''.join(kinds)}->{result}")
-        if any(np.may_share_memory(x, out) and not _same(x, out) for x in arrays):
-            raise Unplayable(f"{ufunc.__name__} into a part of its own input")
+        overlaps = any(np.may_share_memory(x, out) and not _same(x, out) for x in arrays)
+        _expect(not overlaps, f"{ufunc.__name__} into a part of its own input")
         views = [_plane(np.broadcast_to(x, out.shape)) for x in arrays] + [_plane(out)]
         outer, inner, strides = _two_loops(views)
-        addresses = [_address(view) for view in views]
-        return [UFUNC, *loop, len(views), outer, inner, widen_first, widen_result, 0, *_arguments(addresses, strides)]
+        return _ufunc_operation(loop, views, outer, inner, strides, widen_first, widen_result)
 
-    def _reduction(self, ufunc: np.ufunc, x: Array, axis: int, dtype: None, out: Array) -> list[Operation]:
-        """``out`` begins as zero (add) or the first column (maximum); the loop of the smaller stride is inside."""
-        column = x.ndim == 2 and axis == 1 and x.dtype == out.dtype and out.flags.c_contiguous
-        if not column or not (len(x) == 1 or x.flags.f_contiguous):
-            raise Unplayable(f"{ufunc.__name__}.reduce but of the columns of an array in Fortran order")
-        if ufunc is np.add:
-            start, rest = [FILL, _address(out), out.nbytes], x
-        else:
-            start, rest = [COPY, _address(out), _address(x), out.nbytes], x[:, 1:]
-        loop = _loop(ufunc, f"{2 * x.dtype.char}->{x.dtype.char}")
-        (rows, columns), (down, across) = rest.shape, rest.strides
-        outer, inner = columns, rows
+    def _reduction(self, ufunc: np.ufunc, x: Array, axis: int, dtype: None, out: Array) -> Iterator[native.Operation]:
+        """``out`` begins as zeros (add) or the first column (maximum); then every column is accumulated."""
+        column = x.ndim == 2 and axis == 1 and dtype is None and x.dtype == out.dtype and out.flags.c_contiguous
+        known = column and ufunc in (np.add, np.maximum) and (len(x) == 1 or x.flags.f_contiguous)
+        _expect(known, f"{ufunc.__name__}.reduce but of the columns of an array in Fortran order")
+        rest = x if ufunc is np.add else x[:, 1:]
+        start = native.CopyCall(_address(out), None if ufunc is np.add else _address(x), out.nbytes)
+        yield native.Operation(native.COPY, copy=start)
+        (outer, inner), (down, across) = rest.shape[::-1], rest.strides
         strides = [(0, out.itemsize), (across, down), (0, out.itemsize)]
-        if rows == 1:
-            outer, inner, strides = 1, columns, [(0, 0), (0, across), (0, 0)]
-        addresses = [_address(out), _address(rest), _address(out)]
-        return [start, [UFUNC, *loop, 3, outer, inner, 0, 0, 0, *_arguments(addresses, strides)]]
+        if len(x) == 1:
+            outer, inner, strides = 1, rest.shape[1], [(0, 0), (0, across), (0, 0)]
+        loop = _loop(ufunc, f"{2 * x.dtype.char}->{x.dtype.char}")
+        yield _ufunc_operation(loop, [out, rest, out], outer, inner, strides, 0, 0)
 
-    def _gemm(
-        self, routine: int, alpha: Any, a: Array, b: Array, beta: Any, c: Array, ta: int, tb: int, _: int
-    ) -> Operation:
-        (m, n), k, kind = c.shape, a.shape[0] if ta else a.shape[1], c.dtype.char
-        return [
-            GEMM, routine, ord("NT"[ta]), ord("NT"[tb]), m, n, k, self._cell(alpha, kind), _address(a), len(a),
-            _address(b), len(b), self._cell(beta, kind), _address(c), m,
-        ]  # fmt: skip
-
-    def _gemv(self, routine: int, alpha: Any, a: Array, x: Array, beta: Any, y: Array, *rest: int) -> Operation:
-        *steps, trans, _ = rest
-        if steps != [0, 1, 0, 1]:
-            raise Unplayable("gemv with strides")
-        cells = self._cell(alpha, y.dtype.char), self._cell(beta, y.dtype.char)
-        return [
-            GEMV,
-            routine,
-            ord("NT"[trans]),
-            *a.shape,
-            cells[0],
-            _address(a),
-            len(a),
-            _address(x),
-            cells[1],
-            _address(y),
-        ]
-
-    def _ger(self, routine: int, alpha: Any, x: Array, y: Array, incx: int, incy: int, a: Array, *_: int) -> Operation:
-        if (incx, incy) != (1, 1):
-            raise Unplayable("ger with strides")
-        return [GER, routine, *a.shape, self._cell(alpha, a.dtype.char), _address(x), _address(y), _address(a), len(a)]
+    def _blas(self, routine: str, alpha: Any, a: Array, b: Array, *rest: Any) -> native.Operation:
+        """GEMM, GEMV or GER, with the arguments of SciPy's function."""
+        kind, beta, trans_a, trans_b = {"s": "f", "d": "d"}[routine[0]], 1.0, 0, 0
+        if routine.endswith("gemm"):
+            beta, c, trans_a, trans_b, _ = rest
+            number, sizes = native.GEMM, (*c.shape, a.shape[not trans_a])
+        elif routine.endswith("gemv"):
+            beta, c, *steps, trans_a, _ = rest
+            _expect(steps == [0, 1, 0, 1], "gemv with strides")
+            number, sizes = native.GEMV, (*a.shape, 0)
+        else:
+            *steps, c, _, _, _ = rest
+            _expect(steps == [1, 1], "ger with strides")
+            number, sizes = native.GER, (*c.shape, 0)
+        plain = all(x.flags.f_contiguous and x.dtype.char == kind for x in (a, b, c))
+        _expect(plain, f"{routine} but of arrays of its type in Fortran order")
+        head = _routine(routine), ord("NT"[trans_a]), ord("NT"[trans_b]), *sizes, self._cell(alpha, kind)
+        first, second, result = ((_address(x), len(x)) for x in (a, b, c))
+        call = native.BlasCall(*head, *first, *second, self._cell(beta, kind), *result)
+        return native.Operation(number, blas=call)
 
     def _cell(self, value: Any, kind: str) -> int:
         """The address of a number: of a scalar that changes from step to step, or of a constant."""
         if isinstance(value, np.ndarray):
-            if value.dtype.char != kind:
-                raise Unplayable(f"a scalar of another type: {value.dtype}")
+            _expect(value.dtype.char == kind, f"a scalar of another type: {value.dtype}")
             return _address(value)
         return _address(self._constant(value, kind))
 
@@ -159,51 +144,53 @@ class Program:
         return cell
 
 
-def _take(source: Array, indices: Array, *, axis: int, out: Array, mode: str) -> Operation:
+def _expect(condition: Any, otherwise: str) -> None:
+    if not condition:
+        raise Unplayable(otherwise)
+
+
+def _take(source: Array, indices: Array, *, axis: int, out: Array, mode: str) -> native.Operation:
     plain = all(x.flags.c_contiguous for x in (source, indices, out)) and source.dtype == out.dtype
-    if axis != 0 or mode != "clip" or indices.dtype != np.int64 or not plain:
-        raise Unplayable("take but of whole rows")
+    rows = axis == 0 and mode == "clip" and indices.dtype == np.int64 and indices.ndim == 1 and len(source)
+    _expect(rows and plain and out.shape == (len(indices), *source.shape[1:]), "take but of whole rows")
     row = source.itemsize * math.prod(source.shape[1:])
-    return [TAKE, *map(_address, (out, source, indices)), len(indices), row, len(source)]
+    call = native.TakeCall(*map(_address, (out, source, indices)), len(indices), row, len(source))
+    return native.Operation(native.TAKE, take=call)
 
 
-def _argmax(x: Array, *, axis: int, out: Array) -> Operation:
-    if axis != 1 or x.ndim != 2 or x.dtype.char not in WIDEN or out.dtype != np.int64 or not out.flags.c_contiguous:
-        raise Unplayable("argmax but of the rows of floats")
-    return [ARGMAX, _address(x), *x.strides, *x.shape, _address(out), int(x.dtype.char == "d")]
+def _argmax(x: Array, *, axis: int, out: Array) -> native.Operation:
+    known = axis == 1 and x.ndim == 2 and x.dtype.char in WIDEN and out.dtype == np.int64
+    _expect(known and out.shape == x.shape[:1] and out.flags.c_contiguous, "argmax but of the rows of floats")
+    call = native.ArgmaxCall(_address(x), *x.strides, *x.shape, _address(out), x.dtype.char == "d")
+    return native.Operation(native.ARGMAX, argmax=call)
 
 
-def _move(move: Move) -> Operation:
+def _move(move: Move) -> native.NativeMove:
     rows, fixed = move.rows, move.fixed
-    if (
-        rows.shape[1:] != fixed.shape
-        or rows.dtype != fixed.dtype
-        or not (rows.flags.c_contiguous and fixed.flags.c_contiguous)
-    ):
+    contiguous = rows.flags.c_contiguous and fixed.flags.c_contiguous
+    if rows.shape[1:] != fixed.shape or rows.dtype != fixed.dtype or not contiguous:
         raise ValueError(f"a move between {rows.dtype} {rows.shape} and {fixed.dtype} {fixed.shape}")
     by_step, still = (_address(rows), rows.strides[0]), (_address(fixed), 0)
-    return [*(still + by_step if move.before else by_step + still), fixed.nbytes]
-
-
-# --- memory --------------------------------------------------------------------------------------------------
+    return native.NativeMove(*(still + by_step if move.before else by_step + still), fixed.nbytes)
 
 
 def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    _expect(array.flags.aligned and array.dtype.isnative, "an array that is not aligned or not in native byte order")
+    return int(array.ctypes.data)
 
 
 def _same(x: Array, out: Array) -> bool:
-    return (_address(x), x.shape, x.strides) == (_address(out), out.shape, out.strides)
+    return (x.ctypes.data, x.shape, x.strides) == (out.ctypes.data, out.shape, out.strides)
 
 
 def _plane(x: Array) -> Array:
-    """As an array of two axes."""
-    return x.reshape((1,) * (2 - x.ndim) + x.shape) if x.ndim < 2 else x
+    """A view with two axes."""
+    _expect(x.ndim <= 2, "an array of more than two axes")
+    return x.reshape((1,) * (2 - x.ndim) + x.shape)
 
 
 def _two_loops(views: list[Array]) -> tuple[int, int, list[tuple[int, int]]]:
-    """(outer, inner length, [(outer, inner) strides]): the result's smaller stride inside, one loop if it can."""
+    """(outer, inner length, [(outer, inner) strides]): the result's smaller stride inside, one loop if possible."""
     rows, columns = views[-1].shape
     down, across = views[-1].strides
     if rows > 1 and (columns == 1 or down < across):
@@ -214,13 +201,11 @@ def _two_loops(views: list[Array]) -> tuple[int, int, list[tuple[int, int]]]:
     return rows, columns, strides
 
 
-def _arguments(addresses: list[int], strides: list[tuple[int, int]]) -> list[int]:
-    return [
-        word for address, (outer, inner) in zip(addresses, strides, strict=True) for word in (address, outer, inner)
-    ]
-
-
-# --- NumPy's loops and SciPy's routines, by address ------------------------------------------------------------
+def _ufunc_operation(
+    loop: tuple[int, int], arrays: list[Array], outer: int, inner: int, strides: list[tuple[int, int]], *widen: int
+) -> native.Operation:
+    words = [word for x, steps in zip(arrays, strides, strict=True) for word in (_address(x), *steps)]
+    return native.Operation(native.UFUNC, ufunc=native.UfuncCall(*loop, len(arrays), outer, inner, *widen, *words))
 
 
 class _UfuncHead(ctypes.Structure):
@@ -240,19 +225,36 @@ class _UfuncHead(ctypes.Structure):
 @cache
 def _loop(ufunc: np.ufunc, kinds: str) -> tuple[int, int]:
     """The address of a ufunc's inner loop for types such as "ff->f", and that of its data."""
+    # ``library.load`` has made sure that this is CPython, where ``id`` is an object's address.
+    other = f"NumPy {np.__version__} lays its ufuncs out in another way"
+    _expect(type(ufunc).__basicsize__ >= ctypes.sizeof(_UfuncHead), other)
     head = _UfuncHead.from_address(id(ufunc))
-    found = (head.nin, head.nout, head.nargs, head.ntypes)
-    if found != (ufunc.nin, ufunc.nout, ufunc.nargs, ufunc.ntypes) or head.name != ufunc.__name__.encode():
-        raise Unplayable(f"NumPy {np.__version__} lays its ufuncs out in another way")
-    if kinds not in ufunc.types:
-        raise Unplayable(f"{ufunc.__name__} has no loop {kinds}")
+    names = ("nin", "nout", "nargs", "ntypes")
+    _expect([getattr(head, name) for name in names] == [getattr(ufunc, name) for name in names], other)
+    _expect(head.name == ufunc.__name__.encode(), other)
+    _expect(kinds in ufunc.types, f"{ufunc.__name__} has no loop {kinds}")
     index = ufunc.types.index(kinds)
     return head.functions[index] or 0, (head.data[index] or 0) if head.data else 0
 
 
+SIGNATURES: Final = {  # x is the type of the elements
+    "gemm": "void (char *, char *, int *, int *, int *, x *, x *, int *, x *, int *, x *, x *, int *)",
+    "gemv": "void (char *, int *, int *, x *, x *, int *, x *, int *, x *, x *, int *)",
+    "ger": "void (int *, int *, x *, x *, int *, x *, int *, x *, int *)",
+}
+
+
 @cache
-def _routine(function: Any) -> int:
-    """The address of the BLAS routine behind one of SciPy's functions."""
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    return int(pointer(function._cpointer, None))
+def _routine(name: str) -> int:
+    """The address of a BLAS routine that SciPy exports to Cython, in a capsule whose name is the C signature."""
+    from scipy.linalg import cython_blas
+
+    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, (ctypes.py_object,)
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    capsule = cython_blas.__pyx_capi__[name]
+    signature = get_name(capsule)
+    element = "float" if name[0] == "s" else "double"
+    found = re.sub(rf"\b(__pyx_t_\w+cython_blas_{name[0]}|{element})\b", "x", signature.decode())
+    _expect(found == SIGNATURES[name[1:]], f"SciPy's {name} has the signature {found}")
+    return int(get_pointer(capsule, signature))

@@ -1,7 +1,7 @@
-"""How many BLAS threads pay right now: found by timing the steps themselves.
+"""Chooses the number of threads by timing the steps themselves.
 
-On a quiet machine more threads are faster. With busy neighbours they collapse: BLAS threads wait for each other
-in a spin, and one that lost its core stops all of them, ten times slower than a single thread would have been.
+On a quiet machine more threads are faster. On a busy one they are up to ten times slower than one thread: BLAS's
+threads spin while they wait for each other, so one that has lost its core stops all of them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, Final
 
 WINDOW_S: Final = 4e-3  # a window lasts this long, and at least MIN_STEPS
 MIN_STEPS: Final = 3
-LOST: Final = 3.0  # a count this much slower than another has lost its trial before its window ends
-SLOWER: Final = 1.5  # a window this much slower than the choice's last trial calls for a new trial
+LOST: Final = 3.0  # a trial ends early when its count is this much slower than another
+SLOWER: Final = 1.5  # a window this much slower than the choice's last trial starts new trials
 FIRST_HOLD_S, LONGEST_HOLD_S = 0.05, 1.6  # how long a choice is kept; doubles while it is confirmed
-TRIAL_SHARE: Final = 0.05  # of all time, at most, may be lost to trials of counts that did not win
+TRIAL_SHARE: Final = 0.05  # the part of all time that trials of slower counts may cost
 
 
 class ThreadGovernor:
-    """Runs one kind of step again and again, each time with the number of threads that pays.
+    """Runs steps of one kind with the fastest number of threads.
 
-    ``set_threads`` applies a count; ``seconds`` (shared by all governors of a backend) sums up the time each
-    count was in use. The counts are tried one window each, the fastest is kept for a while, then tried again.
+    ``set_threads`` applies a count; ``seconds``, shared by all governors of a backend, is the time that each count
+    was in use. Each count is tried for one window, the fastest is kept for a while, then all are tried again.
     """
 
     def __init__(self, counts: list[int], set_threads: Callable[[int], None], seconds: dict[int, float]) -> None:
@@ -43,7 +43,7 @@ class ThreadGovernor:
         self._applied = False
 
     def run(self, work: Callable[[], Any], steps: int = 1) -> None:
-        """Run ``work``, which is so many steps, and learn from how long it took."""
+        """Run ``work``, which does ``steps`` steps, and note its time."""
         if not self._applied:
             self._set_threads(self._count)
             self._applied = True
@@ -58,11 +58,11 @@ class ThreadGovernor:
             self._end_window()
 
     def resume(self) -> None:
-        """Apply the count again at the next step: something else may have changed it."""
+        """Set the count again before the next step: other code may have changed it."""
         self._applied = False
 
     def _has_lost(self) -> bool:
-        """Whether the count on trial is already far behind one that was tried before."""
+        """Whether the count on trial is already far slower than one tried before."""
         best = min((step_s for step_s, _ in self._trials.values()), default=math.inf)
         return self._spent > LOST * self._steps * best
 

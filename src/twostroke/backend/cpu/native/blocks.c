@@ -1,8 +1,7 @@
-/* A block of a product: its parts laid out for the tiles, its tasks shared by threads. */
+/* A block of a product: its matrices packed for the tiles, its tasks shared by threads. */
+#include "tiles.h"
 
-#if HAVE_PRODUCTS
-
-/* Tiles of ``vectors`` next to each other, one below the other. */
+/* Tiles of `vectors` vectors, one below the other. */
 INLINE void tiles(const product *p, const float *a, word rows, const float *b, word b_row, float *c, word columns,
                   int vectors, int whole, const depths *list) {
     for (word row = 0, n; row < rows; row += n, c += n * p->c_row) {
@@ -13,20 +12,18 @@ INLINE void tiles(const product *p, const float *a, word rows, const float *b, w
             list++;
             continue;
         }
-#define TILE(n, list) tile(p, from, a_row, a_depth, b, b_row, c, columns, n, vectors, whole, list)
-        if (n == ROWS && list) TILE(ROWS, list);
-        else if (n == ROWS) TILE(ROWS, NULL);
-        else if (n == 6 && list) TILE(6, list);
-        else if (n == 6) TILE(6, NULL);
-        else if (n == 4 && list) TILE(4, list);
-        else if (n == 4) TILE(4, NULL);
-        else if (n == 2) TILE(2, list);
-        else TILE(1, list);
+#define ONE(n, list) tile(p, from, a_row, a_depth, b, b_row, c, columns, n, vectors, whole, list)
+#define TILE(n) (list ? ONE(n, list) : ONE(n, NULL))
+        if (n == ROWS) TILE(ROWS);
+        else if (n == 6) TILE(6);
+        else if (n == 4) TILE(4);
+        else if (n == 2) ONE(2, list);
+        else ONE(1, list);
         if (list) list++;
     }
 }
 
-/* ``out`` <- the transpose of four rows of four. */
+/* out <- the transpose of a matrix of 4 x 4. */
 INLINE void transpose_4(const float *from, word row, float *out, word out_row) {
     __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + row);
     __m128 r2 = _mm_loadu_ps(from + 2 * row), r3 = _mm_loadu_ps(from + 3 * row);
@@ -35,8 +32,8 @@ INLINE void transpose_4(const float *from, word row, float *out, word out_row) {
     _mm_storeu_ps(out + 2 * out_row, r2), _mm_storeu_ps(out + 3 * out_row, r3);
 }
 
-/* Rows of A in the order in which tiles read them. Four rows to the end of a cache line, then the next four: rows whose
-   distance is a power of two would throw each other out. */
+/* Rows of A in the order in which tiles read them. Four rows to the end of a cache line, then the next four: rows at a
+   stride that is a power of two would evict each other. */
 static void pack_rows(const product *p, const float *a, word rows, float *to) {
     for (word row = 0, n; row < rows; row += n, a += n * p->a_row, to += n * p->depth) {
         n = tile_rows(rows - row);
@@ -51,7 +48,7 @@ static void pack_rows(const product *p, const float *a, word rows, float *to) {
     }
 }
 
-/* Panel ``index`` of B from row ``d`` to ``end``: its rows one after the other, zeros where B ends. */
+/* Panel `index` of B, rows `d` to `end`: row after row, zeros beyond the last column of B. */
 static void pack_panel(const product *p, word index, word d, word end, float *to) {
     word column = index * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
     const float *b = p->b + column * p->b_column;
@@ -69,7 +66,7 @@ static void pack_panel(const product *p, word index, word d, word end, float *to
         for (word j = 0; j < columns; j++) to[j] = b[d * p->b_row + j * p->b_column];
 }
 
-/* Whole panels ``first`` to ``stop`` of a B whose rows are contiguous. */
+/* Full panels `first` to `stop` of a B whose rows are contiguous. */
 static void pack_panels(const product *p, word first, word stop, word d, word end, float *to) {
     for (; d < end; d++)
         for (word panel = first; panel < stop; panel++) {
@@ -79,10 +76,7 @@ static void pack_panels(const product *p, word first, word stop, word d, word en
         }
 }
 
-static float panels[B_FLOATS] __attribute__((aligned(64)));
-static float rows_of_a[A_FLOATS] __attribute__((aligned(64)));
-
-/* ``WIDTH`` panels from ``first``, from row ``d`` to ``end``. */
+/* WIDTH panels from `first` on, rows `d` to `end`. */
 static void pack_some_panels(const product *p, word first, word d, word end, float *to) {
     word stop = first + WIDTH, whole = p->b_column == 1 ? p->columns / PANEL : 0;
     if (whole > stop) whole = stop;
@@ -95,14 +89,14 @@ static void pack_task(const void *argument, word index) {
     const product *p = argument;
     if (index >= p->packs) {
         word row = (index - p->packs) * p->chunk, rows = p->rows - row < p->chunk ? p->rows - row : p->chunk;
-        pack_rows(p, p->a + row * p->a_row, rows, rows_of_a + row * p->depth);
+        pack_rows(p, p->a + row * p->a_row, rows, p->space->rows_of_a + row * p->depth);
         return;
     }
     word quarter = (p->depth + 3) / 4, d = index % 4 * quarter, end = d + quarter < p->depth ? d + quarter : p->depth;
-    pack_some_panels(p, index / 4 * WIDTH, d, end, panels);
+    pack_some_panels(p, index / 4 * WIDTH, d, end, p->space->panels);
 }
 
-/* Some rows of C by a panel of B. */
+/* Some rows of C in one panel's columns. */
 static void panel_tiles(const product *p, const float *a, word row, word rows, word panel, const depths *lists) {
     word column = panel * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
     const float *b = p->packed ? p->panels + column * p->depth : p->b + column;
@@ -114,7 +108,7 @@ static void panel_tiles(const product *p, const float *a, word row, word rows, w
     else tiles(p, a, rows, b, b_row, c, columns, 2, 0, lists);
 }
 
-/* Some rows of C by some panels of B. */
+/* Some rows of C in some panels' columns. */
 static void tiles_task(const void *argument, word index) {
     const product *p = argument;
     word row = index % p->chunks * p->chunk, first = index / p->chunks * p->group, count = (p->columns + PANEL - 1) / PANEL;
@@ -123,19 +117,18 @@ static void tiles_task(const void *argument, word index) {
     static _Thread_local depths lists[LISTS];
     for (word n = p->along_rows ? ROWS : p->chunk; row < end; row += n) {
         word rows = end - row < n ? end - row : n;
-        const float *a = p->a_packed ? rows_of_a + row * p->depth : p->a + row * p->a_row;
+        const float *a = p->a_packed ? p->space->rows_of_a + row * p->depth : p->a + row * p->a_row;
         for (word i = 0, used = 0, m; p->listed && i < rows; i += m) {
             m = tile_rows(rows - i);
-            if (p->a_packed) list_depths(a + i * p->depth, 1, m, m, p->depth, &lists[used++]);
-            else list_depths(a + i * p->a_row, p->a_row, p->a_depth, m, p->depth, &lists[used++]);
+            word far = p->a_packed ? p->depth : p->a_row;
+            list_depths(a + i * far, p->a_packed ? 1 : far, p->a_packed ? m : p->a_depth, m, p->depth, &lists[used++]);
         }
         for (word panel = first; panel < stop; panel++) panel_tiles(p, a, row, rows, panel, p->listed ? lists : NULL);
     }
 }
 
-/* Few rows of A and a large B, which is read where it is, in strips: wide ones, for memory is quicker along rows. */
+/* Few rows of A and a large B, which is read in place, in wide strips: memory is faster along rows. */
 enum { STRIP_ROWS = LANES == 16 ? 6 : 2 };
-static depths strip_lists[PACKED_ROWS];
 
 INLINE word strip_rows(word rows) { return rows >= STRIP_ROWS ? STRIP_ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
 
@@ -143,32 +136,32 @@ static void strips_task(const void *argument, word index) {
     const product *p = argument;
     const float *b = p->b + index * STRIP, *a = p->a;
     float *c = p->c + index * STRIP * p->c_column;
-    const depths *list = strip_lists;
-    for (word left = p->rows, n; left; left -= n, a += n * p->a_row, c += n * p->c_row, list++) {
+    const depths *list = p->listed ? p->space->strip_lists : NULL;
+    for (word left = p->rows, n; left; left -= n, a += n * p->a_row, c += n * p->c_row, list += list != NULL) {
         n = strip_rows(left);
 #define STRIP_TILE(n, list) tile(p, a, p->a_row, p->a_depth, b, p->b_row, c, STRIP, n, 4, 1, list)
-        if (n == STRIP_ROWS && p->listed) STRIP_TILE(STRIP_ROWS, list);
+        if (n == STRIP_ROWS && list) STRIP_TILE(STRIP_ROWS, list);
         else if (n == STRIP_ROWS) STRIP_TILE(STRIP_ROWS, NULL);
-        else if (n == 4) STRIP_TILE(4, p->listed ? list : NULL);
-        else if (n == 2) STRIP_TILE(2, p->listed ? list : NULL);
-        else STRIP_TILE(1, p->listed ? list : NULL);
+        else if (n == 4) STRIP_TILE(4, list);
+        else if (n == 2) STRIP_TILE(2, list);
+        else STRIP_TILE(1, list);
     }
 }
 
-/* What whole strips there are; the columns that are left. */
+/* Compute all full strips; return the product of the columns that are left. */
 static product strips(product p, int worth) {
     word count = p.columns / STRIP, used = 0, n;
     for (word row = 0; p.listed && row < p.rows; row += n) {
         n = strip_rows(p.rows - row);
-        list_depths(p.a + row * p.a_row, p.a_row, p.a_depth, n, p.depth, &strip_lists[used++]);
+        list_depths(p.a + row * p.a_row, p.a_row, p.a_depth, n, p.depth, &p.space->strip_lists[used++]);
     }
-    share(strips_task, &p, count, worth);
+    parallel_for(strips_task, &p, count, worth);
     p.b += count * STRIP, p.c += count * STRIP * p.c_column, p.columns -= count * STRIP;
     return p;
 }
 
-/* A block of the columns and of the depth. */
-static void block_product(product p) {
+/* A block of columns and depth, small enough for the workspace. */
+void block_product(product p) {
     int worth = p.rows * p.columns * p.depth >= SHARED;
     p.listed = worth && lists_pay(&p);
     if (p.rows < PACKED_ROWS && p.b_column == 1 && (p.columns * p.depth >= LARGE || p.c_column != 1)) {
@@ -177,7 +170,7 @@ static void block_product(product p) {
     }
     word count = (p.columns + PANEL - 1) / PANEL, rows = p.rows, all = A_FLOATS / p.depth / CHUNK * CHUNK;
     p.packed = rows >= PACKED_ROWS || p.b_column != 1;
-    p.panels = panels;
+    p.panels = p.space->panels;
     p.a_packed = rows >= PACKED_ROWS && p.columns >= 256;
     p.chunk = rows * count < CHUNK * TASKS ? ROWS : CHUNK;
     p.along_rows = p.columns * p.depth <= NEAR;
@@ -187,18 +180,17 @@ static void block_product(product p) {
         p.chunks = (p.rows + p.chunk - 1) / p.chunk;
         word parts = (TASKS + p.chunks - 1) / p.chunks, packs = p.packs + (p.a_packed ? p.chunks : 0);
         p.group = (count + parts - 1) / parts;
-        if (packs) share(pack_task, &p, packs, worth && packs > 4);
-        share(tiles_task, &p, p.chunks * ((count + p.group - 1) / p.group), worth);
+        if (packs) parallel_for(pack_task, &p, packs, worth && packs > 4);
+        parallel_for(tiles_task, &p, p.chunks * ((count + p.group - 1) / p.group), worth);
     }
 }
 
-/* A large B and not so many rows that the time to read it would vanish. Each task lays out some panels of its own, near
-   the thread that needs them, and meets them with all rows; none waits for the others, so that one reads while another
-   computes. A is laid out before. */
+/* Large B, few rows: bound by reading B. So each task packs its own panels, in the cache of the thread that uses them, and
+   multiplies all rows by them: one thread reads while another computes. A is packed first. */
 enum { OWN_COLUMNS = WIDTH * PANEL, OWN_FLOATS = OWN_COLUMNS * BLOCK_DEPTH, SLAB = 256, TURNED_ROWS = 48 };
 static _Thread_local float own[OWN_FLOATS] __attribute__((aligned(64)));
 
-/* The piece of the depth from ``d`` on. */
+/* The piece of the depth that begins at `d`. */
 INLINE product depth_piece(const product *p, word d) {
     product piece = *p;
     piece.depth = p->depth - d < BLOCK_DEPTH ? p->depth - d : BLOCK_DEPTH;
@@ -206,16 +198,16 @@ INLINE product depth_piece(const product *p, word d) {
     return piece;
 }
 
-/* Some rows of A in a piece of the depth. */
+/* Pack some rows of A in one piece of the depth. */
 static void slab_task(const void *argument, word index) {
     const product *p = argument;
     word row = index % p->chunks * CHUNK, rows = p->rows - row < CHUNK ? p->rows - row : CHUNK;
     word d = index / p->chunks * BLOCK_DEPTH;
     product piece = depth_piece(p, d);
-    pack_rows(&piece, piece.a + row * p->a_row, rows, rows_of_a + d * p->rows + row * piece.depth);
+    pack_rows(&piece, piece.a + row * p->a_row, rows, p->space->rows_of_a + d * p->rows + row * piece.depth);
 }
 
-/* All rows by some panels. */
+/* All rows in the columns of OWN_COLUMNS. */
 static void own_panels_task(const void *argument, word index) {
     const product *p = argument;
     word column = index * OWN_COLUMNS;
@@ -227,7 +219,7 @@ static void own_panels_task(const void *argument, word index) {
         pack_some_panels(&piece, 0, 0, piece.depth, own);
         for (word row = 0, n; row < p->rows; row += n) {
             n = tile_rows(p->rows - row);
-            const float *a = rows_of_a + d * p->rows + row * piece.depth;
+            const float *a = p->space->rows_of_a + d * p->rows + row * piece.depth;
             if (p->listed) list_depths(a, 1, n, n, piece.depth, &list);
             for (word panel = 0; panel * PANEL < piece.columns; panel++)
                 panel_tiles(&piece, a, row, n, panel, p->listed ? &list : NULL);
@@ -235,23 +227,21 @@ static void own_panels_task(const void *argument, word index) {
     }
 }
 
-/* Whether this was such a product. Every sum has the order that it has in block_product: threads may be asked for. */
-static int large_b_product(product p) {
+/* Whether it was such a product, computed here. Sums have block_product's order: the choice may depend on the threads. */
+int large_b_product(product p) {
     word rows = p.rows, slabs = (rows + SLAB - 1) / SLAB, slab = (rows + slabs - 1) / slabs;
     word tasks = (p.columns + OWN_COLUMNS - 1) / OWN_COLUMNS, size = p.columns * p.depth;
-    if (rows < (p.b_column == 1 ? PACKED_ROWS : TURNED_ROWS) || tasks < 2 * wanted || p.columns < 2 * slab) return 0;
-    if (size < LARGE || slab * p.depth > A_FLOATS) return 0;
-    if (slabs > 1 && (size < 8 * LARGE || (p.b_column == 1 && p.a_row != 1))) return 0; /* B laid out once is quicker */
+    if (rows < (p.b_column == 1 ? PACKED_ROWS : TURNED_ROWS) || tasks < 2 * twostroke_threads()) return 0;
+    if (p.columns < 2 * slab || size < LARGE || slab * p.depth > A_FLOATS) return 0;
+    if (slabs > 1 && (size < 8 * LARGE || (p.b_column == 1 && p.a_row != 1))) return 0; /* packing B once is faster */
     p.packed = p.a_packed = 1;
     for (word row = 0; row < rows; row += slab) {
         product part = p;
         part.a += row * p.a_row, part.c += row * p.c_row, part.rows = rows - row < slab ? rows - row : slab;
         part.listed = lists_pay(&part);
         part.chunks = (part.rows + CHUNK - 1) / CHUNK;
-        share(slab_task, &part, part.chunks * ((p.depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH), 1);
-        share(own_panels_task, &part, tasks, 1);
+        parallel_for(slab_task, &part, part.chunks * ((p.depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH), 1);
+        parallel_for(own_panels_task, &part, tasks, 1);
     }
     return 1;
 }
-
-#endif

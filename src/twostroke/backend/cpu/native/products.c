@@ -1,23 +1,20 @@
-/* Any product, by blocks of it (blocks.c) or, where one row meets a matrix, by rows.c. */
-
-#if HAVE_PRODUCTS
+/* Any product: one row or a depth of one (rows.c), a large B, or block by block (blocks.c). */
+#include "tiles.h"
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 
 static void whole_product(product p) {
-    if (!p.depth) {
-        for (word row = 0; row < p.rows; row++)
-            for (word j = 0; j < p.columns; j++) {
-                float *c = p.c + row * p.c_row + j * p.c_column;
-                *c = p.beta == 0.0f ? 0.0f : p.beta * *c;
-            }
-        return;
-    }
+    static const float zero;
+    if (!p.rows || !p.columns) return;
+    if (!p.depth) /* no sum: C <- beta C */
+        p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1.0f;
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
     if (large_b_product(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
     int tall = p.a_row == 1 && p.a_depth != 1 && p.columns <= LANES && p.rows >= STRIP;
     if (wide || tall) {
-        /* The transpose of C, from the transposes: so the smaller matrix is laid out in panels, or the larger read where
-           it is, and no lanes of vectors are idle. */
+        /* C^T = B^T A^T: then the smaller matrix is packed, or the larger one read in place, and all lanes are used. */
         product turned = p;
         turned.a = p.b, turned.a_row = p.b_column, turned.a_depth = p.b_row;
         turned.b = p.a, turned.b_row = p.a_depth, turned.b_column = p.a_row;
@@ -37,23 +34,29 @@ static void whole_product(product p) {
     }
 }
 
-#else
-static void whole_product(product p) { (void)p, (void)share; }
-#endif
+/* Every caller computes in a workspace of its own, so that none waits for another. They stay for later callers; the first
+   needs no allocation. */
+enum { MOST_CALLERS = 64 };
+static workspace first_space;
+static struct { atomic_int taken; workspace *space; } spaces[MOST_CALLERS] = {{.space = &first_space}};
 
-/* a, its strides by row and depth (in elements, as all here), b, its strides by depth and column, c, its strides by row
-   and column, rows, columns, depth, the addresses of alpha and beta. */
-void twostroke_product(const word *op) {
-    product p = {
-        .a = (const float *)AT(op[0]), .a_row = op[1], .a_depth = op[2],
-        .b = (const float *)AT(op[3]), .b_row = op[4], .b_column = op[5],
-        .c = (float *)AT(op[6]), .c_row = op[7], .c_column = op[8],
-        .rows = op[9], .columns = op[10], .depth = op[11],
-        .alpha = *(const float *)AT(op[12]), .beta = *(const float *)AT(op[13]),
-    };
-    pthread_mutex_lock(&in_use);
-    whole_product(p);
-    pthread_mutex_unlock(&in_use);
+static int take_space(void) {
+    for (int i = 0;; i = (i + 1) % MOST_CALLERS) {
+        if (!atomic_exchange(&spaces[i].taken, 1)) {
+            if (spaces[i].space || (spaces[i].space = aligned_alloc(64, sizeof(workspace)))) return i;
+            atomic_store(&spaces[i].taken, 0); /* out of memory: wait for one that is there */
+        }
+        if (i == MOST_CALLERS - 1) sched_yield();
+    }
 }
 
-word twostroke_has_products(void) { return HAVE_PRODUCTS; }
+void twostroke_product(const product_call *call) {
+    int space = take_space();
+    whole_product((product){
+        .a = call->a, .a_row = call->a_row, .a_depth = call->a_depth, .b = call->b, .b_row = call->b_row,
+        .b_column = call->b_column, .c = call->c, .c_row = call->c_row, .c_column = call->c_column,
+        .rows = call->rows, .columns = call->columns, .depth = call->depth,
+        .alpha = *call->alpha, .beta = *call->beta, .space = spaces[space].space,
+    });
+    atomic_store(&spaces[space].taken, 0);
+}

@@ -1,36 +1,31 @@
-/* Products with one row of A, or a depth of one: a batch of one sample. */
+/* Products with one row of A or a depth of one: a batch of one sample. */
+#include "tiles.h"
 
-#if HAVE_PRODUCTS
-
-/* A pixel that is black and a unit that is off are zeros: the rows of a matrix that they meet are neither read nor
-   changed. (An infinity in such a row does not come through.) */
-static float factors[FACTORS];
-static word places[FACTORS];
-
-/* The elements of a vector, and where they lie in steps of ``far``; those that are zero only if ``zeros``. */
-static word list_factors(const float *a, word stride, word count, word far, int zeros) {
+/* The elements of a vector and where their rows lie (`far` apart). Zeros only if `zeros`: the rows of a matrix that belong to
+   zeros are neither read nor changed, so an infinity or NaN in them has no effect. */
+static word list_factors(workspace *to, const float *a, word stride, word count, word far, int zeros) {
     word n = 0;
     for (word i = 0; i < count; i++) {
-        factors[n] = a[i * stride], places[n] = i * far;
-        n += zeros || factors[n] != 0.0f;
+        to->factors[n] = a[i * stride], to->places[n] = i * far;
+        n += zeros || to->factors[n] != 0.0f;
     }
     return n;
 }
 
-/* The listed factors times their rows of B: strips of columns, or else the sums would wait for each other. */
+/* The listed factors times their rows of B: several vectors at once, because one sum would wait for its own last addition. */
 INLINE void row_strip(const product *p, const float *b, word first, word stop, float *c, word columns, int vectors, int whole) {
     vector sum[4] = {fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f)};
     float sums[STRIP];
     mask last = first_lanes(columns - (vectors - 1) * LANES);
     for (word i = first; i < stop; i++) {
-        const float *line = b + places[i];
-        vector x = fill(factors[i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            sum[v] = multiply_add(x, whole || v < vectors - 1 ? load(line + v * LANES) : load_part(last, line + v * LANES), sum[v]);
+        const float *line = b + p->space->places[i];
+        vector x = fill(p->space->factors[i]);
+        EACH(v, vectors) {
+            vector y = whole || v < vectors - 1 ? load(line + v * LANES) : load_part(last, line + v * LANES);
+            sum[v] = multiply_add(x, y, sum[v]);
+        }
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) store(sums + v * LANES, sum[v]);
+    EACH(v, vectors) store(sums + v * LANES, sum[v]);
     write_tile(p, sums, c, 1, columns);
 }
 
@@ -42,7 +37,7 @@ static void row_product(const product *p, word first, word stop) {
     else if (j < n) row_strip(p, p->b + j, first, stop, p->c + j, n - j, 1, 0);
 }
 
-/* A part of the factors, into a row of its own of C. */
+/* A part of the factors; each part has its own row of sums. */
 static void row_task(const void *argument, word index) {
     product part = *(const product *)argument;
     word first = index * part.chunk, stop = first + part.chunk < part.depth ? first + part.chunk : part.depth;
@@ -60,7 +55,7 @@ INLINE float dot(const float *a, const float *b, vector sums, word d, word depth
     return values[0] + sum;
 }
 
-/* The transpose of a matrix: every element of C is a row of it times a row. */
+/* B is the transpose of a matrix with contiguous rows: each element of C is a dot product. */
 static void dots_task(const void *argument, word index) {
     const product *p = argument;
     word first = index * p->chunk, end = first + p->chunk < p->columns ? first + p->chunk : p->columns;
@@ -68,8 +63,9 @@ static void dots_task(const void *argument, word index) {
     for (word j = first; j < end; j += together) {
         const float *b = p->b + j * p->b_column;
         word step = p->b_column;
-        together = end - j < 4 ? 1 : 4; /* rows: their sums do not wait for each other */
-        vector sums[4][2] = {{fill(0.0f), fill(0.0f)}, {fill(0.0f), fill(0.0f)}, {fill(0.0f), fill(0.0f)}, {fill(0.0f), fill(0.0f)}};
+        together = end - j < 4 ? 1 : 4; /* dot products, whose sums do not wait for each other */
+        vector sums[4][2];
+        EACH(r, 4) sums[r][0] = sums[r][1] = fill(0.0f);
         for (word d = 0; d < even; d += 2 * LANES) {
             vector x = load(p->a + d), y = load(p->a + d + LANES);
 #define ADD_ROW(r)                                                                       \
@@ -86,15 +82,15 @@ static void dots_task(const void *argument, word index) {
     }
 }
 
-/* Depth one, what a batch of one sample adds to the weights: row by row of C, those that are listed. The end of a row is
-   written exactly: a masked store would hold up the load of the next row. */
+/* Depth one: a batch of one sample is added to the weights, to the listed rows of C. The end of a row is written without
+   a masked store, which would delay the load of the next row. */
 static void outer_task(const void *argument, word index) {
     const product *p = argument;
     word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns;
     const float *b = p->b;
     float beta = p->beta;
     for (; i < end; i++) {
-        float x = p->alpha * factors[i], *y = p->c + places[i];
+        float x = p->alpha * p->space->factors[i], *y = p->c + p->space->places[i];
         word j = 0;
         for (; j + LANES <= n; j += LANES) {
             vector old = beta == 0.0f ? fill(0.0f) : multiply(fill(beta), load(y + j));
@@ -109,16 +105,16 @@ static void outer_task(const void *argument, word index) {
 }
 
 static void row_by_matrix(product p) {
-    static float sums[PARTS * WIDEST];
+    float *sums = p.space->sums;
     product part = p;
-    part.depth = list_factors(p.a, p.a_depth, p.depth, p.b_row, 0);
+    part.depth = list_factors(p.space, p.a, p.a_depth, p.depth, p.b_row, 0);
     word parts = part.depth * p.columns >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
     if (parts == 1) {
         row_product(&p, 0, part.depth);
         return;
     }
     part.c = sums, part.alpha = 1.0f, part.beta = 0.0f, part.chunk = (part.depth + parts - 1) / parts;
-    share(row_task, &part, parts, 1);
+    parallel_for(row_task, &part, parts, 1);
     for (word j = 0; j < p.columns; j++) {
         float sum = sums[j];
         for (word i = 1; i < parts; i++) sum += sums[i * p.columns + j];
@@ -127,21 +123,21 @@ static void row_by_matrix(product p) {
     }
 }
 
-/* The number of parts of a matrix that meets one row does not depend on the number of threads. */
-static int row_of_a(product p) {
+/* Whether it was such a product, computed here. The number of parts does not depend on the number of threads. */
+int row_of_a(product p) {
     if (p.depth == 1 && p.b_column == 1 && p.c_column == 1) {
         product part = p;
         for (word row = 0; row < p.rows; row += FACTORS, part.c += FACTORS * p.c_row) {
             word count = p.rows - row < FACTORS ? p.rows - row : FACTORS;
-            part.rows = list_factors(p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1.0f);
+            part.rows = list_factors(p.space, p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1.0f);
             word parts = part.rows * p.columns >= SHARED_ROW ? PARTS : 1;
             part.chunk = (part.rows + parts - 1) / parts;
-            share(outer_task, &part, parts, parts > 1);
+            parallel_for(outer_task, &part, parts, parts > 1);
         }
     } else if (p.rows == 1 && p.b_row == 1 && p.a_depth == 1 && p.c_column == 1 && p.b_column != 1) {
         word parts = p.columns * p.depth >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
         p.chunk = (p.columns + parts - 1) / parts;
-        share(dots_task, &p, parts, parts > 1);
+        parallel_for(dots_task, &p, parts, parts > 1);
     } else if (p.rows == 1 && p.b_column == 1 && p.c_column == 1) {
         product part = p;
         for (word d = 0; d < p.depth; d += FACTORS) {
@@ -154,5 +150,3 @@ static int row_of_a(product p) {
     }
     return 1;
 }
-
-#endif

@@ -1,41 +1,26 @@
-/* Threads that share out tasks. Each begins with its own part, always the same one, so that it finds its part of the
-   weights in its own cache, and then helps with the others': one that has lost its core holds up at most the task that
-   it has begun. */
-
+/* A pool of worker threads, and parallel_for. Each thread begins with its own part of the tasks, always the same one, so
+   that its part of the weights is in its own cache; then it helps with the others' parts: a thread that has lost its core
+   delays only the one task that it has begun. */
+#include "library.h"
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
-
-typedef int64_t word;
-#define AT(w) ((char *)(intptr_t)(w))
 
 enum { MOST_THREADS = 64, SPINS = 4000, BITS = 20 };
 
-typedef void run_task(const void *, word);
-
-/* For each thread a ticket (generation, end, next task): whoever adds one to it owns the task that it read. */
-static struct {
-    _Alignas(64) _Atomic uint64_t value;
-} tickets[MOST_THREADS];
+/* For each thread a ticket (generation, end, next task): a thread that increments it owns the task that it read. */
+static struct { _Alignas(64) _Atomic uint64_t value; } tickets[MOST_THREADS];
 static atomic_long unfinished, asleep;
 static run_task *the_task;
 static const void *the_argument;
-static pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER, in_use = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
+static pthread_mutex_t sleep_mutex = PTHREAD_MUTEX_INITIALIZER, pool_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static atomic_int wanted = 1;
 static int started = 1;
 
-static inline int has_task(uint64_t ticket) {
-    uint64_t low = (1u << BITS) - 1;
-    return (ticket & low) < (ticket >> BITS & low);
-}
-
-static inline void pause_a_little(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
+#define LOW(ticket) ((ticket) & ((1u << BITS) - 1))
+static inline int has_task(uint64_t ticket) { return LOW(ticket) < LOW(ticket >> BITS); }
 
 static void work(int number) {
     for (int i = 0, threads = wanted; i < threads; i++) {
@@ -43,7 +28,7 @@ static void work(int number) {
         while (has_task(atomic_load(ticket))) {
             uint64_t mine = atomic_fetch_add(ticket, 1);
             if (!has_task(mine)) break;
-            the_task(the_argument, (word)(mine & ((1u << BITS) - 1)));
+            the_task(the_argument, (word)LOW(mine));
             atomic_fetch_sub(&unfinished, 1);
         }
     }
@@ -56,54 +41,60 @@ static void *worker(void *argument) {
             work(number);
             spins = 0;
         } else if (++spins < SPINS) {
-            pause_a_little();
+            __builtin_ia32_pause();
         } else {
-            pthread_mutex_lock(&door);
+            pthread_mutex_lock(&sleep_mutex);
             atomic_fetch_add(&asleep, 1);
-            if (!has_task(atomic_load(&tickets[number].value))) pthread_cond_wait(&bell, &door);
+            if (!has_task(atomic_load(&tickets[number].value))) pthread_cond_wait(&wake, &sleep_mutex);
             atomic_fetch_sub(&asleep, 1);
-            pthread_mutex_unlock(&door);
+            pthread_mutex_unlock(&sleep_mutex);
             spins = 0;
         }
     }
     return NULL;
 }
 
-/* A fork has no workers, and locks in whatever state they were. */
+/* A forked child has no workers, and the mutexes in whatever state they were. */
 static void after_fork(void) {
     started = 1;
     atomic_store(&asleep, 0);
     for (int i = 0; i < MOST_THREADS; i++) atomic_store(&tickets[i].value, 0);
-    door = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    in_use = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    bell = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    sleep_mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    pool_mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
-/* The number of threads from now on. */
+/* Workers inherit a mask that blocks every signal: signals go to the threads of the program. */
+static int start_worker(int number) {
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&thread, NULL, worker, (void *)(intptr_t)number);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return !failed && !pthread_detach(thread);
+}
+
+/* The number of threads from now on, the caller's included. */
 void twostroke_set_threads(word count) {
-    pthread_mutex_lock(&in_use);
-    wanted = (int)(count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count);
-    for (; started < wanted; started++) {
-        static int forks_are_watched;
-        pthread_t thread;
-        if (!forks_are_watched++) pthread_atfork(NULL, NULL, after_fork);
-        if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)started)) break;
-        pthread_detach(thread);
-    }
-    if (started < wanted) wanted = started;
-    pthread_mutex_unlock(&in_use);
+    static int forks_are_watched;
+    pthread_mutex_lock(&pool_mutex);
+    if (!forks_are_watched++) pthread_atfork(NULL, NULL, after_fork);
+    int threads = (int)(count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count);
+    while (started < threads && start_worker(started)) started++;
+    atomic_store(&wanted, threads < started ? threads : started);
+    pthread_mutex_unlock(&pool_mutex);
 }
 
 word twostroke_threads(void) { return wanted; }
 
-/* Run tasks 0 .. count - 1, by several threads if that is wanted and the work is ``worth`` it. Who calls holds
-   ``in_use``. */
-static void share(run_task *run, const void *argument, word count, int worth) {
-    int threads = wanted;
-    if (!worth || threads == 1 || count == 1 || count >= 1 << BITS) {
+/* A caller that finds the pool at work for another one does not wait: it runs its tasks itself. */
+void parallel_for(run_task *run, const void *argument, word count, int worth) {
+    if (!worth || count < 2 || count >= 1 << BITS || wanted == 1 || pthread_mutex_trylock(&pool_mutex)) {
         for (word i = 0; i < count; i++) run(argument, i);
         return;
     }
+    int threads = wanted;
     the_task = run, the_argument = argument;
     atomic_store(&unfinished, count);
     for (int i = 0; i < threads; i++) {
@@ -112,11 +103,12 @@ static void share(run_task *run, const void *argument, word count, int worth) {
         atomic_store(&tickets[i].value, generation << 2 * BITS | end << BITS | next);
     }
     if (atomic_load(&asleep)) {
-        pthread_mutex_lock(&door);
-        pthread_cond_broadcast(&bell);
-        pthread_mutex_unlock(&door);
+        pthread_mutex_lock(&sleep_mutex);
+        pthread_cond_broadcast(&wake);
+        pthread_mutex_unlock(&sleep_mutex);
     }
     work(0);
-    for (int spins = 0; atomic_load(&unfinished); pause_a_little())
-        if (++spins > SPINS) sched_yield(); /* whoever has the last task may be waiting for a core */
+    for (int spins = 0; atomic_load(&unfinished); __builtin_ia32_pause())
+        if (++spins > SPINS) sched_yield(); /* the thread that has the last task may be waiting for a core */
+    pthread_mutex_unlock(&pool_mutex);
 }

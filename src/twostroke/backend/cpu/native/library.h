@@ -1,0 +1,68 @@
+/* What the units of the library share: the operations that program.py writes, the pool of threads, the product. */
+
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+typedef int64_t word;
+
+/* --- Operations. Every member has 8 bytes; library.c lists the offsets, which library.py compares with its own. --- */
+
+/* C <- alpha A B + beta C in float32. Strides are in elements; alpha and beta are read at every call. */
+typedef struct {
+    const float *a; word a_row, a_depth;
+    const float *b; word b_row, b_column;
+    float *c; word c_row, c_column;
+    word rows, columns, depth;
+    const float *alpha, *beta;
+} product_call;
+
+/* One call of a NumPy ufunc as two nested loops; strides in bytes, the result last. */
+typedef void ufunc_loop(char **arrays, const intptr_t *length, const intptr_t *strides, void *data);
+enum { NOT_WIDENED, TO_FLOAT, TO_DOUBLE };
+typedef struct { char *at; word outer, inner; } ufunc_array;
+typedef struct {
+    ufunc_loop *loop; void *data;
+    word count, outer, inner;       /* the number of arrays; the lengths of the loops */
+    word widen_first, widen_result; /* bytes that are read; truth values that are written */
+    ufunc_array array[3];
+} ufunc_call;
+
+/* BLAS, with its names. GEMV: b is x, c is y. GER: a is x, b is y. */
+typedef struct {
+    void *routine; word trans_a, trans_b, m, n, k;
+    void *alpha, *a; word lda; void *b; word ldb; void *beta, *c; word ldc;
+} blas_call;
+
+typedef struct { char *out; const char *source; const word *indices; word count, row_bytes, source_rows; } take_call;
+typedef struct { const char *source; word row, column, rows, columns; word *out; word is_double; } argmax_call;
+typedef struct { char *to; const char *from; word bytes; } copy_call; /* zeros where there is no `from` */
+
+enum { UFUNC, GEMM, GEMV, GER, TAKE, ARGMAX, COPY, PRODUCT };
+typedef struct {
+    word kind;
+    union {
+        ufunc_call ufunc; blas_call blas; take_call take; argmax_call argmax; copy_call copy; product_call product;
+    };
+} operation;
+
+/* A copy before or after each step; the step's number times a stride is added to each address. */
+typedef struct { char *to; word to_step; const char *from; word from_step, bytes; } move;
+
+/* The steps `first` to `first + steps`: the moves before, the operations, the moves after. */
+typedef struct { const operation *operations; word count; const move *moves; word before, after, first, steps; } program;
+
+/* --- Functions between the units --- */
+
+/* Run the tasks 0 to count - 1: on several threads if the work is `worth` it and the pool is free. */
+typedef void run_task(const void *argument, word index);
+void parallel_for(run_task *run, const void *argument, word count, int worth);
+
+EXPORT word twostroke_threads(void);
+EXPORT void twostroke_set_threads(word count);
+EXPORT void twostroke_product(const product_call *call);
+EXPORT void twostroke_play(const program *program);
+EXPORT word twostroke_layout(word index);
+EXPORT word twostroke_runs_here(void);

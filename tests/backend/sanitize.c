@@ -1,0 +1,175 @@
+/* Random products and programs for the C library, run under the sanitizers by sanitize.py. Every array has exactly the
+   memory that its shape and strides need, so that an access beyond it is found. Arguments: seed, rounds. */
+#include "library.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static _Thread_local uint64_t state;
+
+static uint64_t draw(void) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return state * 0x2545F4914F6CDD1D;
+}
+static word below(word n) { return (word)(draw() >> 33) % n; }
+static float real(void) { return (float)below(2001) / 1000.0f - 1.0f; }
+
+static void fail(const char *what, word a, word b, word c) {
+    fprintf(stderr, "sanitize.c: %s: %lld x %lld x %lld\n", what, (long long)a, (long long)b, (long long)c);
+    exit(1);
+}
+
+typedef struct { float *at; word row, column, rows, columns, size; } matrix;
+
+/* Rows or columns are contiguous, with up to three elements between them; or neither is contiguous. */
+static matrix make(word rows, word columns, double zeros) {
+    word gap = below(4) ? 0 : 1 + below(3), layout = below(5);
+    matrix m = {.rows = rows, .columns = columns};
+    if (layout < 2) m.row = columns + gap, m.column = 1;
+    else if (layout < 4) m.row = 1, m.column = rows + gap;
+    else m.row = 2 * columns + gap, m.column = 2;
+    m.size = rows && columns ? (rows - 1) * m.row + (columns - 1) * m.column + 1 : 0;
+    m.at = malloc((size_t)(m.size ? m.size : 1) * sizeof(float));
+    for (word i = 0; i < m.size; i++) m.at[i] = (double)below(1000) < 1000 * zeros ? 0.0f : real();
+    /* An axis of one element may have any stride, as in NumPy. */
+    if (rows == 1) m.row = columns;
+    if (columns == 1) m.column = 1;
+    return m;
+}
+
+static word size_of(word largest) {
+    static const word edges[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 64, 65};
+    word kind = below(4), n = kind < 3 ? edges[below(sizeof edges / sizeof *edges)] : below(largest);
+    return n;
+}
+
+static void one_product(word rows, word columns, word depth, int threads) {
+    double zeros = below(2) ? 0 : 0.01 * (double)below(101);
+    matrix a = make(rows, depth, zeros), b = make(depth, columns, 0), c = make(rows, columns, 0);
+    float alpha = below(3) ? real() : 1.0f, beta = below(2) ? (float)below(2) : real();
+    float *start = malloc((size_t)(c.size ? c.size : 1) * sizeof(float)), *first = NULL;
+    memcpy(start, c.at, (size_t)c.size * sizeof(float));
+    product_call call = {a.at, a.row, a.column, b.at, b.row, b.column, c.at, c.row, c.column, rows, columns, depth, &alpha, &beta};
+    for (int count = 1; count <= threads; count++) {
+        if (threads > 1) twostroke_set_threads(count);
+        memcpy(c.at, start, (size_t)c.size * sizeof(float));
+        twostroke_product(&call);
+        if (!first) first = memcpy(malloc((size_t)(c.size ? c.size : 1) * sizeof(float)), c.at, (size_t)c.size * sizeof(float));
+        else if (memcmp(first, c.at, (size_t)c.size * sizeof(float))) fail("other bits with other threads", rows, columns, depth);
+    }
+    for (word checks = rows && columns ? 40 : 0; checks--;) {
+        word i = below(rows), j = below(columns);
+        double sum = 0, size = 0;
+        for (word d = 0; d < depth; d++) {
+            double term = (double)a.at[i * a.row + d * a.column] * b.at[d * b.row + j * b.column];
+            sum += term, size += fabs(term);
+        }
+        double old = beta == 0.0f ? 0 : (double)beta * start[i * c.row + j * c.column];
+        if (!(fabs(alpha * sum + old - c.at[i * c.row + j * c.column]) <= 1e-5 * (fabs(alpha) * size + fabs(old) + 1e-6)))
+            fail("a wrong product", rows, columns, depth);
+    }
+    /* What lies between the elements is not written. */
+    for (word i = 0; i < rows; i++)
+        for (word j = 0; j < columns; j++) c.at[i * c.row + j * c.column] = start[i * c.row + j * c.column];
+    if (memcmp(c.at, start, (size_t)c.size * sizeof(float))) fail("written beside the result", rows, columns, depth);
+    free(a.at), free(b.at), free(c.at), free(start), free(first);
+}
+
+/* --- programs: loops and routines of our own in the place of NumPy's and SciPy's --- */
+
+static void add(char **x, const intptr_t *n, const intptr_t *step, void *data) {
+    (void)data;
+    for (intptr_t i = 0; i < *n; i++)
+        *(float *)(x[2] + i * step[2]) = *(float *)(x[0] + i * step[0]) + *(float *)(x[1] + i * step[1]);
+}
+static void greater(char **x, const intptr_t *n, const intptr_t *step, void *data) {
+    (void)data;
+    for (intptr_t i = 0; i < *n; i++) x[2][i * step[2]] = *(float *)(x[0] + i * step[0]) > *(float *)(x[1] + i * step[1]);
+}
+static void gemm(char *ta, char *tb, int *m, int *n, int *k, float *alpha, float *a, int *lda, float *b, int *ldb, float *beta,
+                 float *c, int *ldc) {
+    for (int i = 0; i < *m; i++)
+        for (int j = 0; j < *n; j++) {
+            float sum = 0;
+            for (int d = 0; d < *k; d++)
+                sum += (*ta == 'T' ? a[d + i * *lda] : a[i + d * *lda]) * (*tb == 'T' ? b[j + d * *ldb] : b[d + j * *ldb]);
+            c[i + j * *ldc] = *alpha * sum + (*beta == 0 ? 0 : *beta * c[i + j * *ldc]);
+        }
+}
+
+/* Some steps of: gather rows of pixels, scale them, multiply, add, compare, choose; each step's inputs and results moved. */
+static void one_program(int threads) {
+    word rows = 1 + below(90), pixels = 1 + below(900), units = 2 + below(60), steps = 1 + below(4), samples = 1 + below(50);
+    unsigned char *source = malloc((size_t)(samples * pixels)), *batch = malloc((size_t)(rows * pixels));
+    word *orders = malloc((size_t)(steps * rows) * sizeof(word)), *order = malloc((size_t)rows * sizeof(word));
+    word *choices = malloc((size_t)(steps * rows) * sizeof(word)), *choice = malloc((size_t)rows * sizeof(word));
+    float *x = malloc((size_t)(rows * pixels) * sizeof(float)), *z = malloc((size_t)(rows * units) * sizeof(float));
+    float *again = malloc((size_t)(rows * units) * sizeof(float)), *truth = malloc((size_t)(rows * units) * sizeof(float));
+    float *w = malloc((size_t)(pixels * units) * sizeof(float)), one = 1, zero = 0, half = 0.5f;
+    for (word i = 0; i < samples * pixels; i++) source[i] = (unsigned char)below(256);
+    for (word i = 0; i < steps * rows; i++) orders[i] = below(samples + 20) - 10; /* out of range too: clipped */
+    for (word i = 0; i < pixels * units; i++) w[i] = real();
+    const word f = sizeof(float);
+    operation list[] = {
+        {.kind = TAKE, .take = {(char *)batch, (char *)source, order, rows, pixels, samples}},
+        {.kind = UFUNC, .ufunc = {add, NULL, 3, 1, rows * pixels, TO_FLOAT, NOT_WIDENED,
+                                  {{(char *)batch, 0, 1}, {(char *)&one, 0, 0}, {(char *)x, 0, f}}}},
+        {.kind = PRODUCT, .product = {x, pixels, 1, w, units, 1, z, units, 1, rows, units, pixels, &half, &zero}},
+        {.kind = GEMM, .blas = {(void *)gemm, 'N', 'N', units, rows, pixels, &half, w, units, x, pixels, &zero, again, units}},
+        {.kind = UFUNC, .ufunc = {add, NULL, 3, rows, units, NOT_WIDENED, NOT_WIDENED,
+                                  {{(char *)z, units * f, f}, {(char *)z, 0, f}, {(char *)truth, units * f, f}}}},
+        {.kind = UFUNC, .ufunc = {greater, NULL, 3, units, rows, NOT_WIDENED, TO_FLOAT,
+                                  {{(char *)z, f, units * f}, {(char *)&half, 0, 0}, {(char *)truth, f, units * f}}}},
+        {.kind = ARGMAX, .argmax = {(char *)z, units * f, f, rows, units, choice, 0}},
+        {.kind = COPY, .copy = {(char *)x, NULL, rows * pixels * f}},
+        {.kind = COPY, .copy = {(char *)x, (char *)z, (pixels < units ? pixels : units) * f}},
+    };
+    move moves[] = {{(char *)order, 0, (char *)orders, rows * 8, rows * 8}, {(char *)choices, rows * 8, (char *)choice, 0, rows * 8}};
+    program p = {list, sizeof list / sizeof *list, moves, 1, 1, 0, steps};
+    word *first = NULL;
+    for (int count = 1; count <= threads; count++) {
+        if (threads > 1) twostroke_set_threads(count);
+        twostroke_play(&p);
+        if (!first) first = memcpy(malloc((size_t)(steps * rows) * sizeof(word)), choices, (size_t)(steps * rows) * sizeof(word));
+        else if (memcmp(first, choices, (size_t)(steps * rows) * sizeof(word))) fail("other choices with other threads", rows, units, pixels);
+    }
+    for (word i = 0; i < rows * units; i++) {
+        if (!(fabs((double)again[i] - z[i]) <= 2e-3 * (double)pixels)) fail("a wrong program", rows, units, pixels);
+        if (truth[i] != (float)(z[i] > half)) fail("a wrong comparison", rows, units, pixels);
+    }
+    for (word i = 0; i < rows; i++)
+        for (word j = 0; j < units; j++)
+            if (z[i * units + j] > z[i * units + choice[i]]) fail("a wrong choice", rows, units, pixels);
+    free(source), free(batch), free(orders), free(order), free(choices), free(choice);
+    free(x), free(z), free(again), free(truth), free(w), free(first);
+}
+
+static void rounds(word count, int threads) {
+    for (word i = 0; i < count; i++) {
+        one_product(size_of(200), size_of(300), size_of(400), threads);
+        if (i % 8 == 0) one_program(threads);
+        if (i % 64 == 0) one_product(40 + below(30), 1400 + below(300), 1030 + below(60), threads); /* beyond one block */
+        if (i % 64 == 32) one_product(1, 30 + below(300), 3000 + below(20000), threads);
+    }
+}
+
+static void *caller(void *argument) {
+    state = (uint64_t)(intptr_t)argument;
+    rounds(40, 1);
+    return NULL;
+}
+
+int main(int count, char **arguments) {
+    if (count != 3) return 2;
+    state = strtoull(arguments[1], NULL, 10) * 2 + 1;
+    word all = atoll(arguments[2]);
+    rounds(all, 4);
+    /* Several callers at once, while the number of threads changes. */
+    pthread_t callers[4];
+    for (intptr_t i = 0; i < 4; i++) pthread_create(&callers[i], NULL, caller, (void *)(i + 7));
+    for (word i = 0; i < all; i++) twostroke_set_threads(1 + i % 4), one_product(1 + below(60), 1 + below(300), 1 + below(300), 1);
+    for (int i = 0; i < 4; i++) pthread_join(callers[i], NULL);
+    printf("%lld rounds\n", (long long)all);
+    return 0;
+}
