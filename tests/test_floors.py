@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "data": {"errors", "files", "randomness"},
     "backend": {"errors", "backend.cpu", "backend.cuda"},  # only select.py imports a device, when it is chosen
-    "backend.cpu": {"errors", "files", "backend"},
+    "backend.cpu": {"errors", "backend"},
     "backend.cuda": {"errors", "backend"},
     "engine": {"errors", "randomness", "data", "backend"},
     "models": {"errors", "version", "files", "data", "backend", "engine"},
@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("errors", "provenance", "files", "data", "backend", "engine", "models", "ranks", "runs"),
         *("measure", "show"),
     },
-    "cli": {"errors", "version", "ranks", "commands"},
+    "cli": {"errors", "version", "commands"},
     "__main__": {"cli"},
     "twostroke": {"errors", "version", "data", "backend", "engine", "models", "classic"},
 }
@@ -49,7 +49,7 @@ MOST_LINES = {
     "sklearn": 900,
     "show": 1110,
     "measure": 1000,
-    "commands": 990,
+    "commands": 1030,
     "rest": 2990,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000

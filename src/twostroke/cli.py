@@ -6,11 +6,10 @@ stdout carries results, stderr notes and errors.
 from __future__ import annotations
 
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -19,16 +18,15 @@ from .commands.doctor import doctor
 from .commands.draw import draw
 from .commands.evaluate import evaluate
 from .commands.export import export
+from .commands.mpi_job import in_job, leave, refuse_several
 from .commands.predict import predict
 from .commands.report import report
 from .commands.terminal import ClosedPipe, Stopped, complain, discard_stdout, say, stoppable, tolerate_encodings
 from .commands.train import train
 from .commands.verify import verify
-from .errors import ConfigError, DeviceError, TwoStrokeError
-from .ranks.mpi import COMMAND, current, launched, speaks_before_mpi
+from .errors import DeviceError, TwoStrokeError
 from .version import __version__
 
-RANK_0_FIRST_S: Final = 1.0
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -49,14 +47,8 @@ def _twostroke(
         say(f"twostroke {__version__}")
     elif ctx.invoked_subcommand is None:
         print(ctx.get_help(), flush=True)
-    elif ctx.invoked_subcommand != "train" and launched()[1] > 1 and "--help" not in ctx.obj:
-        raise ConfigError(
-            "an MPI launcher started several processes that would each do the same",
-            where=ctx.invoked_subcommand,
-            found=f"{launched()[1]} processes",
-            expected="one",
-            remedy=f"Start it without the launcher; only training is shared: {COMMAND}.",
-        )
+    elif ctx.invoked_subcommand != "train" and "--help" not in ctx.obj:
+        refuse_several(ctx.invoked_subcommand)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -75,30 +67,13 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(end, SystemExit) and not end.code:
             return 0
         discard_stdout()
-        line = f"error: ended by {type(end).__name__}" if current().size > 1 else None
-        return _leave(line, ClosedPipe.exit_code, words)
+        line = f"error: ended by {type(end).__name__}" if in_job() else None
+        return leave(line, ClosedPipe.exit_code, words)
     except (Exception, Stopped, KeyboardInterrupt) as error:
         if "--debug" in words:
             traceback.print_exc()
         line, code = _explain(error)
-        return _leave(line, code, words, alike=isinstance(error, UsageError))
-
-
-def _leave(line: str | None, code: int, words: Sequence[str], *, alike: bool = False) -> int:
-    """Say why, and return the exit code; a rank of an MPI job aborts the whole job with it.
-
-    Rank 0 says what every rank finds: the other ranks wait for it to abort them. Before MPI has started there is
-    nothing to abort; ``alike``: every rank finds this error.
-    """
-    ranks = current()
-    joined = ranks.size > 1
-    rank, size = (ranks.rank, ranks.size) if joined else launched()
-    if rank:
-        time.sleep(RANK_0_FIRST_S)
-    if line and (joined or speaks_before_mpi(alike=alike or "--distributed" not in words)):
-        complain(f"[rank {rank}] {line}" if size > 1 else line)
-    ranks.abort(code)
-    return code
+        return leave(line, code, words, alike=isinstance(error, UsageError))
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

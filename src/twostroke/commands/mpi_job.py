@@ -1,0 +1,46 @@
+"""The command line in an MPI job: which process speaks, and how an error ends all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from ..errors import ConfigError
+from ..ranks.mpi import COMMAND, current, launched, speaks_before_mpi
+from .terminal import complain
+
+RANK_0_FIRST_S: Final = 1.0
+
+
+def refuse_several(command: str) -> None:
+    """Raise ``ConfigError`` if an MPI launcher started several processes of a command that only one may run."""
+    if launched()[1] > 1:
+        raise ConfigError(
+            "an MPI launcher started several processes that would each do the same",
+            where=command,
+            found=f"{launched()[1]} processes",
+            expected="one",
+            remedy=f"Start it without the launcher; only training is shared: {COMMAND}.",
+        )
+
+
+def in_job() -> bool:
+    """Whether this process is one of several ranks."""
+    return current().size > 1
+
+
+def leave(line: str | None, code: int, words: Sequence[str], *, alike: bool = False) -> int:
+    """Print ``line``, and return the exit code; a rank of an MPI job aborts the whole job with it.
+
+    Rank 0 prints what every rank finds: the other ranks wait for it to abort them. Before MPI has started there is
+    nothing to abort; ``alike``: every rank finds this error.
+    """
+    ranks = current()
+    rank, size = (ranks.rank, ranks.size) if in_job() else launched()
+    if rank:
+        time.sleep(RANK_0_FIRST_S)
+    if line and (in_job() or speaks_before_mpi(alike=alike or "--distributed" not in words)):
+        complain(f"[rank {rank}] {line}" if size > 1 else line)
+    ranks.abort(code)
+    return code
