@@ -1,4 +1,4 @@
-"""The command line under a real ``mpirun``: results, refusals, and every way in which a rank can be lost.
+"""The command line under a real ``mpirun``: results and refusals.
 
 Without mpi4py and an MPI these tests are skipped; with REQUIRE_MPI=1 in the environment that is a failure.
 """
@@ -8,177 +8,28 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
-import twostroke
+from tests.support.mpi_jobs import (
+    COMMAND,
+    MODEL,
+    OPTIONS,
+    PYTHON,
+    RECORD,
+    mpirun,
+    record,
+    refused,
+    run,
+    tensors,
+)
 
-pytestmark = pytest.mark.timeout(120)
-
-PYTHON = [sys.executable, "-W", "error"]
-COMMAND = [*PYTHON, "-m", "twostroke"]
-LIMIT_S = 10.0  # from the fault to the end of the job
-CHECKPOINT, MODEL, RECORD = "checkpoint.safetensors", "model.safetensors", "record.json"
-SAMPLES, BATCH = 203, 32  # 7 batches, the last of 11 rows
-OPTIONS = ["--layers", "20,12,5", "--batch-size", str(BATCH), "--epochs", "30", "--dtype", "float64", "--device", "cpu"]
-
-# Patches one rank's steps, then is the command line: python fault.py KIND RANK STEP WORDS...
-FAULT = """
-import os, signal, sys, time
-from pathlib import Path
-from twostroke import cli
-from twostroke.ranks import data_parallel
-
-kind, rank, at, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-step = data_parallel.SharedStep.run
-
-def run(self, *arguments):
-    if self._communicator.rank == rank and self.steps == at:
-        Path(os.environ["FAULT_AT"]).write_text(str(time.time()))
-        if kind == "exception":
-            raise ValueError("a fault on purpose")
-        if kind == "sys.exit":
-            sys.exit(3)
-        if kind == "os._exit":
-            os._exit(3)
-        os.kill(os.getpid(), getattr(signal, kind))
-    step(self, *arguments)
-
-data_parallel.SharedStep.run = run
-sys.exit(cli.main(words))
-"""
-
-
-@cache
-def why_not() -> str:
-    """Why there is no MPI here; empty if there is one."""
-    if shutil.which("mpirun", path=search_path()) is None:
-        return "no mpirun"
-    check = [sys.executable, "-c", "from mpi4py import MPI"]
-    run = subprocess.run(check, capture_output=True, text=True, check=False, timeout=60)
-    return "" if run.returncode == 0 else f"no MPI for mpi4py: {(run.stderr.splitlines() or ['?'])[-1]}"
-
-
-@pytest.fixture(autouse=True)
-def _mpi() -> None:
-    reason = why_not()
-    if reason and os.environ.get("REQUIRE_MPI", "0") not in ("", "0"):
-        pytest.fail(f"MPI is required: {reason}", pytrace=False)
-    if reason:
-        pytest.skip(f"{reason} (pip install 'twostroke[mpi-local]')")
-
-
-def search_path() -> str:
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Open MPI, too, may run as root and start more ranks than there are cores; MPICH ignores its variables."""
-    open_mpi = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }
-    ours = {"PATH": search_path(), "PYTHONPATH": str(Path(twostroke.__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
-    return {**os.environ, **open_mpi, **ours, **more}
-
-
-@contextmanager
-def started(*command: str, **more: str) -> Iterator[subprocess.Popen[str]]:
-    """A process with its output in pipes; at the end its whole group is gone."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        env=environment(**more),
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        for pid in [process.pid, *descendants(process.pid)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
-
-
-def descendants(pid: int) -> list[int]:
-    """Also those whose parent has ended meanwhile: found by the job's environment."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (entry / "stat").read_text()
-        except OSError:
-            continue
-        children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, waiting = [], [pid]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            found.append(child)
-            waiting.append(child)
-    return found
-
-
-def rank_pids(launcher: int) -> dict[int, int]:
-    """The process of each rank."""
-    found = {}
-    for pid in descendants(launcher):
-        try:
-            content = (Path("/proc") / str(pid) / "environ").read_bytes().decode(errors="replace")
-            words = (Path("/proc") / str(pid) / "cmdline").read_bytes()
-        except OSError:
-            continue
-        rank = re.search(r"(?:OMPI_COMM_WORLD_RANK|PMI_RANK)=(\d+)\x00", content)
-        if rank and b"--distributed" in words:
-            found[int(rank[1])] = pid
-    return found
-
-
-def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
-    with started(*command, **more) as process:
-        out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def mpirun(size: int, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return run("mpirun", "-n", str(size), *COMMAND, "train", *words, "--distributed", **more)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    rng = np.random.default_rng(0)
-    centres = rng.random((5, 20))
-    arrays: dict[str, Any] = {}
-    for part, n in (("train", SAMPLES), ("test", 41)):
-        labels = rng.integers(0, 5, n)
-        arrays |= {f"x_{part}": centres[labels] + 0.3 * rng.random((n, 20)), f"y_{part}": labels}
-    path = tmp_path_factory.mktemp("data") / "clouds.npz"
-    np.savez(path, **arrays)
-    return str(path)
-
-
-def tensors(folder: Path, name: str = MODEL) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(folder / name)
-
-
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / RECORD).read_text())
-    return found
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("mpi")]
 
 
 # --- results -----------------------------------------------------------------------------------------------------
@@ -306,15 +157,6 @@ def test_a_dry_run_of_ranks_writes_nothing(data: str, tmp_path: Path) -> None:
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 
-def refused(result: subprocess.CompletedProcess[str], code: int, *texts: str) -> None:
-    assert result.returncode == code, result.stderr
-    errors = [line for line in result.stderr.splitlines() if "error: " in line]
-    assert len(errors) == 1, result.stderr
-    for text in texts:
-        assert text in errors[0]
-    assert "Traceback" not in result.stderr
-
-
 def test_several_processes_without_the_flag(data: str, tmp_path: Path) -> None:
     result = run("mpirun", "-n", "2", *COMMAND, "train", data, *OPTIONS, "--out", str(tmp_path / "no"))
     refused(result, 2, "[rank 0] error: an MPI launcher started several processes", "found 2 processes without it")
@@ -392,161 +234,3 @@ def test_a_bad_option_is_said_once(data: str) -> None:
 def test_divergence_is_said_once(data: str, tmp_path: Path) -> None:
     result = mpirun(2, data, *OPTIONS, "--optimizer", "sgd", "--lr", "1e200", "--out", str(tmp_path))
     refused(result, 6, "training diverged: epoch 1")
-
-
-# --- losses ------------------------------------------------------------------------------------------------------
-
-
-def checkpointed(data: str, folder: Path) -> list[str]:
-    return ["train", data, *OPTIONS, "--checkpoint-every", "5", "--out", str(folder), "--distributed"]
-
-
-def resume_and_compare(data: str, folder: Path, tmp_path: Path) -> None:
-    """What was saved before the fault is whole: the run goes on from it and ends in the bits of one not stopped."""
-    words = checkpointed(data, folder)
-    result = run("mpirun", "-n", "2", *COMMAND, *words, "--resume")
-    assert result.returncode == 0, result.stderr
-    assert "resumed from" in result.stdout
-    whole = run("mpirun", "-n", "2", *COMMAND, *checkpointed(data, tmp_path / "whole"))
-    assert whole.returncode == 0
-    ours, theirs = tensors(folder), tensors(tmp_path / "whole")
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("kind", ["exception", "sys.exit", "os._exit", "SIGKILL", "SIGSTOP"])
-def test_the_loss_of_a_rank_ends_the_job(
-    data: str, tmp_path: Path, kind: str, rank: int, figure: Callable[[str, float], None]
-) -> None:
-    script, mark, folder = tmp_path / "fault.py", tmp_path / "mark", tmp_path / "run"
-    script.write_text(FAULT)
-    limit = 2.0
-    words = [*PYTHON, str(script), kind, str(rank), "23", *checkpointed(data, folder)]
-    result = run("mpirun", "-n", "2", *words, FAULT_AT=str(mark), TWOSTROKE_WATCHDOG=str(limit))
-    seconds = time.time() - float(mark.read_text())
-    figure(f"seconds from {kind} of rank {rank} of 2 to the end of the job", seconds)
-    assert result.returncode != 0
-    assert seconds < (limit + 5 if kind == "SIGSTOP" else LIMIT_S)
-    assert not (folder / RECORD).exists()
-    if kind == "exception":
-        assert f"[rank {rank}] error: unexpected ValueError: a fault on purpose" in result.stderr
-    if kind == "sys.exit":
-        assert f"[rank {rank}]" in result.stderr
-    if kind == "SIGSTOP":
-        assert f"[rank {1 - rank}] error: another rank does not answer" in result.stderr
-        assert result.returncode == 75
-    resume_and_compare(data, folder, tmp_path)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_sigterm_to_one_rank_stops_all_after_the_same_step(data: str, tmp_path: Path, rank: int) -> None:
-    script, folder = tmp_path / "fault.py", tmp_path / "run"
-    script.write_text(FAULT)
-    words = [*PYTHON, str(script), "SIGTERM", str(rank), "23", *checkpointed(data, folder)]
-    result = run("mpirun", "-n", "2", *words, FAULT_AT=str(tmp_path / "mark"))
-    assert result.returncode == 143, result.stderr
-    errors = [line for line in result.stderr.splitlines() if "stopped by SIGTERM" in line]
-    assert len(errors) == 1
-    assert errors[0].startswith("[rank 0] stopped by SIGTERM after step 24. Go on with: mpirun -n 2 twostroke train ")
-    resume_and_compare(data, folder, tmp_path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_rank_whose_peer_is_frozen(data: str, tmp_path: Path, number: signal.Signals) -> None:
-    """Rank 0 waits in a sum, and would do so for the watchdog's ten minutes."""
-    script, mark = tmp_path / "fault.py", tmp_path / "mark"
-    script.write_text(f"from twostroke.ranks import watchdog\nwatchdog.HURRY_S = 1.0\n{FAULT}")
-    words = [*PYTHON, str(script), "SIGSTOP", "1", "23", *checkpointed(data, tmp_path / "run")]
-    with started("mpirun", "-n", "2", *words, FAULT_AT=str(mark)) as process:
-        pids = wait_for(lambda: mark.exists() and rank_pids(process.pid))
-        time.sleep(1)
-        os.kill(pids[0], number)
-        _, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 128 + number
-    lines = [line for line in err.splitlines() if "stopped by" in line]
-    assert lines == [
-        f"[rank 0] stopped by {number.name} while another rank did not answer. Go on from the checkpoint with --resume."
-    ]
-    assert tensors(tmp_path / "run", CHECKPOINT)
-
-
-@pytest.mark.parametrize("size", [3, 0])
-def test_stopped_on_two_ranks_and_gone_on_with_on_another_number(data: str, tmp_path: Path, size: int) -> None:
-    """On three, and on one process without MPI: the weights of a run that was never stopped, in float64."""
-    script, folder = tmp_path / "fault.py", tmp_path / "run"
-    script.write_text(FAULT)
-    stopped = [*PYTHON, str(script), "SIGTERM", "1", "23", *checkpointed(data, folder)]
-    assert run("mpirun", "-n", "2", *stopped, FAULT_AT=str(tmp_path / "mark")).returncode == 143
-    words = [*checkpointed(data, folder), "--resume"]
-    launcher = ["mpirun", "-n", str(size)] if size else []
-    result = run(*launcher, *COMMAND, *(words if size else [word for word in words if word != "--distributed"]))
-    assert result.returncode == 0, result.stderr
-    assert "resumed from" in result.stdout
-    alone = ["train", data, *OPTIONS, "--threads", "1", "--out", str(tmp_path / "whole")]
-    assert run(*COMMAND, *alone).returncode == 0
-    ours, theirs = tensors(folder), tensors(tmp_path / "whole")
-    for name, tensor in theirs.items():
-        np.testing.assert_allclose(ours[name], tensor, rtol=1e-12, atol=1e-14)
-    assert len(record(folder)["history"]) == 30
-
-
-def test_an_old_record_is_not_taken_for_that_of_a_job_that_failed(data: str, tmp_path: Path) -> None:
-    assert mpirun(2, data, *OPTIONS, "--out", str(tmp_path)).returncode == 0
-    old = record(tmp_path)
-    refused(mpirun(2, data, *OPTIONS, "--lr", "1e200", "--optimizer", "sgd", "--out", str(tmp_path)), 6, "diverged")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL, "record-previous.json"]
-    assert json.loads((tmp_path / "record-previous.json").read_text()) == old
-
-
-def test_sigterm_to_the_launcher_leaves_nobody_behind(data: str, tmp_path: Path) -> None:
-    options = ["--layers", "20,12,5", "--batch-size", "8", "--epochs", "1000000", "--device", "cpu"]
-    words = [data, *options, "--checkpoint-every", "5", "--out", str(tmp_path), "--distributed"]
-    with started("mpirun", "-n", "2", *COMMAND, "train", *words) as process:
-        pids = wait_for(lambda: (tmp_path / CHECKPOINT).exists() and rank_pids(process.pid))
-        assert sorted(pids) == [0, 1]
-        process.send_signal(signal.SIGTERM)
-        began = time.time()
-        process.communicate(timeout=LIMIT_S)
-        assert process.returncode != 0
-        wait_for(lambda: not any(alive(pid) for pid in pids.values()), LIMIT_S - (time.time() - began))
-    assert tensors(tmp_path, CHECKPOINT)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    end = time.time() + seconds
-    while time.time() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    pytest.fail("it did not happen in time")
-
-
-def test_a_frozen_rank_at_the_very_end_is_noticed(data: str, tmp_path: Path) -> None:
-    """After the last step: rank 0 writes, then all meet once more. The result is whole, the exit code is not 0."""
-    script = tmp_path / "fault.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "from twostroke import cli\n"
-        "from twostroke.ranks import mpi\n"
-        "close = mpi.MPIProcess.close\n"
-        "def frozen(self):\n"
-        "    if self.rank == 1:\n"
-        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "    close(self)\n"
-        "mpi.MPIProcess.close = frozen\n"
-        "sys.exit(cli.main(sys.argv[1:]))\n"
-    )
-    began = time.time()
-    words = [*PYTHON, str(script), *checkpointed(data, tmp_path / "run")]
-    result = run("mpirun", "-n", "2", *words, TWOSTROKE_WATCHDOG="2")
-    assert time.time() - began < 30
-    assert result.returncode != 0
-    assert record(tmp_path / "run")["epochs"] == 30
