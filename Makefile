@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 UV ?= .venv/bin/uv
 
-.PHONY: setup train test lint docs figures wheel lock images
+.PHONY: setup train test lint docs figures wheel sanitize lock images
 
 setup:
 	python3 -m venv .venv
@@ -28,6 +28,10 @@ figures:
 
 wheel:
 	$(PYTHON) -m build --wheel
+
+# The C library under the sanitizers of the C compiler.
+sanitize:
+	$(PYTHON) tests/backend/sanitize.py
 
 # The images' locks, renewed: the newest versions that pyproject.toml admits, for every Python from 3.11 on.
 LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
