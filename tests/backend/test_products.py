@@ -208,7 +208,7 @@ def test_a_product_does_not_wait_for_another_threads_work(native: Native) -> Non
     """The pool is held by work that ends only after the product: if the product waited, neither would end."""
     native.set_threads(2)
     started, computed = threading.Event(), threading.Event()
-    ended_late = []
+    ended_late: list[bool] = []
 
     def wait(*_: Any) -> None:
         started.set()
