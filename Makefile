@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: setup train quick test lint docs figures wheel lock images
+.PHONY: setup train quick test lint docs figures wheel sanitize lock images
 
 # For `make lint` too: mypy reads the types of what `plot` brings.
 setup: $(VENV)/with-test $(VENV)/with-lint $(VENV)/with-plot
@@ -37,6 +37,10 @@ figures: $(VENV)/with-docs
 # Into dist/.
 wheel: $(VENV)/installed
 	$(RUN) -m pip wheel --no-deps --wheel-dir dist .
+
+# The C library under the sanitizers of the C compiler.
+sanitize: $(VENV)/installed
+	$(RUN) tests/backend/sanitize.py
 
 # The images' locks, renewed: the newest versions that pyproject.toml admits, for every Python from 3.11 on.
 LOCK = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -51,24 +51,32 @@ def commands(
 
 
 def build(sources: Path, target: Path) -> list[Path]:
-    """Build into ``target`` and return the files written: the libraries and built.json, or built.json alone."""
+    """Build into ``target`` and return the files written: the libraries and built.json, or built.json alone.
+
+    What was built from the same sources by the same commands is kept.
+    """
     built: dict[str, Any]
-    with tempfile.TemporaryDirectory(prefix="twostroke-") as folder:
-        made = {}
-        try:
-            compiler = _compiler()
+    made: dict[str, bytes] = {}
+    try:
+        compiler = _compiler()
+        version = _run([*compiler, "--version"]).partition("\n")[0] or shlex.join(compiler)
+        key = hashlib.sha256(repr((version, compiler, FLAGS, INSTRUCTIONS, DEFINES)).encode())
+        for path in sorted(sources.glob("*.[ch]")):
+            key.update(path.read_bytes())
+        if kept := _kept(target, key.hexdigest()):
+            return kept
+        with tempfile.TemporaryDirectory(prefix="twostroke-") as folder:
             for variant in INSTRUCTIONS:
                 path = Path(folder, f"_native_{variant}.so")
                 for command in commands(variant, compiler, sources, Path(folder), path):
                     _run(command)
                 made[path.name] = path.read_bytes()
-            digests = {name: hashlib.sha256(content).hexdigest() for name, content in made.items()}
-            version = _run([*compiler, "--version"]).partition("\n")[0] or shlex.join(compiler)
-            built = {"compiler": version, "sha256": digests}
-        except NotBuilt as error:
-            if os.environ.get(SWITCH) == "1":
-                raise
-            made, built = {}, {"reason": str(error)}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in made.items()}
+        built = {"compiler": version, "sha256": digests, "key": key.hexdigest()}
+    except NotBuilt as error:
+        if os.environ.get(SWITCH) == "1":
+            raise
+        made, built = {}, {"reason": str(error)}
     made["built.json"] = json.dumps(built, indent=1).encode()
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("_native_*.so"):
@@ -80,6 +88,19 @@ def build(sources: Path, target: Path) -> list[Path]:
         fresh.write_bytes(content)
         fresh.replace(target / name)
     return [target / name for name in made]
+
+
+def _kept(target: Path, key: str) -> list[Path]:
+    """The files of an earlier build with this key, if they are intact."""
+    try:
+        built = json.loads((target / "built.json").read_bytes())
+        intact = built["key"] == key and all(
+            hashlib.sha256((target / name).read_bytes()).hexdigest() == digest
+            for name, digest in built["sha256"].items()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+    return [*(target / name for name in built["sha256"]), target / "built.json"] if intact else []
 
 
 def _compiler() -> list[str]:

@@ -5,7 +5,7 @@
 Other processes spin while steps of 784-128-10 at batch 128 run in blocks: auto, 1 thread, 2 threads, ..., auto again.
 A fixed count's ratio is auto's samples per second over its own, the median over rounds with a bootstrap 95 % interval;
 what is promised is auto against the best of them: at least 0.70. An A/A control runs beside it, and the same is done
-without neighbours. With TWOSTROKE_COMPILE=0 it shows BLAS's own threads. The last line of stdout is one JSON document.
+without neighbours. With TWOSTROKE_LIBRARY=0 it shows BLAS's own threads. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "kind": "twostroke-neighbours",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **describe_machine(),
-        "compile": os.environ.get("TWOSTROKE_COMPILE", "1"),
+        "library": os.environ.get("TWOSTROKE_LIBRARY", "1"),
         "layers": layers,
         "batch_size": arguments.batch_size,
         "results": results,

@@ -99,6 +99,22 @@ def test_everything_installed_is_locked_or_local(dockerfile: str) -> None:
         assert "--require-hashes" in install or {"--no-index", "--no-deps"} <= set(shlex.split(install)), install
 
 
+def test_the_c_library_is_built_and_no_compiler_is_left(dockerfile: str) -> None:
+    """In the build stage a missing library is an error; no other stage has a compiler."""
+    for name, stage in stages(dockerfile).items():
+        runs = [rest for kind, rest in stage if kind == "RUN"]
+        assert any(re.search(r"apt-get install .*\bgcc\b", rest) for rest in runs) == (name == "build")
+        assert any('TWOSTROKE_LIBRARY="$(test ' in rest and "pip wheel" in rest for rest in runs) == (name == "build")
+    copied = [rest.split() for kind, rest in stages(dockerfile)["build"] if kind == "COPY"]
+    assert any({"hatch_build.py", "pyproject.toml"} <= set(words) for words in copied)
+    assert any(words[0] == "src" for words in copied)
+
+
+def test_libraries_of_the_host_are_not_sent_to_a_build() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {"**/*.so", "**/built.json"} <= set(lines)
+
+
 def test_no_host_and_no_secret_is_named(dockerfile: str) -> None:
     code = "\n".join(f"{name} {rest}" for name, rest in instructions(dockerfile))
     assert not HOST.search(code)

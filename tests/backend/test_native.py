@@ -235,6 +235,32 @@ def test_a_build(hook: Any, tmp_path: Path) -> None:
             }
 
 
+def test_what_was_built_is_kept_while_it_is_intact(
+    hook: Any, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled() -> bool:
+        """With a compiler that leaves its mark."""
+        mark = tmp_path / "mark"
+        mark.unlink(missing_ok=True)
+        compiler = tmp_path / "compiler"
+        compiler.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && exit\ntouch {mark}\nfor last; do :; done; : >"$last"\n'
+        )
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CC", str(compiler))
+        hook.build(sources, tmp_path / "made")
+        return mark.exists()
+
+    assert compiled()
+    assert not compiled()
+    (sources / "tiles.h").write_text("/* another */")
+    assert compiled()
+    for path in (tmp_path / "made").iterdir():
+        assert not compiled()
+        path.write_bytes(b"damaged")
+        assert compiled(), path
+
+
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = _module()
     for value in ("no-such-compiler", ""):

@@ -208,11 +208,11 @@ def test_a_product_does_not_wait_for_another_threads_work(native: Native) -> Non
     """The pool is held by work that ends only after the product: if the product waited, neither would end."""
     native.set_threads(2)
     started, computed = threading.Event(), threading.Event()
-    ended_late = []
+    ended_late: list[bool] = []
 
     def wait(*_: Any) -> None:
         started.set()
-        if not computed.wait(60):
+        if not ended_late and not computed.wait(20):
             ended_late.append(True)
 
     loop = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(wait)
