@@ -7,7 +7,7 @@ import platform
 import re
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -72,15 +72,16 @@ class CupyBackend(Backend):
             self._capture.refuse(error)
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
-        try:
-            with cupy.cuda.Device(self._index):
-                return cupy.asarray(np.ascontiguousarray(array, dtype=dtype))
-        except Exception as error:
-            needed = array.size * np.dtype(dtype or array.dtype).itemsize
-            fault = device_fault(error, self.device, f"{needed:,} for an array of shape {array.shape}")
-            if fault is None:
-                raise
-            raise fault from error
+        size = array.size * np.dtype(dtype or array.dtype).itemsize
+        with _Active(self._index, self.device, f"{size:,} for an array of shape {array.shape}"):
+            return cupy.asarray(np.ascontiguousarray(array, dtype=dtype))
+
+    def empty(self, shape: int | tuple[int, ...], dtype: str) -> Array:
+        with self.active():
+            return cupy.empty(shape, dtype)
+
+    def copy_of(self, host: np.ndarray, dtype: str) -> Array:
+        return self.asarray(host, dtype)
 
     def to_host(self, array: Array) -> np.ndarray:
         host: np.ndarray = cupy.asnumpy(array)
@@ -106,7 +107,10 @@ class CupyBackend(Backend):
         return _Fused(kernel)
 
     def scalars(self, count: int, dtype: str) -> Scalars:
-        return Cells(cupy, count, dtype) if isinstance(self._handle, OwnHandle) else super().scalars(count, dtype)
+        if not isinstance(self._handle, OwnHandle):
+            return super().scalars(count, dtype)
+        with self.active():
+            return Cells(cupy, count, dtype)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         return self._capture.record(step)
@@ -122,7 +126,8 @@ class CupyBackend(Backend):
     def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
         from cupy.cuda import nccl
 
-        array = cupy.zeros(count, dtype)
+        with self.active():
+            array = cupy.zeros(count, dtype)
         if ranks.size > 1 and all(ranks.allgather_obj(bool(nccl.available))):
             add_up = NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr)
             return Summing(array, array, add_up, "NCCL")
@@ -179,23 +184,22 @@ class _Fused:
 class _Active:
     """The device made current; what it cannot do, said as a ``DeviceError``, with the memory given back first."""
 
-    def __init__(self, index: int, name: str) -> None:
-        self._index, self._name = index, name
-        self._entered = ExitStack()
+    def __init__(self, index: int, name: str, needed: str | None = None) -> None:
+        self._device, self._name, self._needed = cupy.cuda.Device(index), name, needed
 
     def __enter__(self) -> None:
-        self._entered.enter_context(cupy.cuda.Device(self._index))
+        self._device.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             # A DeviceError is an inner block's: more frames have ended since, so there is more to give back.
-            fault = error if isinstance(error, DeviceError) else device_fault(error, self._name)
+            fault = error if isinstance(error, DeviceError) else device_fault(error, self._name, self._needed)
             if fault is not None:
                 release_memory(trace)
         finally:
-            self._entered.close()
+            self._device.__exit__(None, None, None)
         if fault is not None and fault is not error:
             raise fault from error
 
