@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 UV ?= .venv/bin/uv
 
-.PHONY: setup train test lint docs figures wheel lock images
+.PHONY: setup train test gpu-emulated lint docs figures wheel lock images
 
 setup:
 	python3 -m venv .venv
@@ -13,6 +13,18 @@ train:
 
 test:
 	$(PYTHON) -m pytest
+
+# The GPU's tests without a GPU, on an emulated one (tests/emulated_gpu/README.md). Needs, in the environment:
+# pip install -r tests/emulated_gpu/requirements.txt pytest-xdist
+EMULATED = $(PYTHON) -m tests.emulated_gpu $(PYTHON)
+
+gpu-emulated:
+	$(PYTHON) -m pytest -q -p no:cacheprovider -n 2 tests/emulated_gpu
+	$(EMULATED) -m pytest -q -p no:cacheprovider -n 2 -m gpu --require-gpu
+	$(EMULATED) -m twostroke doctor
+	$(EMULATED) -m twostroke verify grad --device cuda
+	$(EMULATED) -m twostroke verify parity --device cuda
+	$(EMULATED) -m twostroke verify resume --device cuda
 
 lint:
 	$(PYTHON) -m ruff check .
