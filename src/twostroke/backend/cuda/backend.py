@@ -84,8 +84,8 @@ class CupyBackend(Backend):
         return self.asarray(host, dtype)
 
     def to_host(self, array: Array) -> np.ndarray:
-        host: np.ndarray = cupy.asnumpy(array)
-        return host
+        with self.active():
+            return cupy.asnumpy(array)  # type: ignore[no-any-return]
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         # cupy.matmul has no alpha and beta and its result cannot be accumulated; cuBLAS is called directly.
@@ -188,18 +188,23 @@ class _Active:
         self._device, self._name, self._needed = cupy.cuda.Device(index), name, needed
 
     def __enter__(self) -> None:
-        self._device.__enter__()
+        try:
+            self._device.__enter__()
+        except Exception as error:
+            raise device_fault(error, self._name) or error  # noqa: B904 (chained by itself)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             # A DeviceError is an inner block's: more frames have ended since, so there is more to give back.
             fault = error if isinstance(error, DeviceError) else device_fault(error, self._name, self._needed)
             if fault is not None:
                 release_memory(trace)
         finally:
-            self._device.__exit__(None, None, None)
+            try:
+                self._device.__exit__(None, None, None)
+            except Exception as again:  # cudaSetDevice may report a sticky fault once more
+                if not (fault := fault or device_fault(again, self._name)):
+                    raise
         if fault is not None and fault is not error:
             raise fault from error
 
