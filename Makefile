@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: setup train quick test lint docs figures wheel sanitize lock images
+.PHONY: setup train quick test gpu-emulated lint docs figures wheel sanitize lock images
 
 # For `make lint` too: mypy reads the types of what `plot` brings.
 setup: $(VENV)/with-test $(VENV)/with-lint $(VENV)/with-plot
@@ -17,6 +17,17 @@ PYTEST = $(RUN) -m pytest -n 2 --dist loadfile
 # The rooms that a change of the maths or of a device breaks first.
 quick: $(VENV)/with-test
 	$(PYTEST) tests/engine tests/backend tests/files tests/data tests/test_floors.py
+
+# The GPU's tests without a GPU, on an emulated one (tests/emulated_gpu/README.md): some 2.5 GB of wheels.
+EMULATED = $(RUN) -m tests.emulated_gpu $(RUN)
+
+gpu-emulated: $(VENV)/with-test $(VENV)/with-emulated-gpu
+	$(PYTEST) -q -p no:cacheprovider tests/emulated_gpu
+	$(EMULATED) -m pytest -q -p no:cacheprovider -n 2 -m gpu --require-gpu
+	$(EMULATED) -m twostroke doctor
+	$(EMULATED) -m twostroke verify grad --device cuda
+	$(EMULATED) -m twostroke verify parity --device cuda
+	$(EMULATED) -m twostroke verify resume --device cuda
 
 test: $(VENV)/with-test
 	$(PYTEST)
@@ -66,6 +77,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/with-%: $(VENV)/installed
 	$(RUN) -m pip install -e ".[$*]"
+	touch $@
+
+$(VENV)/with-emulated-gpu: tests/emulated_gpu/requirements.txt $(VENV)/installed
+	$(RUN) -m pip install -r tests/emulated_gpu/requirements.txt
 	touch $@
 
 $(VENV)/bin/uv: $(VENV)/installed

@@ -92,8 +92,9 @@ class Network:
         found, expected = [matrix.T.shape for matrix in matrices], [view.shape for view in views]
         if found != expected:
             raise DataError("wrong shapes", where="weights or biases", found=found, expected=expected)
-        for view, matrix in zip(views, matrices, strict=True):
-            view[...] = self.mlp.backend.asarray(matrix.T, self.mlp.dtype)
+        with self.mlp.backend.active():
+            for view, matrix in zip(views, matrices, strict=True):
+                view[...] = self.mlp.backend.asarray(matrix.T, self.mlp.dtype)
 
     def feedforward(self, a: Any) -> np.ndarray:
         """The output (n_out, N) for the columns ``a`` (n_in, N)."""
@@ -103,9 +104,9 @@ class Network:
     def update(self, x: Any, y: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(nabla_b, nabla_w): the gradient of the cost 1/2 |a - y|^2 for one sample (or summed over columns)."""
         buffers = self._load(_rows(x), _rows(y))
-        gradient = self.mlp.backend.xp.empty_like(self.mlp.parameters)
-        views = layer_views(gradient, self.mlp.layers)
         with self.mlp.backend.active():
+            gradient = self.mlp.backend.xp.empty_like(self.mlp.parameters)
+            views = layer_views(gradient, self.mlp.layers)
             self._accumulate(buffers, views, 1.0, 0.0, 0.0)
         host = self.mlp.backend.to_host
         return [host(layer.b).T for layer in views], [host(layer.W).T for layer in views]
@@ -172,9 +173,10 @@ class Network:
         if len(X) != len(Y):
             raise DataError("as many targets as samples are needed", where="y", found=len(Y), expected=len(X))
         backend = self.mlp.backend
-        buffers = Workspace(backend, self.mlp.layers, self.mlp.dtype, len(X)).rows(len(X))
-        buffers.A[0][...] = backend.asarray(X, self.mlp.dtype)
-        buffers.T[...] = backend.asarray(Y, self.mlp.dtype)
+        with backend.active():
+            buffers = Workspace(backend, self.mlp.layers, self.mlp.dtype, len(X)).rows(len(X))
+            buffers.A[0][...] = backend.asarray(X, self.mlp.dtype)
+            buffers.T[...] = backend.asarray(Y, self.mlp.dtype)
         return buffers
 
     def _stack(self, pairs: Iterable[Pair]) -> tuple[np.ndarray, np.ndarray]:

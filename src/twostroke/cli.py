@@ -5,6 +5,7 @@ stdout carries results, stderr notes and errors.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -54,6 +55,9 @@ def _twostroke(
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (by default the process's own) and return its exit code."""
     words = list(sys.argv[1:] if args is None else args)
+    own_process = args is None and "--debug" not in words
+    if own_process:
+        sys.unraisablehook = lambda _: None  # once a GPU is lost every destructor of CuPy fails
     tolerate_encodings()
     try:
         with stoppable(), warnings.catch_warnings():
@@ -73,7 +77,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exc()
         line, code = _explain(error)
-        return leave(line, code, words, alike=isinstance(error, UsageError))
+        code = leave(line, code, words, alike=isinstance(error, UsageError))
+        if own_process and isinstance(error, DeviceError):
+            sys.stdout.flush()
+            os._exit(code)  # CuPy's destructors would print a traceback each
+        return code
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

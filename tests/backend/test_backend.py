@@ -122,11 +122,21 @@ def test_array_module_and_to_host(backend: Backend) -> None:
 
 @pytest.mark.parametrize("dtype", [None, "float32", "float64"])
 def test_asarray_gives_c_order_and_the_type_asked_for(backend: Backend, dtype: str | None) -> None:
-    for host in (np.arange(6.0).reshape(2, 3).T, np.arange(12.0)[::2].reshape(2, 3), np.arange(6, dtype=">i4")):
+    for host in (np.arange(6.0).reshape(2, 3).T, np.arange(12.0)[::2].reshape(2, 3), np.arange(6, dtype="i4")):
         x = backend.asarray(host, dtype)
         assert x.flags.c_contiguous
         assert x.dtype == (dtype or host.dtype)
         assert np.array_equal(to_host(x), host)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_asarray_takes_the_other_order_of_bytes(backend: Backend, dtype: str | None) -> None:
+    """A GPU has its own order only: the values count, and the kind and size of the type."""
+    host = np.arange(6, dtype=">i4")
+    x = backend.asarray(host, dtype)
+    assert x.flags.c_contiguous
+    assert x.dtype.newbyteorder("=") == (dtype or "i4")
+    assert np.array_equal(to_host(x), host)
 
 
 def test_the_cpu_copies_nothing() -> None:

@@ -128,6 +128,7 @@ def test_toolkit_libraries_are_missing_at_import(monkeypatch: pytest.MonkeyPatch
     """``pip install cupy-cuda12x`` without [ctk]: CuPy imports, cuBLAS does not."""
     libs = sys.modules["cupy_backends.cuda.libs"]
     monkeypatch.delattr(libs, "cublas")
+    monkeypatch.delitem(sys.modules, "cupy_backends.cuda.libs.cublas", raising=False)  # a real CuPy's
     monkeypatch.setattr(libs, "__name__", "cupy_backends.cuda.libs")
     assert_refused(probe_cuda(), "cupy-cuda12x 14.2.0 lacks CUDA libraries", "pip install 'cupy-cuda12x[ctk]'")
 

@@ -7,7 +7,7 @@ import platform
 import re
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import cupy
 import numpy as np
 
 from ...errors import DeviceError
-from ..base import Array, Backend, Captured, Kernel, Ranks, Steps, Summing
+from ..base import Array, Backend, Captured, Kernel, Ranks, Scalars, Steps, Summing
 from ..column_major import column_major
 from .cublas import OwnHandle, SharedHandle
 from .graphs import Capture, Graphs
@@ -72,19 +72,20 @@ class CupyBackend(Backend):
             self._capture.refuse(error)
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
-        try:
-            with cupy.cuda.Device(self._index):
-                return cupy.asarray(np.ascontiguousarray(array, dtype=dtype))
-        except Exception as error:
-            needed = array.size * np.dtype(dtype or array.dtype).itemsize
-            fault = device_fault(error, self.device, f"{needed:,} for an array of shape {array.shape}")
-            if fault is None:
-                raise
-            raise fault from error
+        size = array.size * np.dtype(dtype or array.dtype).itemsize
+        with _Active(self._index, self.device, f"{size:,} for an array of shape {array.shape}"):
+            return cupy.asarray(np.ascontiguousarray(array, dtype=dtype))
+
+    def empty(self, shape: int | tuple[int, ...], dtype: str) -> Array:
+        with self.active():
+            return cupy.empty(shape, dtype)
+
+    def copy_of(self, host: np.ndarray, dtype: str) -> Array:
+        return self.asarray(host, dtype)
 
     def to_host(self, array: Array) -> np.ndarray:
-        host: np.ndarray = cupy.asnumpy(array)
-        return host
+        with self.active():
+            return cupy.asnumpy(array)  # type: ignore[no-any-return]
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         # cupy.matmul has no alpha and beta and its result cannot be accumulated; cuBLAS is called directly.
@@ -105,8 +106,15 @@ class CupyBackend(Backend):
     def _bind(self, kernel: Kernel) -> Kernel:
         return _Fused(kernel)
 
+    def scalars(self, count: int, dtype: str) -> Scalars:
+        with self.active():
+            return super().scalars(count, dtype)
+
     def capture(self, parts: Sequence[Steps]) -> Captured:
-        return super().capture(parts) if self._capture.fault else Graphs(parts, self._capture)
+        if self._capture.fault:
+            return super().capture(parts)
+        with self.active():
+            return Graphs(parts, self._capture)
 
     @property
     def unit(self) -> str | None:
@@ -116,7 +124,8 @@ class CupyBackend(Backend):
     def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
         from cupy.cuda import nccl
 
-        array = cupy.zeros(count, dtype)
+        with self.active():
+            array = cupy.zeros(count, dtype)
         if ranks.size > 1 and all(ranks.allgather_obj(bool(nccl.available))):
             add_up = NcclSum(nccl, array, ranks, lambda: cupy.cuda.get_current_stream().ptr)
             return Summing(array, array, add_up, "NCCL")
@@ -173,23 +182,27 @@ class _Fused:
 class _Active:
     """The device made current; what it cannot do, said as a ``DeviceError``, with the memory given back first."""
 
-    def __init__(self, index: int, name: str) -> None:
-        self._index, self._name = index, name
-        self._entered = ExitStack()
+    def __init__(self, index: int, name: str, needed: str | None = None) -> None:
+        self._device, self._name, self._needed = cupy.cuda.Device(index), name, needed
 
     def __enter__(self) -> None:
-        self._entered.enter_context(cupy.cuda.Device(self._index))
+        try:
+            self._device.__enter__()
+        except Exception as error:
+            raise device_fault(error, self._name) or error  # noqa: B904 (chained by itself)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             # A DeviceError is an inner block's: more frames have ended since, so there is more to give back.
-            fault = error if isinstance(error, DeviceError) else device_fault(error, self._name)
+            fault = error if isinstance(error, DeviceError) else device_fault(error, self._name, self._needed)
             if fault is not None:
                 release_memory(trace)
         finally:
-            self._entered.close()
+            try:
+                self._device.__exit__(None, None, None)
+            except Exception as again:  # cudaSetDevice may report a sticky fault once more
+                if not (fault := fault or device_fault(again, self._name)):
+                    raise
         if fault is not None and fault is not error:
             raise fault from error
 
