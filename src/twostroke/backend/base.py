@@ -118,7 +118,7 @@ class Ranks(Protocol):
 
 
 class Summing(NamedTuple):
-    """``run`` all-reduces ``array`` into ``total`` and clobbers ``array``; they may alias. ``path`` says by what."""
+    """``run`` all-reduces ``array`` into ``total`` and clobbers ``array``; they may alias. ``path`` names how."""
 
     array: Array
     total: Array
@@ -200,7 +200,7 @@ class Backend(ABC):
     def capture(self, parts: Sequence[Steps]) -> Captured:
         """Capture steps, to replay them in the device's fastest way.
 
-        A device may record a step's calls the first time and replay them afterwards. So a step must make the same calls
+        A device may note a step's calls the first time and replay them afterwards. So a step must make the same calls
         on the same arrays every time; only the contents of arrays and ``scalars`` may change.
         """
         return CallByCall(self.xp, parts)

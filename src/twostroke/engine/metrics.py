@@ -45,7 +45,7 @@ class Running:
         return float(self.backend.to_host(xp.mean(self.losses[start:stop], dtype="float64")))
 
     def first_nonfinite(self) -> tuple[int, float] | None:
-        """The position of the first loss that is not finite, and the mean of the losses before it; None if all are."""
+        """The position of the first loss that is not finite, and the mean loss before it; None if all are finite."""
         losses = self.backend.to_host(self.losses).tolist()
         for position, loss in enumerate(losses):
             if not math.isfinite(loss):

@@ -31,7 +31,7 @@ class Communicator:
 
     @property
     def cores(self) -> int:
-        """The number of cores for this rank, and so its most threads."""
+        """The number of cores, and so of threads, for this rank."""
         return len(own_cores())
 
     @property
