@@ -1,8 +1,7 @@
-"""The seed's ``Network``: its names, shapes and results, done by this package's batched kernels.
+"""The tutorial's ``Network``: same names, shapes and results, computed by this package's batched kernels.
 
-Columns are samples here, as in the tutorial and in M. Nielsen's ``network.py``: ``x`` (n_in, 1), ``y`` (n_out, 1),
-``weights[l]`` (n_out, n_in), ``biases[l]`` (n_out, 1). Inside, the columns become the rows of one matrix, and the
-gradients of all samples come summed out of one product for each layer instead of a loop over samples.
+Samples are columns here, as in M. Nielsen's ``network.py``: ``x`` (n_in, 1), ``y`` (n_out, 1), ``weights[l]``
+(n_out, n_in), ``biases[l]`` (n_out, 1). They are stacked as rows of a matrix: one product per layer, no sample loop.
 """
 
 from __future__ import annotations
@@ -45,12 +44,10 @@ def sigmoid_prime(z: Array) -> Array:
 class Network:
     """A network of sigmoid layers with quadratic cost: ``Network([784, 30, 10])``.
 
-    ``sizes`` are the widths from input to output, ``dtype`` is "float64" or "float32". Weights and biases start
-    standard normal; ``seed`` makes them, and the order of samples, repeatable (None: new at each call). ``backend`` is
-    where it computes; ``weights`` and ``biases`` are host arrays in any case, and on the CPU they are views: writing
-    into them changes the network.
-
-    Raises ``ConfigError`` for what makes no network, its methods ``DataError`` for samples that do not fit.
+    ``sizes`` are the widths from input to output, ``dtype`` is "float64" or "float32". Weights and biases are drawn
+    from N(0, 1); ``seed`` makes them and the order of samples repeatable (None: a new seed). ``backend`` is the device.
+    ``weights`` and ``biases`` are host arrays; on the CPU they are views, and writing into them changes the network.
+    Raises ``ConfigError`` for bad arguments; the methods raise ``DataError`` for samples of the wrong shape.
     """
 
     def __init__(
@@ -97,12 +94,12 @@ class Network:
                 view[...] = self.mlp.backend.asarray(matrix.T, self.mlp.dtype)
 
     def feedforward(self, a: Any) -> np.ndarray:
-        """The output (n_out, N) for the columns ``a`` (n_in, N)."""
+        """The outputs (n_out, N) for the columns ``a`` (n_in, N)."""
         outputs: np.ndarray = self.mlp.predict_proba(_rows(a)).T
         return outputs
 
     def update(self, x: Any, y: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """(nabla_b, nabla_w): the gradient of the cost 1/2 |a - y|^2 for one sample (or summed over columns)."""
+        """(nabla_b, nabla_w): the gradient of the cost 1/2 |a - y|^2 for one sample, or the sum over columns."""
         buffers = self._load(_rows(x), _rows(y))
         with self.mlp.backend.active():
             gradient = self.mlp.backend.xp.empty_like(self.mlp.parameters)
@@ -118,7 +115,7 @@ class Network:
         return output_activation - y
 
     def GD(self, training_data: Iterable[Pair], epochs: int, eta: float) -> None:
-        """Full-batch gradient descent: each epoch is one update by eta times the *sum* of all gradients."""
+        """Full-batch gradient descent: one update per epoch, by eta times the *sum* of all gradients."""
         buffers = self._load(*self._stack(training_data))
         for j in range(epochs):
             with self.mlp.backend.active():
@@ -134,10 +131,10 @@ class Network:
         lmbda: float = 0.0,
         test_data: Iterable[Pair] | None = None,
     ) -> None:
-        """Mini-batch descent as in Nielsen's book: each update by eta times the mean gradient of its batch.
+        """Mini-batch gradient descent as in Nielsen's book: updates by eta times the mean gradient of a batch.
 
-        ``lmbda`` is the book's regularisation: w <- (1 - eta lmbda / n) w - ... . With ``test_data`` the number of
-        correct answers is printed after each epoch.
+        ``lmbda`` is the book's L2 regularisation: w <- (1 - eta lmbda / n) w - ... . With ``test_data`` the number of
+        correct predictions is printed after each epoch.
         """
         if mini_batch_size < 1:
             raise ConfigError(
@@ -160,7 +157,7 @@ class Network:
             print(f"Epoch {j}: {self.evaluate(test)} / {len(test)}" if test else f"Epoch {j} complete")
 
     def evaluate(self, test_data: Iterable[Pair]) -> int:
-        """The number of samples (x, y) answered right; y is a class, or a one-hot column."""
+        """The number of correct predictions for pairs (x, y); y is a class, or a one-hot column."""
         pairs = list(test_data)
         answers = self.mlp.predict(np.stack([np.ravel(x) for x, _ in pairs]))
         truth = [int(np.argmax(y)) if np.size(y) > 1 else int(np.ravel(y)[0]) for _, y in pairs]
@@ -180,7 +177,7 @@ class Network:
         return buffers
 
     def _stack(self, pairs: Iterable[Pair]) -> tuple[np.ndarray, np.ndarray]:
-        """A list of (x, y) columns as two checked matrices of rows, (N, n_in) and (N, n_out)."""
+        """Pairs of columns (x, y) as two matrices of rows, (N, n_in) and (N, n_out), checked."""
         samples = list(pairs)
         if not samples:
             raise DataError("no samples", where="training_data", found="an empty list", expected="(x, y) pairs")
@@ -197,12 +194,12 @@ class Network:
         return check_images(X, "x", self.sizes[0]), check_images(Y, "y", self.sizes[-1])
 
     def _accumulate(self, buffers: Buffers, targets: Any, factor: float, beta: float, beta_b: float) -> None:
-        """Both strokes: targets <- factor * (gradient summed over the rows) + beta * targets."""
-        # The kernels give the mean's gradient; the seed's equations start from the sum.
+        """Forward and backward pass: targets <- factor * (gradient summed over rows) + beta * targets."""
+        # The kernels compute the gradient of the mean loss; the tutorial's equations use the sum.
         propagate(self.mlp, buffers, targets, factor * len(buffers.losses), beta, beta_b)
 
 
 def _rows(columns: Any) -> np.ndarray:
-    """Columns (n, N), or one vector (n,), as the rows of a C-ordered float matrix (N, n)."""
+    """Columns (n, N), or a vector (n,), as rows of a C-ordered float64 matrix (N, n)."""
     array = np.asarray(columns, dtype=np.float64)
     return np.ascontiguousarray(array.reshape(len(array), -1).T)

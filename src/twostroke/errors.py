@@ -1,4 +1,4 @@
-"""Every error a user can cause, one class per family, each with the exit code of the command line.
+"""The errors that a user can cause: one class per kind, each with an exit code for the command line.
 
 A message is one line: what is wrong, where, the value found, the value expected, what to do.
 """
@@ -10,9 +10,9 @@ from typing import Final
 
 
 class TwoStrokeError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that a user can cause.
 
-    ``what`` says what is wrong, ``where`` names the file or argument; the rest is optional.
+    ``what`` is the problem, ``where`` the file or argument; the rest is optional.
     ``str(error)`` is ``what: where: found VALUE, expected VALUE. remedy``.
     """
 
@@ -45,7 +45,7 @@ class TwoStrokeError(Exception):
         super().__init__(" ".join(line.splitlines()))
 
     def at(self, where: object) -> TwoStrokeError:
-        """The same error about ``where``: a flag, say, in place of the argument that it set."""
+        """The same error with another ``where``, such as a flag in place of the argument that it sets."""
         return type(self)(self.what, where=where, found=self.found, expected=self.expected, remedy=self.remedy)
 
 
@@ -56,19 +56,19 @@ class ConfigError(TwoStrokeError, ValueError):
 
 
 class DeviceError(TwoStrokeError, RuntimeError):
-    """The device asked for is not there, cannot run our kernels, or ran out of memory."""
+    """The requested device is missing, cannot run our kernels, or ran out of memory."""
 
     exit_code = 3
 
 
 class DataError(TwoStrokeError, ValueError):
-    """A data file or an array of samples or labels is not what it should be."""
+    """A data file, or an array of samples or labels, is invalid."""
 
     exit_code = 4
 
 
 class ModelError(TwoStrokeError, ValueError):
-    """A model or checkpoint file is damaged, foreign, or does not fit."""
+    """A model or checkpoint file is damaged, not ours, or belongs to another network or run."""
 
     exit_code = 5
 
@@ -91,9 +91,9 @@ class PeerError(TwoStrokeError, RuntimeError):
     exit_code = 75
 
 
-# --- optional packages: which extra installs them, and the one error where they are missing ---------------------
+# --- optional packages: which extra installs them, and the error when they are missing --------------------------
 
-# For each extra of pyproject.toml, the packages to import. The words for a user are below.
+# The packages that each extra of pyproject.toml installs, by import name. Below, the text for the user.
 PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "draw": ("waitress",), "mpi": ("mpi4py",), "onnx": ("onnx",), "plot": ("matplotlib", "jinja2"),
     "sklearn": ("sklearn",),
@@ -103,17 +103,17 @@ ALSO: Final = {"mpi": " (a cluster with its own MPI) or 'twostroke[mpi-local]'"}
 
 
 class MissingExtra(ConfigError, ImportError):
-    """The packages of an extra are not installed."""
+    """A package of an extra is not installed."""
 
 
 def need(extra: str, feature: str) -> None:
-    """Raise ``MissingExtra`` if a package of ``extra`` is not installed. Imports none of them."""
+    """Raise ``MissingExtra`` if a package of ``extra`` is not installed. Does not import it."""
     if _absent(extra):
         raise missing(extra, feature)
 
 
 def missing(extra: str, feature: str, cause: Exception | None = None, *, what: str | None = None) -> MissingExtra:
-    """The error for ``feature``: names the missing packages (or ``what``) and the command that installs them."""
+    """The error for ``feature``. Names the missing packages (or ``what``) and the command to install them."""
     names = what or " and ".join(NAMES.get(package, package) for package in _absent(extra) or PACKAGES[extra])
     remedy = f"Install with: pip install 'twostroke[{extra}]'{ALSO.get(extra, '')}."
     return MissingExtra(f"{feature} needs {names}", found=cause, remedy=remedy)

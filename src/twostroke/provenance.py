@@ -1,4 +1,4 @@
-"""What a result is published with: the versions that it depends on, and strict JSON."""
+"""Versions of the packages behind a result, and strict JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .version import __version__
 
 
 def to_json(value: Any) -> str:
-    """One line of strict JSON; a number that is not finite becomes null."""
+    """One line of strict JSON; NaN and infinities become null."""
     return json.dumps(_plain(value), allow_nan=False)
 
 
@@ -32,7 +32,7 @@ def _plain(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """The versions of Python, this package, NumPy, SciPy and CuPy."""
     found = {"twostroke": __version__, "python": platform.python_version()}
     for dist in metadata.distributions():
         name = (dist.name or "").lower()

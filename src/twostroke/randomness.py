@@ -1,6 +1,6 @@
-"""All randomness: drawn on the host from PCG64 keyed by (seed, purpose, epoch), then sent to the device.
+"""All random numbers: drawn on the host with PCG64, keyed by (seed, purpose, epoch), then uploaded.
 
-Both devices so see the same weights and the same batches, and a resumed run needs only its position.
+So both devices get the same weights and batches, and to resume a run its position is enough: there is no RNG state.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
-# The key of each purpose is part of the reproducibility contract: append, never renumber.
+# Changing a purpose's number changes every result: append, never renumber.
 PURPOSES: Final = {"weights": 0, "order": 1, "split": 2, "check": 3, "dropout": 4}
 
 
 def generator(seed: int, purpose: str, epoch: int = 0) -> np.random.Generator:
-    """The generator for one purpose of one epoch of a run."""
+    """The random generator for one purpose in one epoch of a run."""
     return np.random.Generator(np.random.PCG64([seed, PURPOSES[purpose], epoch]))

@@ -1,7 +1,7 @@
-"""The seam: what a device offers (``base``), which device is used (``select``), and both devices (``cpu``, ``cuda``).
+"""The seam: the interface of a device (``base``), its choice (``select``), and the two devices (``cpu``, ``cuda``).
 
-Everything above this folder is written once, for arrays of either module. Two questions have two answers: *where shall
-new data live?* is a ``Backend``, chosen once; *where does this array live?* is ``array_module(x)``.
+All code above this folder is written once, for NumPy and CuPy arrays. A ``Backend``, chosen once, decides where new
+arrays are allocated; ``array_module(x)`` tells which module an existing array belongs to.
 """
 
 from .base import (

@@ -1,4 +1,4 @@
-"""What a device offers: everything that differs between a CPU and a CUDA GPU is a method of ``Backend``."""
+"""The interface of a device: everything that differs between a CPU and a CUDA GPU is a method of ``Backend``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Kernel: TypeAlias = Callable[..., None]
 
 
 class Scalars:
-    """Numbers that change from step to step, such as a learning rate, in device memory at fixed addresses.
+    """Numbers that change per step, such as the learning rate, in device memory at fixed addresses.
 
-    ``cells`` is the array (count,). ``scalars[i]`` is a view of no dimensions: what kernels and ``gemm`` are given, so
-    that a captured step reads the number of the day.
+    ``cells`` is the array (count,). ``scalars[i]`` is a 0-d view of it to pass to kernels and ``gemm``, so that a
+    replayed step reads the current value.
     """
 
     def __init__(self, xp: Any, count: int, dtype: str) -> None:
@@ -34,13 +34,13 @@ class Scalars:
         return self._views[index]
 
     def set(self, *values: float) -> None:
-        """Give every number its value for the next step."""
+        """Set all values, for the next step."""
         for view, value in zip(self._views, values, strict=True):
-            self._copyto(view, value)  # on a GPU a launch with the number as its argument: nothing is uploaded
+            self._copyto(view, value)  # on a GPU a kernel launch with the number as argument: no upload
 
 
 class Move(NamedTuple):
-    """A copy at every step: row ``step`` of ``rows`` into ``fixed`` before it, or ``fixed`` into that row after it."""
+    """A copy at every step i: ``rows[i]`` into ``fixed`` before the step, or ``fixed`` into ``rows[i]`` after it."""
 
     rows: Array
     fixed: Array
@@ -49,17 +49,17 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """``count`` steps, one after the other: the same calls on the same arrays, and the copies that feed them."""
+    """``count`` consecutive steps that make the same calls on the same arrays, with the copies around each of them."""
 
     step: Callable[[], None]
     count: int = 1
-    moves: Sequence[Move] = ()  # each has ``count`` rows
+    moves: Sequence[Move] = ()  # ``rows`` of each has ``count`` rows
 
 
 class Captured(ABC):
-    """Steps that are ready to be run again and again, in parts: those of part 0 come first.
+    """Captured steps, to be replayed. They are numbered through all ``parts``, beginning with part 0.
 
-    ``at_once`` is how many steps to run between two looks at whether to stop.
+    ``at_once`` is the number of steps to run between two checks whether to stop.
     """
 
     at_once = 1
@@ -68,7 +68,7 @@ class Captured(ABC):
         self.parts = parts
 
     def run(self, first: int = 0, stop: int = 1) -> None:
-        """The steps ``first`` to ``stop``, counted over all parts."""
+        """Run the steps ``first`` to ``stop`` (exclusive), numbered through all parts."""
         started, begin = time.perf_counter(), 0
         for part, steps in enumerate(self.parts):
             start, end = max(first - begin, 0), min(stop - begin, steps.count)
@@ -82,11 +82,11 @@ class Captured(ABC):
 
     @abstractmethod
     def run_part(self, part: int, first: int, stop: int) -> None:
-        """The steps ``first`` to ``stop`` of one part."""
+        """Run the steps ``first`` to ``stop`` (exclusive) of one part."""
 
 
 class CallByCall(Captured):
-    """Captures nothing: every step is run as it was written. The reference for every other way."""
+    """Captures nothing: runs the Python code of every step. The reference for the other implementations."""
 
     def __init__(self, xp: Any, parts: Sequence[Steps]) -> None:
         super().__init__(parts)
@@ -100,7 +100,7 @@ class CallByCall(Captured):
             self.move(steps, index, before=False)
 
     def move(self, steps: Steps, index: int, *, before: bool) -> None:
-        """The copies before, or after, one step."""
+        """Do the copies before, or after, step ``index``."""
         for rows, fixed, is_before in steps.moves:
             if is_before == before:
                 source, target = (rows[index], fixed) if before else (fixed, rows[index])
@@ -108,7 +108,7 @@ class CallByCall(Captured):
 
 
 class Ranks(Protocol):
-    """What a backend needs to know of a ``Communicator``."""
+    """The part of ``Communicator`` that a backend uses."""
 
     rank: int
     size: int
@@ -123,8 +123,7 @@ class Ranks(Protocol):
 
 
 class Summing(NamedTuple):
-    """``run`` makes ``total`` the sum of all ranks' ``array``, which it overwrites; they may be one. ``path`` names the
-    way."""
+    """``run`` all-reduces ``array`` into ``total`` and clobbers ``array``; they may alias. ``path`` names how."""
 
     array: Array
     total: Array
@@ -133,21 +132,21 @@ class Summing(NamedTuple):
 
 
 class Backend(ABC):
-    """What one device offers. ``NumpyBackend`` and ``CupyBackend`` are the two kept implementations."""
+    """The interface of a device, implemented by ``NumpyBackend`` and ``CupyBackend``."""
 
     name: str  # "numpy" or "cupy"
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
-    auto = False  # whether the number of BLAS threads is found out while training runs
+    auto = False  # whether the number of BLAS threads is tuned during training
 
     @property
     def threads(self) -> int | None:
-        """The number of BLAS threads; None on a device that has none."""
+        """The number of BLAS threads; None on a GPU."""
         return None
 
     @property
     def unit(self) -> str | None:
-        """What no other process may use as well: the GPU's identity; None on a device that is shared."""
+        """The GPU's identity, to detect two ranks on one GPU; None on a CPU, which ranks may share."""
         return None
 
     def __init__(self) -> None:
@@ -160,18 +159,18 @@ class Backend(ABC):
 
     @abstractmethod
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
-        """A host array on this device, C-contiguous: the only way up. No copy where the device is the host."""
+        """Upload: a host array as a C-contiguous array of this device; the only way up. No copy needed on the CPU."""
 
     @abstractmethod
     def to_host(self, array: Array) -> np.ndarray:
-        """An array of this device as a NumPy array: the only way down, and a synchronisation point."""
+        """Download: an array of this device as a NumPy array; the only way down, and a synchronisation point."""
 
     def empty(self, shape: int | tuple[int, ...], dtype: str) -> Array:
-        """Memory for what a step computes with, where it is quickest: here the module's own."""
+        """An uninitialised array for a step, in the memory that is fastest to compute in; here ``xp.empty``."""
         return self.xp.empty(shape, dtype)
 
     def copy_of(self, host: np.ndarray, dtype: str) -> Array:
-        """A host array's copy on this device, in memory that ``empty`` gave."""
+        """A copy of a host array on this device, in memory from ``empty``."""
         out = self.empty(host.shape, dtype)
         self.xp.copyto(out, self.asarray(host, dtype))
         return out
@@ -180,17 +179,17 @@ class Backend(ABC):
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         """``out = alpha * a b + beta * out`` in place, with no temporary.
 
-        a (M, K), b (K, N), out (M, N): float32 or float64, one dtype, each contiguous in C or Fortran
-        order, so ``.T`` views are free. ``out`` must not overlap ``a`` or ``b``. ``alpha`` and ``beta`` are numbers or
+        a (M, K), b (K, N), out (M, N): all float32 or all float64, each C- or Fortran-contiguous, so ``.T`` views
+        need no copy. ``out`` must not alias ``a`` or ``b``. ``alpha`` and ``beta`` are numbers, or entries of
         ``Scalars``: arrays of one element of the same dtype, on this device.
         """
 
     @abstractmethod
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
-        """``out[i] = source[indices[i]]``. The indices (int64) are in range: they were made on the host."""
+        """``out[i] = source[indices[i]]``. The caller ensures that the indices (int64) are in range."""
 
     def elementwise(self, kernel: Kernel) -> Kernel:
-        """``kernel(xp, *arrays)`` of ``kernels.py`` bound to this device (on a GPU: fused into one launch)."""
+        """``kernel(xp, *arrays)`` with ``xp`` bound to this device (on a GPU: fused into one launch)."""
         bound = self._bound.get(kernel)
         if bound is None:
             bound = self._bound[kernel] = self._bind(kernel)
@@ -200,42 +199,42 @@ class Backend(ABC):
     def _bind(self, kernel: Kernel) -> Kernel: ...
 
     def scalars(self, count: int, dtype: str) -> Scalars:
-        """Numbers that a captured step reads anew each time it runs."""
+        """Numbers whose current values a captured step reads each time it is replayed."""
         return Scalars(self.xp, count, dtype)
 
     def capture(self, parts: Sequence[Steps]) -> Captured:
-        """Steps ready to be run many times, in the device's quickest way.
+        """Capture steps, to replay them in the device's fastest way.
 
-        A device may note what a step calls when it first runs and replay that afterwards. So a step must make the same
-        calls on the same arrays every time; what changes is the contents of arrays and ``scalars``.
+        A device may note a step's calls the first time and replay them afterwards. So a step must make the same calls
+        on the same arrays every time; only the contents of arrays and ``scalars`` may change.
         """
         return CallByCall(self.xp, parts)
 
     def sum_through_host(self, array: Array, ranks: Ranks) -> None:
-        """``array`` <- its sum over all ranks, in place: contiguous, and alike on every rank."""
+        """All-reduce in place through host memory: a contiguous array of the same shape and dtype on every rank."""
         host = self.to_host(array)
         ranks.allreduce_(host)
         self.xp.copyto(array, self.asarray(host))
 
     def summing(self, count: int, dtype: str, ranks: Ranks) -> Summing:
-        """The quickest way to sum an array (count,) over all ranks at every step."""
+        """The fastest all-reduce of an array (count,) for this device and these ranks."""
         array = self.xp.zeros(count, dtype)
         return Summing(array, array, partial(self.sum_through_host, array, ranks), "MPI, through the host")
 
     def active(self) -> AbstractContextManager[object]:
-        """Enter this around work: it makes the device current, or sets the number of BLAS threads."""
+        """A context for all work on this device: makes it the current GPU, or sets the number of BLAS threads."""
         return nullcontext()
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Return when all work given to the device is done."""
+        """Wait for all work queued on the device."""
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """What a result must be published with: library versions, processor, threads, numeric mode."""
+        """What a run's record says of the device: library versions, processor, threads, numeric mode."""
 
     def check(self, array: Array, argument: str) -> Array:
-        """The array unchanged; ``DataError`` if it lives in another module (nothing is copied silently)."""
+        """Return the array; ``DataError`` if it belongs to another array module (there are no implicit copies)."""
         module = array_module(array)
         if module is not self.xp:
             raise DataError(
@@ -249,13 +248,13 @@ class Backend(ABC):
 
 
 def array_module(x: Array) -> Any:
-    """The module that owns ``x``: numpy or cupy. CuPy is never imported to find out."""
+    """The array module of ``x``: numpy or cupy. Never imports CuPy."""
     owner = type(x).__module__.partition(".")[0]
     return np if owner == "builtins" else sys.modules.get(owner, np)
 
 
 def to_host(x: Array) -> np.ndarray:
-    """``x`` as a NumPy array, wherever it lives (a synchronisation point for a GPU array)."""
+    """``x`` as a NumPy array (a synchronisation point for a GPU array)."""
     if array_module(x) is np:
         return np.asarray(x)
     host: np.ndarray = x.get()

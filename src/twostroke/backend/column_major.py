@@ -1,4 +1,4 @@
-"""A matrix product as a column-major BLAS sees it: what both devices need."""
+"""Map a product of C- or Fortran-ordered arrays to a column-major GEMM; used by both devices."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from .base import Array
 
 
 def column_major(a: Array, b: Array, out: Array) -> tuple[Array, int, Array, int, Array]:
-    """``out = a b`` as a column-major BLAS sees it: (first, trans_first, second, trans_second, c).
+    """The arguments of a column-major GEMM for ``out = a b``: (first, trans_first, second, trans_second, c).
 
-    ``first``, ``second`` and ``c`` are Fortran-contiguous views, never copies: ``ValueError`` where that cannot
-    be, or where dtypes or shapes do not fit. A C-ordered ``out`` is the Fortran-ordered ``out.T = b.T a.T``.
+    ``first``, ``second`` and ``c`` are Fortran-contiguous views, never copies. Raises ``ValueError`` for arrays that
+    are not contiguous, or whose dtypes or shapes do not match. For a C-ordered ``out`` it is ``out.T = b.T a.T``.
     """
     if not a.dtype == b.dtype == out.dtype or out.dtype.kind != "f":
         raise ValueError(f"gemm: dtypes {a.dtype}, {b.dtype} and {out.dtype} are not one float type")
@@ -24,7 +24,7 @@ def column_major(a: Array, b: Array, out: Array) -> tuple[Array, int, Array, int
 
 
 def _fortran(x: Array) -> tuple[Array, int]:
-    """The Fortran-contiguous one of x and x.T, and whether it is x.T."""
+    """(x, 0) or (x.T, 1), whichever is Fortran-contiguous."""
     if x.flags.f_contiguous:
         return x, 0
     if x.flags.c_contiguous:

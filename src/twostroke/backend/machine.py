@@ -1,4 +1,4 @@
-"""The processor and the cores of this machine."""
+"""This machine's processor and cores."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import platform
 
 
 def own_cores() -> set[int]:
-    """The numbers of the cores that this process may use."""
+    """The ids of the cores that this process may run on (its CPU affinity)."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may run on."""
     return len(own_cores())
 
 
 def processor_name() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's model name, from the operating system."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:

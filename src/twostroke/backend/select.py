@@ -1,4 +1,4 @@
-"""Which device is used, and why."""
+"""The choice of the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Backend
 
 @cache
 def host_backend() -> Backend:
-    """The CPU with one thread, repeatable bit for bit: where a network lives until it is moved."""
+    """The CPU with one thread, repeatable bit for bit: a network's default backend."""
     from .cpu.backend import NumpyBackend
 
     return NumpyBackend(1, reason="the default of a network that was not moved")
@@ -21,11 +21,10 @@ def select_backend(
 ) -> Backend:
     """The backend for ``device``: "auto", "cpu", "cuda" (or "gpu") or "cuda:N".
 
-    "auto" takes a CUDA GPU if a functional probe passes and else the CPU, and says why in ``reason``.
-    "cuda" never falls back: ``DeviceError`` names the cause. ``threads`` is the number of BLAS threads of
-    the CPU; "auto" finds out, while training runs, how many pay: sums may then be rounded in another order
-    from one run to the next. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits. Where ``local_size``
-    processes share this machine, each takes the GPU of its ``local_rank``.
+    "auto" takes a CUDA GPU if it passes a functional test, else the CPU; ``reason`` says why. "cuda" never falls back
+    but raises ``DeviceError`` with the cause. ``threads`` is the number of BLAS threads; "auto" tunes it during
+    training, so rounding may differ from run to run. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits.
+    If ``local_size`` > 1 processes share this machine, each takes the GPU with the index ``local_rank``.
     """
     wanted = device.lower().replace("gpu", "cuda", 1)
     kind, _, index = wanted.partition(":")

@@ -1,4 +1,4 @@
-"""A step as a list of bound calls into NumPy and BLAS: replaying them leaves out all of Python in between."""
+"""The tape of a captured step: a list of bound calls into NumPy and BLAS, replayed without the code that made them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 
 Tape: TypeAlias = list[Callable[[], Any]]
 
-# What NumPy's wrappers end in.
+# NumPy's wrapper -> the ufunc method that it calls.
 REDUCTIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {np.max: np.maximum.reduce, np.sum: np.add.reduce}
-SMALL: Final = 8192  # elements: beyond it the memory traffic of an array of constants costs more than it saves
+SMALL: Final = 8192  # elements; for larger arrays, reading an array of constants costs more than it saves
 
 
 class Recorder:
-    """A module whose functions run as ever and also put themselves, with their arguments, on a tape.
+    """Wraps a module: its functions run as usual, and each call is appended to a tape.
 
-    What is played later is the quickest call with the same result to the bit. ``constants`` is shared by the tapes
-    of a backend.
+    The tape gets the fastest call with a bit-identical result. All tapes of a backend share the cache ``constants``.
     """
 
     def __init__(self, module: Any, tape: Tape, constants: dict[Any, np.ndarray]) -> None:
@@ -39,12 +38,12 @@ class Recorder:
     def _quickest(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[[], Any] | None:
-        """The call to play; None where there is nothing to do."""
+        """The call for the tape; None if it would do nothing."""
         out = kwargs.get("out")
         number = len(args) == 2 and isinstance(args[1], int | float)
         if function is np.multiply and number and args[1] == 1 and out is args[0]:
             return None
-        # Vectorised for two arrays, several times slower for an array and a number.
+        # NumPy vectorises these for two arrays; for an array and a number they are several times slower.
         if number and (function is np.maximum or (function is np.greater and args[0].size <= SMALL)):
             args = (args[0], self._constant(args[0], args[1]))
         if function in REDUCTIONS and kwargs.keys() == {"axis", "out"}:

@@ -1,1 +1,1 @@
-"""The maths: forward pass, loss, back-propagation, update, and the training loop around them."""
+"""The maths: forward pass, loss, back-propagation and update; and the training loop."""

@@ -1,4 +1,4 @@
-"""``TrainConfig``: every training setting with its default and its check; and the defaults of all settings by name."""
+"""``TrainConfig``: every training setting with its default and its check; and the defaults of all settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_LEARNING_RATE: Final = {"sgd": 0.5, "momentum": 0.3, "nesterov": 0.3, "a
 
 
 def _checked(default: Any, expected: str, holds: Callable[[Any], bool]) -> Any:
-    """A field with its default and its check: what a value must be, in words and as a function."""
+    """A field with a check: ``holds(value)`` must be true; ``expected`` is the text for the error."""
     return field(default=default, metadata={"expected": expected, "holds": holds})
 
 
@@ -42,13 +42,13 @@ class TrainConfig:
     """How to train. Raises ``ConfigError`` for a value out of range.
 
     ``epochs`` are passes over the training data; ``seed`` fixes the order of samples. ``optimizer`` is "sgd",
-    "momentum", "nesterov", "adam" or "adamw", and ``momentum`` the mu of the second and third. ``schedule`` is
+    "momentum", "nesterov", "adam" or "adamw"; ``momentum`` is the mu of "momentum" and "nesterov". ``schedule`` is
     "constant", "one-cycle" (``warmup`` is the fraction of the run in which the rate rises), "step" or "cosine".
     ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest learning rate;
-    None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability with
-    which a hidden unit is dropped in a step. ``val_size`` (a number of samples, or a fraction) is held out of the
-    training set; with ``patience`` > 0 training stops when the validation loss has not fallen for that many epochs, and
-    the best parameters are kept. ``evaluate_test`` adds the test set's loss and accuracy to every record.
+    None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability that
+    a hidden unit is dropped in a step. ``val_size`` (a number of samples, or a fraction) is held out of the training
+    set as the validation set. With ``patience`` > 0, training stops after that many epochs without a lower validation
+    loss, and the best parameters are restored. ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
     epochs: int = _integer(4, low=1)
@@ -83,7 +83,7 @@ class TrainConfig:
         return DEFAULT_LEARNING_RATE[self.optimizer] if self.lr is None else self.lr
 
     def replace(self, **changes: Any) -> TrainConfig:
-        """A copy with changes."""
+        """A copy with these fields changed."""
         return replace(self, **changes)
 
 
@@ -92,7 +92,7 @@ def _refuse(name: str, found: object, expected: str) -> None:
 
 
 TRAINING_DEFAULTS: Final[dict[str, Any]] = {each.name: each.default for each in fields(TrainConfig)}
-# ``layers`` has none. None, of ``output`` and ``init``: what suits the loss and the activation.
+# ``layers`` has no default. None for ``output`` or ``init``: chosen by the loss or the activation.
 NETWORK_DEFAULTS: Final[dict[str, Any]] = {
     name: parameter.default
     for name, parameter in inspect.signature(MLP).parameters.items()

@@ -1,4 +1,4 @@
-"""An epoch: many captured steps per call. Sample order and scalars are uploaded before the first step."""
+"""An epoch: many captured steps per call. Sample order and optimiser scalars are uploaded before the first step."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .step import TrainingStep
 
 
 class Epoch:
-    """The batches ``bounds`` of every epoch, each a run of ``step``.
+    """Runs ``step`` on the batches ``bounds``, epoch after epoch.
 
-    Each step finds its sample numbers and its scalars in its row of two tables on the device; the arrays that
-    ``step.kept`` names take up what it leaves.
+    Step i reads its sample indices from ``order`` and its scalars from row i of a table, both on the device. Its
+    results are copied into the arrays that ``step.kept`` and ``step.kept_by_step`` name.
     """
 
     def __init__(self, step: TrainingStep, bounds: Sequence[tuple[int, int]]) -> None:
         backend, cells = step.net.backend, step.optimizer.scalars.cells
         self.bounds = bounds
-        self.order: Array = backend.xp.empty(bounds[-1][1], "int64")  # (N,), sample numbers
+        self.order: Array = backend.xp.empty(bounds[-1][1], "int64")  # (N,), sample indices
         self._step, self._backend = step, backend
         self._scalars = backend.xp.zeros((len(bounds), len(cells)), cells.dtype)
         self._captured = step.capture([self._steps(*same) for same in _same_size(bounds)])
 
     def _steps(self, first: int, count: int, n: int) -> Steps:
-        """The ``count`` steps from batch ``first`` on, all of n samples."""
+        """``count`` steps of n samples each, starting at batch ``first``."""
         step, start = self._step, self.bounds[first][0]
         low, high = step.share(n)
         buffers = step.workspace.rows(high - low)
@@ -46,13 +46,13 @@ class Epoch:
         return Steps(partial(step.learn_batch, buffers, n), count, moves)
 
     def begin(self, order: Any, numbers: Sequence[tuple[float, ...]]) -> None:
-        """Upload the sample numbers ``order`` (N,), an array of the host, and the optimiser's numbers of every step."""
+        """Upload the sample indices ``order`` (N,), a host array, and the optimiser's scalars of every step."""
         backend = self._backend
         backend.xp.copyto(self.order, backend.asarray(order, "int64"))
         backend.xp.copyto(self._scalars, backend.asarray(np.array(numbers), str(self._scalars.dtype)))
 
     def run(self, first: int, stop: int, stopping: Callable[[], bool] = lambda: False) -> int:
-        """The steps from ``first`` up to ``stop``, or until ``stopping``; the number of the next one."""
+        """Run steps ``first`` to ``stop`` (exclusive), or until ``stopping()``. Returns the index of the next step."""
         while first < stop and not stopping():
             end = min(stop, first + self._captured.at_once)
             self._captured.run(first, end)
@@ -61,7 +61,7 @@ class Epoch:
 
 
 def _same_size(bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """(first batch, number of batches, samples in each) of batches that follow each other and are equally large."""
+    """(first batch, number of batches, samples in each) for every run of consecutive batches of equal size."""
     first = 0
     for size, batches in groupby(stop - start for start, stop in bounds):
         count = len(list(batches))

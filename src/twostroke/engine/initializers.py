@@ -1,4 +1,4 @@
-"""Initial weights: drawn on the host in float64 from a seeded generator, so every device starts from the same bits.
+"""Initial weights: drawn on the host in float64 from a seeded generator, so all devices start from the same bits.
 
 Each initialiser maps ``(rng, fan_in, fan_out)`` to an array of shape (fan_in, fan_out).
 """
@@ -30,12 +30,12 @@ def glorot_uniform(rng: np.random.Generator, fan_in: int, fan_out: int) -> NDArr
 
 
 def standard_normal(rng: np.random.Generator, fan_in: int, fan_out: int) -> NDArray[np.float64]:
-    """N(0, 1): the seed's initial weights (and its biases), and Nielsen's first chapter's."""
+    """N(0, 1): weights and biases of the tutorial's demo and of Nielsen's first chapter."""
     return rng.standard_normal((fan_in, fan_out))
 
 
 def scaled_normal(rng: np.random.Generator, fan_in: int, fan_out: int) -> NDArray[np.float64]:
-    """N(0, 1 / fan_in): Nielsen's third chapter ("normal / sqrt(n)"), LeCun et al. 1998."""
+    """N(0, 1 / fan_in): Nielsen, chapter 3 ("normal / sqrt(n)"); LeCun et al. 1998."""
     return rng.standard_normal((fan_in, fan_out)) / sqrt(fan_in)
 
 
@@ -45,12 +45,12 @@ INITIALIZERS: Final[dict[str, Initializer]] = {
     "normal": standard_normal,
     "scaled-normal": scaled_normal,
 }
-# Nielsen draws the biases of these two from N(0, 1) as well; the others start at zero.
+# With these, biases are drawn from N(0, 1) as in Nielsen's book; with the others they start at zero.
 NORMAL_BIASES: Final = frozenset({"normal", "scaled-normal"})
 
 
 def initial_parameters(layers: Sequence[int], init: str, seed: int) -> NDArray[np.float64]:
-    """The flat parameters W_1, b_1, W_2, b_2, ... of a network of these widths, on the host."""
+    """The flat host array W_1, b_1, W_2, b_2, ... of a network with these layer widths."""
     rng = generator(seed, "weights")
     parts = []
     for fan_in, fan_out in pairwise(layers):

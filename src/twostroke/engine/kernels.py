@@ -6,8 +6,8 @@ Rows are samples. One letter has one meaning:
     Z (N, K)  X W + b         A (N, K)  f(Z)           T (N, K)  targets (one-hot rows for classes)
     dV        derivative of the loss with respect to V, shaped like V; dZ is Nielsen's delta
 
-The equations of back-propagation (Nielsen, "Neural Networks and Deep Learning", chapter 2), transposed
-because rows are samples here:
+The equations of back-propagation (Nielsen, "Neural Networks and Deep Learning", chapter 2), transposed,
+because samples are rows here:
 
     BP1  dZ_L = dA_L * f'(Z_L)              loss backward, then activation backward
     BP2  dZ_l = (dZ_(l+1) W_(l+1)^T) * f'(Z_l)    affine_backward_input, then activation backward
@@ -15,8 +15,8 @@ because rows are samples here:
     BP4  dW_l = A_(l-1)^T dZ_l              affine_backward_parameters
 
 Kernels with ``xp`` as first argument are elementwise: ``backend.elementwise`` binds them to a device, which
-may fuse them into one launch. The others take the backend. All work on arrays that they are given and
-allocate nothing; the docstring names every argument that is overwritten.
+may fuse each into one launch. The others take the backend. All write into arrays that they are given and
+allocate nothing. The docstring names every argument that is overwritten.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..backend import Array, Backend, Kernel
 
 
 def scale_pixels(xp: Any, pixels: Array, X: Array, white: Any) -> None:
-    """X <- pixels / white: uint8 0..255 to 0..1. white is 255 in X's dtype, which is then computed in."""
+    """X <- pixels / white: uint8 0..255 to 0..1. white is 255 in X's dtype, so the division is done in that dtype."""
     xp.divide(pixels, white, out=X)
 
 
@@ -40,7 +40,7 @@ def one_hot(xp: Any, labels: Array, classes: Array, T: Array) -> None:
 
 
 def copy_to(xp: Any, rows: Array, out: Array) -> None:
-    """out <- rows, into the other layout."""
+    """out <- rows; converts between C and Fortran order."""
     xp.multiply(rows, 1, out=out)
 
 
@@ -48,7 +48,7 @@ def copy_to(xp: Any, rows: Array, out: Array) -> None:
 
 
 def affine_forward(backend: Backend, X: Array, W: Array, Z: Array) -> None:
-    """Z <- X W. X (N, D), W (D, K), Z (N, K). The bias is added by the activation, in the same pass."""
+    """Z <- X W. X (N, D), W (D, K), Z (N, K). The activation's kernel adds the bias in the same pass."""
     backend.gemm(X, W, Z)
 
 
@@ -62,8 +62,8 @@ def affine_backward_parameters(
 ) -> None:
     """dW <- alpha X^T dZ + beta dW and db <- alpha 1^T dZ + beta_b db (BP4, BP3). ones (1, N).
 
-    The target is the optimiser's choice: with ``dW`` the weights themselves and alpha = -lr, beta = 1 this
-    *is* the step of gradient descent.
+    The optimiser chooses dW and db: where they are the weights and biases themselves and alpha = -lr, beta = 1, this
+    *is* the gradient descent step.
     """
     backend.gemm(X.T, dZ, dW, alpha, beta)
     backend.gemm(ones, dZ, db, alpha, beta_b)
@@ -92,7 +92,7 @@ def relu_backward(xp: Any, A: Array, dA: Array) -> None:
 
 
 def sigmoid_forward(xp: Any, Z: Array) -> None:
-    """A = 1 / (1 + exp(-Z)) = tanh(Z / 2) / 2 + 1 / 2, which cannot overflow and is exact at both ends."""
+    """A = 1 / (1 + exp(-Z)) = tanh(Z / 2) / 2 + 1 / 2: no overflow, and exactly 0 or 1 when saturated."""
     xp.multiply(Z, 0.5, out=Z)
     xp.tanh(Z, out=Z)
     xp.multiply(Z, 0.5, out=Z)
@@ -121,7 +121,7 @@ def tanh_backward(xp: Any, A: Array, dA: Array) -> None:
 class Activation(NamedTuple):
     """An elementwise activation. ``biased_forward(xp, Z, b)`` is Z <- f(Z + b), b (1, K).
 
-    ``init`` names the initialiser that suits it, ``onnx`` the ONNX operator that computes it ("" for none).
+    ``init`` is the name of its default initialiser, ``onnx`` that of its ONNX operator ("": none is needed).
     """
 
     forward: Kernel
@@ -149,7 +149,7 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
 }
 
 
-# --- dropout: each hidden unit of each sample is left out with probability p, the others are scaled by 1 / (1 - p) ----
+# --- dropout: each hidden unit of each sample is zeroed with probability p, the others are scaled by 1 / (1 - p) ------
 
 
 def dropout_mask(
@@ -157,9 +157,9 @@ def dropout_mask(
 ) -> None:
     """mask <- scale * [hash(keys + units) >= threshold]: scale = 1 / (1 - p), threshold = p 2^32.
 
-    keys (N, 1) one random number per sample, units (1, K) one per unit, bits and shifted (N, K) scratch: all uint32;
-    scale (1, 1). A function of the sample's key and the unit alone, so masks do not depend on batches or devices.
-    The hash is "lowbias32" of C. Wellons's hash-prospector: every bit of the sum changes half of the bits.
+    All uint32: keys (N, 1), a random number per sample; units (1, K), a number per unit; bits and shifted (N, K),
+    scratch. scale (1, 1). The mask depends only on key and unit, not on the batch or the device. The hash is
+    "lowbias32" of C. Wellons's hash-prospector: flipping one input bit flips about half of the output bits.
     """
     xp.add(keys, units, out=bits)
     xp.right_shift(bits, 16, out=shifted)
@@ -175,7 +175,7 @@ def dropout_mask(
 
 
 def dropout_backward(xp: Any, mask: Array, keep: Array, A: Array, dA: Array) -> None:
-    """dA <- dA * mask, and A <- A * keep: f' of a unit that stayed is that of A before it was scaled. keep (1, 1)."""
+    """dA <- dA * mask, and A <- A * keep, which undoes the scaling: f' is a function of the unscaled A. keep (1, 1)."""
     xp.multiply(dA, mask, out=dA)
     xp.multiply(A, keep, out=A)
 
@@ -184,7 +184,7 @@ def dropout_backward(xp: Any, mask: Array, keep: Array, A: Array, dA: Array) -> 
 
 
 def exp_shifted(xp: Any, Z: Array, top: Array) -> None:
-    """Z <- exp(Z - top), top (N, 1) the row maxima: no exponent is positive, so nothing overflows."""
+    """Z <- exp(Z - top), top (N, 1) the row maxima: exponents are <= 0, so nothing overflows."""
     xp.subtract(Z, top, out=Z)
     xp.exp(Z, out=Z)
 
@@ -221,14 +221,14 @@ def softmax_backward(backend: Backend, A: Array, dA: Array, scratch: Array, rows
     backend.elementwise(softmax_jacobian)(A, rows[:, None], dA)
 
 
-# --- losses: forward gives one loss per sample; the 1/N of the batch mean is in `residual`, only there ----
+# --- losses: forward gives one loss per sample; only `residual` divides by the batch size -----------------
 
 
 def residual(xp: Any, A: Array, T: Array, out: Array, scale: float) -> None:
-    """out <- (A - T) * scale with scale = 1/N: the seed's residual.
+    """out <- (A - T) * scale with scale = 1/N.
 
-    It is dA of the quadratic loss, and dZ of a loss with its matching output, where f' cancels: cross-entropy with
-    softmax (one class per sample) or sigmoid (independent outputs), Poisson with exp.
+    This is dA of the quadratic loss. It is dZ of a loss with its matching output, where f' cancels: cross-entropy
+    with softmax (one class per sample) or sigmoid (independent outputs), Poisson with exp.
     """
     xp.subtract(A, T, out=out)
     xp.multiply(out, scale, out=out)
@@ -242,13 +242,13 @@ def half_square(xp: Any, A: Array, T: Array, out: Array) -> None:
 
 
 def quadratic_forward(backend: Backend, A: Array, T: Array, losses: Array, scratch: Array) -> None:
-    """losses <- 1/2 sum_k (A - T)^2 for each row. A, T, scratch (N, K), losses (N,). scratch is overwritten."""
+    """losses <- 1/2 sum_k (A - T)^2 per row. A, T, scratch (N, K), losses (N,). scratch is overwritten."""
     backend.elementwise(half_square)(A, T, scratch)
     backend.xp.sum(scratch, axis=1, out=losses)
 
 
 def shift_and_pick(xp: Any, Z: Array, top: Array, T: Array, picked: Array) -> None:
-    """Z <- Z - top and picked <- Z * T: the shifted logit of the target, the rest zero."""
+    """Z <- Z - top, then picked <- Z * T: for one-hot T the target's shifted logit, the rest zero."""
     xp.subtract(Z, top, out=Z)
     xp.multiply(Z, T, out=picked)
 
@@ -269,7 +269,7 @@ def softmax_cross_entropy_forward(
 ) -> None:
     """losses <- -sum_k T_k log softmax(Z)_k, and Z <- softmax(Z). Rows of T sum to 1.
 
-    By log-sum-exp: log sum exp(Z - max) - sum T (Z - max); no epsilon, no clipping.
+    Computed by log-sum-exp, log sum exp(Z - max) - sum T (Z - max): no epsilon, no clipping.
     Z, T, scratch (N, K), losses, rows (N,). Z, scratch and rows are overwritten. Backward: ``residual``.
     """
     xp = backend.xp
@@ -292,8 +292,8 @@ def sigmoid_cross_entropy_forward(
 ) -> None:
     """losses <- sum_k log(1 + exp(Z_k)) - T_k Z_k, and Z <- sigmoid(Z).
 
-    This is -sum T log A + (1 - T) log(1 - A) (Nielsen, chapter 3, equation 63), written so that a saturated
-    output has a finite loss. Z, T, scratch (N, K), losses, rows (N,). Backward: ``residual``.
+    This is -sum T log A + (1 - T) log(1 - A) (Nielsen, chapter 3, equation 63) in a form that stays finite where the
+    output saturates. Z, T, scratch (N, K), losses, rows (N,). scratch and rows are overwritten. Backward: ``residual``.
     """
     xp = backend.xp
     backend.elementwise(times)(Z, T, scratch)
@@ -328,13 +328,13 @@ def poisson_forward(backend: Backend, Z: Array, T: Array, losses: Array, scratch
 
 
 class Loss(NamedTuple):
-    """A loss on one kind of output. The network's last layer gives logits Z (N, K); rows (N,) and scratch (N, K) are
-    overwritten by all three.
+    """A loss with one output activation, on logits Z (N, K). All three functions may overwrite rows (N,) and
+    scratch (N, K).
 
     ``outputs(backend, Z, rows)``: Z <- A, the outputs.
     ``losses(backend, Z, T, losses, scratch, rows)``: losses (N,) <- one loss per row, and Z <- A.
     ``delta(backend, A, dA, scratch, rows)``: dA, the ``residual``, becomes dZ. A is overwritten.
-    ``onnx`` names the ONNX operator that computes A from Z ("" for none).
+    ``onnx`` is the ONNX operator that computes A from Z ("": none is needed).
     """
 
     outputs: Callable[..., None]
@@ -344,16 +344,16 @@ class Loss(NamedTuple):
 
 
 def _residual_is_delta(backend: Backend, A: Array, dA: Array, scratch: Array, rows: Array) -> None:
-    """dZ = dA: f' cancels."""
+    """dZ = dA, because f' cancels."""
 
 
 def _elementwise(kernel: Kernel) -> Callable[..., None]:
-    """Z <- kernel(Z), as ``outputs``."""
+    """An ``outputs`` function: Z <- kernel(Z)."""
     return lambda backend, Z, rows: backend.elementwise(kernel)(Z)
 
 
 def _quadratic(activation: Activation) -> Loss:
-    """The quadratic loss on an elementwise output."""
+    """The quadratic loss with an elementwise output activation."""
     outputs = _elementwise(activation.forward)
 
     def losses(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
@@ -371,8 +371,8 @@ def _softmax_quadratic_losses(backend: Backend, Z: Array, T: Array, losses: Arra
     quadratic_forward(backend, Z, T, losses, scratch)
 
 
-# loss -> output -> kernels. The first output of a loss is its default. Cross-entropy and Poisson have only the outputs
-# whose derivative cancels; the quadratic loss takes any.
+# loss -> output -> kernels. The first output of a loss is its default. Cross-entropy and Poisson allow only outputs
+# whose derivative cancels; the quadratic loss allows any but exp.
 LOSSES: Final[dict[str, dict[str, Loss]]] = {
     "cross-entropy": {
         "softmax": Loss(softmax_forward, softmax_cross_entropy_forward, _residual_is_delta, "Softmax"),

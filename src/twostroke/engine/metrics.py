@@ -1,4 +1,4 @@
-"""Loss and accuracy of many batches, kept on the device and brought down once."""
+"""Loss and accuracy over many batches: kept on the device, downloaded once."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class Running:
         self.predictions = backend.xp.zeros(n, "int64")
 
     def update(self, start: int, buffers: Buffers) -> None:
-        """Note the losses and predictions of the batch that begins at sample ``start``."""
+        """Store the losses and predictions of the batch that starts at sample ``start``."""
         xp, stop = self.backend.xp, start + len(buffers.losses)
         xp.copyto(self.losses[start:stop], buffers.losses)
         xp.copyto(self.predictions[start:stop], buffers.predictions)
 
     def result(self, labels: Array) -> Result:
-        """The means, given the labels in the order in which the samples were seen. THE SYNC POINT of an epoch."""
+        """Mean loss and accuracy; ``labels`` (n,) in the order of the samples. THE SYNC POINT of an epoch."""
         xp = self.backend.xp
         means = xp.stack([xp.mean(self.losses, dtype="float64"), xp.mean(self.predictions == labels, dtype="float64")])
         loss, accuracy = self.backend.to_host(means).tolist()
         return Result(loss, accuracy)
 
     def mean_loss(self, start: int, stop: int) -> float:
-        """The mean loss of some of the samples. A sync point."""
+        """The mean loss of the samples ``start`` to ``stop``. A sync point."""
         xp = self.backend.xp
         return float(self.backend.to_host(xp.mean(self.losses[start:stop], dtype="float64")))
 
     def first_nonfinite(self) -> tuple[int, float] | None:
-        """The position of the first sample whose loss is not finite, and the mean loss before it, if any."""
+        """The position of the first loss that is not finite, and the mean loss before it; None if all are finite."""
         losses = self.backend.to_host(self.losses).tolist()
         for position, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -54,13 +54,13 @@ class Running:
 
 
 def confusion(labels: Any, predictions: Any, n_classes: int) -> Any:
-    """How many samples of each class (row) were taken for each class (column): (K, K) int64."""
+    """The confusion matrix, (K, K) int64: samples of class (row) predicted as class (column)."""
     counts = np.bincount(labels.astype(np.int64) * n_classes + predictions, minlength=n_classes**2)
     return counts.reshape(n_classes, n_classes)
 
 
 def class_counts(labels: Any, predictions: Any, n_classes: int) -> list[dict[str, Any]]:
-    """For each class: its samples, the errors among them, and what it is most often taken for."""
+    """For each class: the number of samples and of errors, and the most frequent wrong prediction."""
     rows = []
     for label, counts in enumerate(confusion(labels, predictions, n_classes)):
         wrong = counts.copy()

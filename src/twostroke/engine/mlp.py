@@ -1,7 +1,7 @@
-"""The network: its parameters in one flat buffer, and the two strokes over them.
+"""The network: its parameters in one flat buffer, and the forward and backward pass.
 
-``MLP`` holds what is learnt, a ``Workspace`` the arrays of a pass; ``forward``, ``loss_forward`` and ``backward``
-walk the layers with the kernels.
+``MLP`` holds the parameters, a ``Workspace`` the arrays of a pass; ``forward``, ``loss_forward`` and ``backward``
+call the kernels layer by layer.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
 MAX_WIDTH: Final = 1 << 20
-PREDICT_ROWS: Final = 2048  # rows per pass of inference: large enough for the BLAS, small enough for the cache
+PREDICT_ROWS: Final = 2048  # rows per forward pass: enough for the BLAS to be fast, few enough for the cache
 
 
 class Layer(NamedTuple):
-    """Views of one layer's part of a flat buffer: W (fan_in, fan_out), b (1, fan_out)."""
+    """One layer's views into a flat buffer: W (fan_in, fan_out), b (1, fan_out)."""
 
     W: Array
     b: Array
 
 
 def layer_views(flat: Array, layers: Sequence[int]) -> list[Layer]:
-    """The layers' views of a flat buffer laid out W_1, b_1, W_2, b_2, ..., each in C order."""
+    """Views of each layer into a flat buffer W_1, b_1, W_2, b_2, ..., each in C order."""
     views, start = [], 0
     for fan_in, fan_out in pairwise(layers):
         middle, end = start + fan_in * fan_out, start + (fan_in + 1) * fan_out
@@ -46,11 +46,11 @@ class MLP:
     ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
     layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid),
     "quadratic" (output sigmoid, tanh, relu, identity or softmax) or "poisson" (counts; output exp); ``output`` is the
-    output's activation, by default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he", "glorot",
-    "normal" or "scaled-normal", by default He for ReLU and else Glorot. The weights are a function of ``seed``, or
-    those of the flat host array ``parameters``.
+    output layer's activation, by default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he",
+    "glorot", "normal" or "scaled-normal", by default "he" for ReLU, else "glorot". The weights are drawn with ``seed``,
+    or taken from the flat host array ``parameters``.
 
-    ``dtype`` is "float32" or "float64", and ``backend`` where the network lives, by default the CPU.
+    ``dtype`` is "float32" or "float64"; ``backend`` is the device that holds the parameters, by default the CPU.
 
     Raises ``ConfigError`` for anything else.
     """
@@ -76,7 +76,7 @@ class MLP:
         self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = _check_seed(seed)
         self.backend = backend or host_backend()
-        # The last layer gives logits: the loss turns them into outputs.
+        # The last layer computes logits; the loss turns them into outputs.
         names = [activation] * (len(self.layers) - 2) + ["identity"]
         self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
         self.loss_kernels = kernels.LOSSES[loss][self.output]
@@ -87,7 +87,7 @@ class MLP:
 
     @property
     def parameters(self) -> Array:
-        """Every weight and bias as one flat array; ``weights`` and ``biases`` are views of it."""
+        """All weights and biases in one flat array; ``weights`` and ``biases`` are views of it."""
         return self._parameters
 
     @parameters.setter
@@ -139,7 +139,7 @@ class MLP:
 
 
 def forward(net: MLP, buffers: Buffers) -> None:
-    """A[0] (n, D) -> A[1] ... A[-1] (n, K); A[-1] holds the logits, which the loss turns into outputs.
+    """Compute A[1] ... A[-1] (n, K) from A[0] (n, D). A[-1] holds logits; the loss turns them into outputs.
 
     With dropout, hidden activations are multiplied by their masks.
     """
@@ -153,8 +153,8 @@ def forward(net: MLP, buffers: Buffers) -> None:
 
 
 def outputs(net: MLP, X: Any) -> Array:
-    """The output layer's activations (N, K) on the device, for rows X (N, D) of the device, or of the host: these go up
-    part by part. ``X`` needs ``len`` and slices."""
+    """The output layer's activations (N, K) on the device, for X (N, D) on the device or on the host; host rows are
+    uploaded in chunks. ``X`` needs only ``len`` and slicing."""
     backend, capacity = net.backend, min(PREDICT_ROWS, len(X))
     workspace = Workspace(backend, net.layers, net.dtype, capacity, training=False)
     found = backend.xp.empty((len(X), net.layers[-1]), net.dtype)
@@ -170,9 +170,9 @@ def outputs(net: MLP, X: Any) -> Array:
 
 
 def loss_forward(net: MLP, buffers: Buffers) -> None:
-    """After ``forward``: losses (n,), one per row, against the targets T; A[-1] becomes the outputs.
+    """After ``forward``: losses (n,) <- one loss per row, given the targets T; A[-1] <- the outputs.
 
-    With sample weights, each loss is multiplied by its sample's.
+    Each loss is multiplied by its sample weight, if there are any.
     """
     _, _, T, losses, scratch, rows, *_ = buffers
     net.loss_kernels.losses(net.backend, buffers.A[-1], T, losses, scratch, rows)
@@ -181,14 +181,14 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
 
 
 def predict_classes(net: MLP, buffers: Buffers) -> None:
-    """predictions (n,) <- the most probable class. After ``loss_forward``, before ``backward`` overwrites A[-1]."""
+    """predictions (n,) <- the most probable class. Call after ``loss_forward``, before ``backward`` clobbers A[-1]."""
     net.backend.xp.argmax(buffers.A[-1], axis=1, out=buffers.predictions)
 
 
 def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
     """dA[-1] <- dZ of the output layer (BP1), for the mean loss of the batch. A[-1] is overwritten.
 
-    ``scale`` is 1 / the size of the batch, where these rows are only a part of it.
+    ``scale`` is 1 / batch size; needed where these rows are only part of a batch.
     """
     backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
     backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0] if scale is None else scale)
@@ -200,16 +200,16 @@ def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
 def backward(
     net: MLP, buffers: Buffers, targets: list[Layer], alpha: float, beta: float, beta_b: float, scale: Any = None
 ) -> None:
-    """After ``loss_forward``: add each layer's gradient to ``targets`` (see ``affine_backward_parameters``).
+    """After ``loss_forward``: target <- alpha * gradient + beta * target for each layer (beta_b for its biases).
 
-    Walks back from the output: each layer from its own activation, the next layer's weights and delta, and the
-    previous layer's output. The first layer needs no dX. A and dA are overwritten.
+    Goes from the last layer to the first: dZ gives the gradient of W and b, and dX, the dA of the layer before. The
+    first layer needs no dX. A and dA are overwritten.
     """
     backend = net.backend
     loss_backward(net, buffers, scale)
     for index in reversed(range(len(targets))):
         A, dZ, target = buffers.A[index], buffers.dA[index], targets[index]
-        # dX before the weights' gradient: the target may be the weights themselves.
+        # dX first: it reads W, which the update below changes where target.W is W itself.
         if index > 0:
             kernels.affine_backward_input(backend, dZ, net.views[index].W, buffers.dA[index - 1])
         kernels.affine_backward_parameters(backend, A, dZ, buffers.ones, target.W, target.b, alpha, beta, beta_b)
@@ -221,7 +221,7 @@ def backward(
 
 
 def score(net: MLP, buffers: Buffers, *, classes: bool = True) -> None:
-    """The forward pass and the losses (n,), and with ``classes`` the most probable class of each row too."""
+    """The forward pass and the losses (n,); with ``classes`` also the most probable class of each row."""
     forward(net, buffers)
     loss_forward(net, buffers)
     if classes:
@@ -229,20 +229,20 @@ def score(net: MLP, buffers: Buffers, *, classes: bool = True) -> None:
 
 
 def propagate(net: MLP, buffers: Buffers, targets: list[Layer], *factors: Any, classes: bool = False) -> None:
-    """Both strokes: ``score``, then ``backward`` into ``targets``, with its alpha, beta, beta_b (and scale)."""
+    """``score``, then ``backward`` into ``targets``. ``factors`` are alpha, beta, beta_b (and scale)."""
     score(net, buffers, classes=classes)
     backward(net, buffers, targets, *factors)
 
 
 def add_squares(net: MLP, out: Array, beta: float) -> None:
-    """out (1, 1) <- the sum of all squared weights (biases are not decayed) + beta out."""
+    """out (1, 1) <- the sum of all squared weights (not biases) + beta * out."""
     for layer in net.views:
         net.backend.gemm(layer.W.reshape(1, -1), layer.W.reshape(-1, 1), out, 1.0, beta)
         beta = 1.0
 
 
 def parameter_count(layers: Sequence[int]) -> int:
-    """The number of weights and biases of a network of these widths."""
+    """The number of weights and biases of a network with these layer widths."""
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layers))
 
 
@@ -278,5 +278,5 @@ SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dt
 
 
 def network_settings(net: MLP) -> dict[str, Any]:
-    """What makes ``net`` again, but for its parameters."""
+    """The arguments that ``MLP`` needs to build ``net`` again, except its parameters."""
     return {name: getattr(net, name) for name in SETTINGS}

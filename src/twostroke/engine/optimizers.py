@@ -1,8 +1,8 @@
-"""How parameters move: where gradients accumulate, the update, and schedules of the learning rate.
+"""The optimisers: where the gradient is accumulated, and how the parameters are updated.
 
-``backward`` adds ``alpha`` times the gradient to ``beta`` times a target buffer. Each optimiser chooses the
-target: plain SGD the parameters themselves, momentum its velocity, the others a gradient buffer. L2 adds
-``l2 / 2 * sum W^2`` to the loss (weights, not biases); Nielsen's lambda is ``l2 * n``.
+``backward`` computes target <- alpha * gradient + beta * target in place. Each optimiser chooses the target: SGD
+the parameters themselves, momentum its velocity, the others a gradient buffer. L2 adds ``l2 / 2 * sum W^2`` to the
+loss (weights, not biases); Nielsen's lambda is ``l2 * n``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .mlp import MLP, layer_views
 
 
 class Accumulation(NamedTuple):
-    """What ``backward`` shall do with a gradient g: target <- alpha g + beta target (beta_b for biases)."""
+    """How ``backward`` adds a gradient g: target <- alpha g + beta target (beta_b for biases)."""
 
     alpha: float
     beta: float
@@ -23,10 +23,10 @@ class Accumulation(NamedTuple):
 
 
 class Optimizer:
-    """Base: the flat target buffer, its views by layer, and the state that a checkpoint must keep."""
+    """Base class: the flat target buffer, its views by layer, and the state for a checkpoint."""
 
     name: str
-    n_scalars = 1  # how many numbers change from step to step
+    n_scalars = 1  # how many numbers change per step
 
     def __init__(self, net: MLP, l2: float = 0.0) -> None:
         self.net = net
@@ -36,37 +36,37 @@ class Optimizer:
         self.target_views = layer_views(self.target, net.layers)
 
     def _make_target(self) -> Array:
-        """A zeroed buffer like the parameters."""
+        """A buffer of zeros, shaped like the parameters."""
         parameters = self.net.parameters
         target = self.net.backend.empty(parameters.shape, str(parameters.dtype))
         target.fill(0)
         return target
 
     def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
-        """The values of ``scalars`` for step number ``step``, counted from 1, with this learning rate and L2.
+        """The values of ``scalars`` for step ``step`` (counted from 1) with this learning rate and L2.
 
-        ``l2`` may differ from step to step, but it is 0 in every step or in none.
+        ``l2`` may change from step to step, but must be 0 in all steps or in none.
         """
         raise NotImplementedError
 
     def begin_step(self, lr: float, step: int = 1) -> None:
-        """Write the scalars of one step."""
+        """Set the scalars for one step."""
         self.scalars.set(*self.numbers(lr, step, self.l2))
 
     @property
     def factor(self) -> Any:
-        """What a gradient is multiplied by as it is added to the target."""
+        """The factor of the gradient when it is added to the target."""
         return 1.0
 
     def prepare(self) -> Accumulation:
-        """Called before ``backward``: readies the target and says how to accumulate into it."""
+        """Call before ``backward``: prepares the target and returns the factors to accumulate with."""
         raise NotImplementedError
 
     def update(self) -> None:
-        """Called after ``backward``: moves the parameters."""
+        """Call after ``backward``: updates the parameters."""
 
     def accumulate(self, gradient: Array) -> None:
-        """What ``backward`` does to the target, from a flat gradient that is whole already, times ``factor``."""
+        """Add a complete flat gradient, already multiplied by ``factor``, to the target, as ``backward`` would."""
         _, beta, beta_b = self.prepare()
         backend = self.net.backend
         if not self.l2:
@@ -78,12 +78,12 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str, Array]:
-        """The buffers that carry over from step to step, by name."""
+        """The buffers that persist between steps, by name."""
         return {}
 
 
 class SGD(Optimizer):
-    """p <- p - lr * g: the update is the gradient's own GEMM, no gradient buffer exists."""
+    """p <- p - lr * g, done by the GEMM that computes the gradient; there is no gradient buffer."""
 
     name = "sgd"
 
@@ -138,8 +138,8 @@ class Momentum(Optimizer):
 
 
 class Gradient(Optimizer):
-    """The gradient itself, for a minimiser elsewhere; base of those that need it. L2 is what the buffer holds before
-    g is added. The first of the scalars is l2."""
+    """Stores the gradient in a buffer: for an external minimiser, and as base class. With L2, ``prepare`` sets the
+    buffer to l2 * W before g is added. The first scalar is l2."""
 
     def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
         return (l2,)
@@ -153,7 +153,7 @@ class Gradient(Optimizer):
 
 
 class Nesterov(Gradient):
-    """v <- mu v - lr g; p <- p + mu v - lr g (Sutskever et al. 2013, as scikit-learn writes it)."""
+    """v <- mu v - lr g; p <- p + mu v - lr g (Sutskever et al. 2013, in scikit-learn's form)."""
 
     name = "nesterov"
     n_scalars = 2
@@ -225,8 +225,8 @@ class AdamW(Adam):
 
 
 class AdamEpsilonHat(Adam):
-    """Adam in the order that Kingma & Ba 2015, section 2, give at the end, as scikit-learn has it: epsilon is added to
-    the root before that is corrected."""
+    """Adam as at the end of section 2 of Kingma & Ba 2015, and as in scikit-learn: epsilon is added to sqrt(s)
+    before the bias correction."""
 
     def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
         step_size = lr * math.sqrt(1.0 - self.beta2**step) / (1.0 - self.beta1**step)
@@ -242,7 +242,7 @@ OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
 
 
 def _add(backend: Backend, target: Array, g: Array, beta: Any) -> None:
-    """target <- g + beta target, as a GEMM would have it, in as few passes as that takes."""
+    """target <- g + beta target, like a GEMM (beta 0 does not read the target), in the fewest passes."""
     if type(beta) is float and beta == 0.0:
         backend.elementwise(scale_to)(g, target, 1.0)
     elif type(beta) is float and beta == 1.0:
@@ -290,7 +290,7 @@ def adam_update(
 ) -> None:  # fmt: skip
     """m <- beta1 m + rest1 g; s <- beta2 s + (1 - beta2) g^2; p <- p - step_size m / (correction sqrt(s) + epsilon).
 
-    g is overwritten: first by rest1 g, so rest2 is (1 - beta2) / rest1^2.
+    g is overwritten. Its first value is rest1 g, therefore rest2 is (1 - beta2) / rest1^2.
     """
     xp.multiply(g, rest1, out=g)
     xp.multiply(m, beta1, out=m)

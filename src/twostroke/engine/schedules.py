@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: progress 0..1 of the run -> factor of the rate."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Final
 
 from ..errors import ConfigError
 
-# --- schedules: progress 0..1 of the run -> factor of the learning rate ------------------------------------
-
+# progress 0..1 of the run -> factor of the learning rate
 Schedule = Callable[[float], float]
 
 
 def make_schedule(name: str, warmup: float = 0.2) -> Schedule:
     """The factor of the learning rate as a function of progress (steps done / all steps, 0 <= progress < 1).
 
-    "constant"; "one-cycle": linear from 0 to 1 over the first ``warmup`` of the run, then linear to 0;
-    "step": a tenth after each third; "cosine": (1 + cos(pi progress)) / 2.
+    "constant": 1; "one-cycle": see ``one_cycle``; "step": times 0.1 after each third of the run;
+    "cosine": (1 + cos(pi progress)) / 2.
     """
     if name not in SCHEDULES:
         raise ConfigError("unknown schedule", where="schedule", found=repr(name), expected=" or ".join(SCHEDULES))
@@ -27,7 +26,7 @@ def make_schedule(name: str, warmup: float = 0.2) -> Schedule:
 
 
 def one_cycle(progress: float, warmup: float = 0.2) -> float:
-    """Linear up to 1 at ``warmup``, then linear down to 0 at the end (Smith & Topin 2018)."""
+    """Rises linearly from 0 to 1 at ``warmup``, then falls linearly to 0 at the end (Smith & Topin 2018)."""
     if progress < warmup:
         return progress / warmup
     return (1.0 - progress) / (1.0 - warmup)

@@ -12,12 +12,12 @@ from .workspace import Buffers, Workspace
 
 
 class TrainingStep:
-    """A step on batches of up to ``batch_size`` samples; every array that it needs is allocated here.
+    """A step on batches of up to ``batch_size`` samples; all its arrays are allocated by the constructor.
 
-    ``images`` (N, D) and ``labels`` (N,), or target rows (N, K), are on the device. Without ``images`` the caller puts
-    each batch into A[0]; with ``running`` losses and predicted classes are kept there. ``weights`` (N,) are sample
+    ``images`` (N, D) and ``labels`` (N,), or target rows (N, K), are on the device. Without ``images`` the caller
+    copies each batch into A[0]. Losses and predicted classes go into ``running``, if given. ``weights`` (N,) are sample
     weights relative to the mean of their batch. With ``dropout`` the caller fills ``keys`` (N,) before each epoch.
-    ``capture`` makes steps ready to be run many times; by default it is the backend's.
+    ``capture`` captures steps for replay; by default the backend's.
     """
 
     def __init__(
@@ -42,26 +42,26 @@ class TrainingStep:
         self.capture = capture or net.backend.capture
 
     def share(self, n: int) -> tuple[int, int]:
-        """The rows of a batch of n samples that this process takes: all of them."""
+        """The rows (start, stop) of a batch of n samples that this process computes: here all."""
         return 0, n
 
     def kept(self, buffers: Buffers) -> list[tuple[Array, Array]]:
-        """What is kept of every sample: an array (N,), and where a step leaves it for its batch (n,)."""
+        """Per-sample results to keep: pairs of an array (N,) and the buffer (n,) that a step writes."""
         if self.running is None:
             return []
         return [(self.running.losses, buffers.losses), (self.running.predictions, buffers.predictions)]
 
     def kept_by_step(self) -> list[tuple[Array, Array]]:
-        """What is kept of every step: an array with a row for each, and where a step leaves it."""
+        """Per-step results to keep: pairs of an array with a row per step and the buffer that a step writes."""
         return []
 
     def learn_batch(self, buffers: Buffers, n: int) -> None:
-        """A step on the samples ``buffers.indices``: this process's share of a batch of n."""
+        """A step on the samples ``buffers.indices``, this process's part of a batch of n."""
         self.gather(buffers)
         self.learn(buffers)
 
     def gather(self, buffers: Buffers) -> None:
-        """Inputs, targets, weights and dropout masks of the samples ``buffers.indices``."""
+        """Gather inputs, targets and weights of the samples ``buffers.indices``, and draw their dropout masks."""
         if self.images is not None:
             self.workspace.gather_inputs(self.images, buffers)
         self.workspace.gather_targets(self.labels, buffers)
@@ -71,7 +71,7 @@ class TrainingStep:
             self.workspace.draw_masks(self.keys, buffers)
 
     def learn(self, buffers: Buffers) -> None:
-        """Both strokes and the update, for inputs A[0] and targets T that are in place."""
+        """Forward pass, backward pass and update; A[0] and T must hold the inputs and targets."""
         optimizer, classes = self.optimizer, self.running is not None
         propagate(self.net, buffers, optimizer.target_views, *optimizer.prepare(), classes=classes)
         optimizer.update()

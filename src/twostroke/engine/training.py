@@ -1,4 +1,4 @@
-"""Training: a run of epochs, and a generator of one record per epoch."""
+"""The training loop: a run of epochs that yields one record per epoch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .workspace import Workspace, label_dtype
 
 POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss", "best_loss")
 EVALUATION_ROWS: Final = 2048
-DIVERGED: Final = 1000.0  # times the first batch's loss: no training comes back from there
+DIVERGED: Final = 1000.0  # times the first batch's loss: no run recovers from that
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did.
+    """The results of one epoch.
 
-    ``epoch`` counts from 1 to ``epochs``, ``steps`` since the beginning of the run; ``learning_rate`` is that of
-    the last step. Losses are means per sample, accuracies 0..1: ``train_loss`` and ``train_accuracy`` are those of
-    each batch just before its update; ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy`` those
-    after the epoch, or None where there is no such part. ``train_seconds`` covers the steps, synchronised, without
-    evaluation, and ``samples_per_second`` is of these.
+    ``epoch`` counts from 1 to ``epochs``, ``steps`` from the start of the run; ``learning_rate`` is that of the last
+    step. Losses are means per sample, accuracies 0..1. ``train_loss`` and ``train_accuracy`` are measured on each batch
+    just before its update; ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy`` after the epoch (None
+    without such a set). ``train_seconds`` is the time of the steps, synchronised, without evaluation;
+    ``samples_per_second`` is computed from it.
     """
 
     epoch: int
@@ -53,7 +53,7 @@ class EpochRecord:
 
 
 class Evaluation:
-    """A labelled set on the device, ready to be evaluated again and again."""
+    """A labelled set on the device, with the arrays to evaluate it repeatedly."""
 
     def __init__(self, net: MLP, images: Any, labels: Any, *, keep_outputs: bool = False) -> None:
         backend, rows = net.backend, min(EVALUATION_ROWS, len(images))
@@ -66,7 +66,7 @@ class Evaluation:
         self._bounds = list(batch_bounds(len(images), rows))
 
     def run(self) -> Result:
-        """Mean loss and accuracy of the network as it is now."""
+        """Mean loss and accuracy with the current parameters."""
         workspace = self._workspace
         with self.net.backend.active():
             for start, stop in self._bounds:
@@ -86,7 +86,7 @@ def evaluate(net: MLP, images: Any, labels: Any) -> Result:
 
 
 def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
-    """``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
+    """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
     images = check_images(images, "images", net.layers[0])
     labels = check_labels(labels, "labels", net.layers[-1], len(images))
     evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
@@ -95,21 +95,21 @@ def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool =
 
 
 def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array, Array]:
-    """Host samples on the device: pixels as uint8, other images in the network's dtype."""
+    """Upload samples: uint8 pixels as they are, other images in the network's dtype."""
     dtype = None if images.dtype == "uint8" else net.dtype
     with backend.active():
         return backend.asarray(images, dtype), backend.asarray(labels, label_dtype(net.layers[-1]))
 
 
 def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
-    """The configuration's optimiser, with its state on the network's device."""
+    """The optimiser that ``config`` names, with its state on the network's device."""
     kind = OPTIMIZERS[config.optimizer]
     options = (config.momentum,) if issubclass(kind, Momentum | Nesterov) else ()
     return kind(net, config.l2, *options)
 
 
 class Kit(NamedTuple):
-    """What a run is built of; a distributed run brings parts of its own."""
+    """The classes that a run uses; a distributed run substitutes its own."""
 
     step: Callable[..., TrainingStep] = TrainingStep
     running: Callable[..., Running] = Running
@@ -120,11 +120,11 @@ ALONE: Final = Kit()
 
 
 class TrainingRun:
-    """A run of training and its position, so that it can be stopped after any step and continued.
+    """A training run and its position: it can be stopped after any step and continued.
 
-    ``advance`` works; ``history`` holds the records of the epochs that are done. The samples are uploaded once; each
-    epoch uploads an order and brings a few numbers down. Raises ``ConfigError`` or ``DataError`` at once for arguments
-    that do not fit.
+    ``advance`` trains; ``history`` holds the records of finished epochs. The samples are uploaded once; each epoch
+    uploads their order and downloads a few numbers. The constructor raises ``ConfigError`` or ``DataError`` for bad
+    arguments.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class TrainingRun:
             batch_size = n
         self.net, self.config = net.to(backend) if backend else net, config
         self.bounds = list(batch_bounds(n, batch_size))
-        self.stopping = False  # set it, from a signal's handler for example, to end ``advance`` after the step
+        self.stopping = False  # set it (in a signal handler, say) to make ``advance`` return after this step
         self.history: list[EpochRecord] = []
         self.epoch = self.batch = self.steps = self.waited = 0
-        self.seconds = 0.0  # spent in the steps of this epoch
+        self.seconds = 0.0  # spent in this epoch's steps
         self.first_loss = self.best_loss = math.inf
         self._schedule = make_schedule(config.schedule, config.warmup)
         with net.backend.active():
@@ -157,7 +157,7 @@ class TrainingRun:
 
     @property
     def position(self) -> dict[str, Any]:
-        """Where the run is, beside its arrays and its history: what a checkpoint keeps and ranks share."""
+        """The counters of the run, without arrays and history: saved in checkpoints, broadcast to ranks."""
         return {name: getattr(self, name) for name in POSITION}
 
     @position.setter
@@ -167,25 +167,25 @@ class TrainingRun:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run has finished."""
         return self.epoch >= self.config.epochs or (self.best is not None and self.waited >= self.config.patience)
 
     @property
     def state(self) -> dict[str, Array]:
-        """Every array that carries over from step to step, by name; writing into them moves the run."""
+        """The arrays that persist between steps, by name; writing into them changes the run."""
         arrays = {"parameters": self.net.parameters, "losses": self.running.losses}
         arrays |= {"predictions": self.running.predictions}
         arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.state.items()}
         return arrays if self.best is None else arrays | {"best": self.best}
 
     def restart(self, config: TrainConfig) -> None:
-        """Go back to the first step, under a configuration of the same shape. Arrays are the caller's to reset."""
+        """Go back to the first step; ``config`` may change seed, epochs and lr only. The caller resets the arrays."""
         self.config, self._uploaded = config, None
         self.epoch = self.batch = self.steps = 0
         self.history.clear()
 
     def advance(self, most_steps: int | None = None) -> EpochRecord | None:
-        """Work until the epoch is done, and return its record; or None, after ``most_steps`` or ``stopping``."""
+        """Train to the end of the epoch and return its record; or None after ``most_steps`` or ``stopping``."""
         backend = self.net.backend
         last = len(self.bounds) if most_steps is None else min(len(self.bounds), self.batch + most_steps)
         with backend.active():
@@ -203,7 +203,7 @@ class TrainingRun:
             return self._end_epoch(result)
 
     def _begin_epoch(self) -> None:
-        """Upload the order of the samples, the scalars of every step, and dropout's keys."""
+        """Upload the sample order, the scalars of every step, and the dropout keys."""
         n, seed, epoch = len(self._labels), self.config.seed, self.epoch
         steps = range(epoch * len(self.bounds), (epoch + 1) * len(self.bounds))
         numbers = [self.optimizer.numbers(self._rate(step), step + 1, self.config.l2) for step in steps]
@@ -214,7 +214,7 @@ class TrainingRun:
         self._uploaded = epoch
 
     def _rate(self, step: int) -> float:
-        """The learning rate in the middle of step ``step``, counted from 0: the first step moves, the last one too."""
+        """The learning rate at the middle of step ``step``, counted from 0; so one-cycle never gives 0."""
         return self.config.learning_rate * self._schedule((step + 0.5) / (self.config.epochs * len(self.bounds)))
 
     def _end_epoch(self, result: Result) -> EpochRecord:
@@ -256,9 +256,8 @@ def train(
 ) -> Iterator[EpochRecord]:
     """Train ``net`` in place on ``data``, as ``config`` says, yielding a record after every epoch.
 
-    The network is moved to ``backend`` first; by default it stays where it is. Arguments are checked when the
-    generator is made, before its first ``next``. Raises ``ConfigError``, ``DataError``, ``DivergenceError`` (the
-    parameters are then those of the failed epoch).
+    The network is first moved to ``backend``, if given. Arguments are checked by the call, before the first ``next``.
+    Raises ``ConfigError``, ``DataError``, ``DivergenceError`` (the parameters are then those of the failed epoch).
     """
     run = TrainingRun(net, data, config or TrainConfig(), backend)
 
@@ -271,7 +270,7 @@ def train(
 
 
 def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:
-    """Checked training images and labels, and the sets to evaluate by name."""
+    """Check the data. Returns training images and labels, and the evaluation sets by name."""
     check_fit(net.layers, data)
     images = check_images(data.train_images, "train_images", net.layers[0])
     labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
@@ -291,7 +290,7 @@ def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict
 def _check_converges(
     net: MLP, running: Running, result: Result, epoch: int, batch_size: int, first_loss: float
 ) -> None:
-    """Raise ``DivergenceError`` if the epoch's loss or its last update is not finite, or the loss has exploded."""
+    """Raise ``DivergenceError`` if the epoch's loss or the parameters are not finite, or the loss has exploded."""
     finite = bool(net.backend.to_host(net.backend.xp.isfinite(net.parameters).all()))
     if finite and result.loss <= DIVERGED * max(first_loss, 1.0):
         return

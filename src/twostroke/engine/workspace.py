@@ -1,4 +1,4 @@
-"""Every array that a pass over a batch needs, allocated once: a step allocates nothing."""
+"""All arrays of a pass over a batch, allocated once, so that a step allocates nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from . import kernels
 class Buffers(NamedTuple):
     """A workspace's arrays for exactly n rows. A[0] is the input X, A[-1] the output; dA[l] belongs to A[l + 1].
 
-    ``T`` (targets) and the arrays of the output layer are in Fortran order, class by class: a reduction over
-    the few classes of a row then runs along the long axis. Same maths, other layout.
+    ``T`` (targets) and the arrays of the output layer are in Fortran order: each class is contiguous, so a reduction
+    over the few classes of each row runs as vector operations of length n.
     """
 
     A: list[Array]  # (n, width) of each layer
-    dA: list[Array]  # the same without the input; after activation backward it holds dZ
+    dA: list[Array]  # (n, width) of each layer but the input; holds dZ after activation backward
     T: Array  # (n, K)
     losses: Array  # (n,)
     scratch: Array  # (n, K)
@@ -25,21 +25,21 @@ class Buffers(NamedTuple):
     ones: Array  # (1, n)
     pixels: Array  # (n, D) uint8
     labels: Array  # (n,)
-    indices: Array  # (n,) int64, the samples of the batch
+    indices: Array  # (n,) int64, the batch's samples
     predictions: Array  # (n,) int64, the most probable class
-    weights: Array  # (n,), the samples' weights relative to the batch's mean; (0,) where all count alike
-    target_rows: Array  # (n, K) in C order, the memory of scratch: targets that are rows, before they are T
-    keys: Array  # (n,) uint32, a random number per sample for dropout
-    masks: list[Array]  # dropout: (n, width) of each hidden layer, 0 or 1 / keep; [] without
-    bits: list[Array]  # two (n, width) uint32 for each of them, scratch
-    keep: Array  # (1, 1), the probability that a unit stays
+    weights: Array  # (n,), sample weights relative to the batch's mean; (0,) without sample weights
+    target_rows: Array  # (n, K) in C order, aliases scratch: gathered target rows before they are copied to T
+    keys: Array  # (n,) uint32, a random number per sample, for dropout
+    masks: list[Array]  # (n, width) of each hidden layer, 0 or 1 / keep; [] without dropout
+    bits: list[Array]  # two (n, width) uint32 per mask, scratch
+    keep: Array  # (1, 1), the probability that a unit is kept
 
 
 class Workspace:
     """The arrays for batches of up to ``capacity`` rows through layers of these ``widths``.
 
-    Without ``training`` only what inference needs is allocated. ``weighted``: samples have weights of their own.
-    ``dropout`` is the probability that a hidden unit is left out of a pass.
+    Without ``training`` only the arrays for inference are allocated. ``weighted``: there are sample weights.
+    ``dropout`` is the probability that a hidden unit is dropped.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Workspace:
         self._keys = empty(capacity if dropout else 0, "uint32")
         self._masks = [empty(capacity * width, dtype) for width in hidden]
         self._bits = [empty(capacity * max(hidden, default=0), "uint32") for _ in range(2)]
-        # A Weyl sequence: no two units of the network have the same number.
+        # A Weyl sequence: every unit of the network gets a different number.
         self._units = [
             (xp.arange(sum(hidden[:layer]), sum(hidden[: layer + 1]), dtype="uint32") * 0x9E3779B9).reshape(1, -1)
             for layer in range(len(hidden))
@@ -84,12 +84,12 @@ class Workspace:
         self._keep.fill(1.0 - dropout)
         self._scale.fill(1.0 / (1.0 - dropout))
         self._threshold = round(dropout * 2**32)
-        # Of the arrays' type: a Python 255 would make uint8 / 255 compute in float64.
+        # In the arrays' dtype: uint8 / 255 with a Python 255 would be computed in float64.
         self._white = xp.dtype(dtype).type(255)
         self._views: dict[int, Buffers] = {}
 
     def rows(self, n: int) -> Buffers:
-        """The arrays for a batch of n <= capacity rows: contiguous views, made once for each n."""
+        """The arrays for a batch of n <= capacity rows: contiguous views, cached for each n."""
         buffers = self._views.get(n)
         if buffers is None:
             buffers = self._views[n] = self._make_views(n)
@@ -123,7 +123,7 @@ class Workspace:
         )
 
     def gather_inputs(self, source: Array, buffers: Buffers) -> None:
-        """X <- the rows ``indices`` of the device array ``source`` (uint8 pixels, or floats of our dtype)."""
+        """X <- the rows ``indices`` of the device array ``source`` (uint8 pixels, or floats of X's dtype)."""
         if source.dtype == buffers.pixels.dtype:
             self.backend.take_rows(source, buffers.indices, buffers.pixels)
             self.load_inputs(buffers.pixels, buffers)
@@ -131,31 +131,31 @@ class Workspace:
             self.backend.take_rows(source, buffers.indices, buffers.A[0])
 
     def load_inputs(self, rows: Array, buffers: Buffers) -> None:
-        """X <- rows (n, D), uint8 pixels scaled to 0..1 or floats as they are."""
+        """X <- rows (n, D): uint8 pixels scaled to 0..1, floats unchanged."""
         if rows.dtype == buffers.pixels.dtype:
             self.backend.elementwise(kernels.scale_pixels)(rows, buffers.A[0], self._white)
         else:
             self.backend.xp.copyto(buffers.A[0], rows)
 
     def gather_targets(self, source: Array, buffers: Buffers) -> None:
-        """T <- the targets ``indices`` of the device array ``source``: labels (N,), or rows (N, K) of our dtype."""
+        """T <- the targets ``indices`` of the device array ``source``: labels (N,), or rows (N, K) of T's dtype."""
         gathered = buffers.labels if source.ndim == 1 else buffers.target_rows
         self.backend.take_rows(source, buffers.indices, gathered)
         self.load_targets(gathered, buffers)
 
     def load_targets(self, targets: Array, buffers: Buffers) -> None:
-        """T <- one-hot rows of labels (n,), or rows (n, K) as they are."""
+        """T <- labels (n,) as one-hot rows, or rows (n, K) unchanged."""
         if targets.ndim == 1:
             self.backend.elementwise(kernels.one_hot)(targets[:, None], self._classes, buffers.T)
         else:
             self.backend.elementwise(kernels.copy_to)(targets, buffers.T)
 
     def gather_weights(self, weights: Array, buffers: Buffers) -> None:
-        """The weights ``indices`` of the device array ``weights`` (N,)."""
+        """weights (n,) <- the entries ``indices`` of the device array ``weights`` (N,)."""
         self.backend.take_rows(weights, buffers.indices, buffers.weights)
 
     def draw_masks(self, keys: Array, buffers: Buffers) -> None:
-        """Masks for one pass, from the keys ``indices`` of the device array ``keys`` (N,) uint32."""
+        """Draw the dropout masks of one pass, from the entries ``indices`` of the device array ``keys`` (N,) uint32."""
         self.backend.take_rows(keys, buffers.indices, buffers.keys)
         draw = self.backend.elementwise(kernels.dropout_mask)
         for layer, (units, mask) in enumerate(zip(self._units, buffers.masks, strict=True)):
@@ -164,5 +164,5 @@ class Workspace:
 
 
 def label_dtype(n_classes: int) -> str:
-    """The type labels have on the device."""
+    """The dtype of labels on the device."""
     return "uint8" if n_classes <= 256 else "int32"

@@ -1,1 +1,1 @@
-"""Checks and measurements that a user can run: gradients, parity, exact resume, throughput."""
+"""Checks and measurements for users: gradients, parity, exact resume, throughput."""

@@ -1,6 +1,6 @@
-"""Checks that anyone can run on their own machine: gradients, agreement of devices, exact resume.
+"""The results of the checks: gradients, parity, exact resume.
 
-Each returns a ``Report`` of rows, every one with what was found and the limit it is held against.
+Each check returns a ``Report``, whose rows hold an error and its limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..provenance import versions
 
 @dataclass(frozen=True)
 class Check:
-    """One row: what was compared, in which setting, the error found and its limit. NaN never passes."""
+    """One comparison: what, where, the error and its limit. NaN never passes."""
 
     what: str
     where: str
@@ -31,11 +31,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of one verification: text to explain it, the rows to show, and every single check."""
+    """The result of one verification: explanatory text and all checks; ``rows`` selects those to print."""
 
     name: str
     backend: Backend
-    unit: str  # of the errors
+    unit: str  # of the errors, as a column title
     text: list[str]
     checks: list[Check]
     closing: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Report:
 
     @property
     def rows(self) -> list[Check]:
-        """The worst check of each kind, in the order in which the kinds came."""
+        """The worst check of each kind, in order of first appearance."""
         worst: dict[str, Check] = {}
         for check in self.checks:
             if check.what not in worst or _badness(check) > _badness(worst[check.what]):
@@ -54,7 +54,7 @@ class Report:
         return list(worst.values())
 
     def lines(self) -> list[str]:
-        """The report as text; the last line says how it ended."""
+        """The report as lines of text; the last is the verdict."""
         width = max(len(row.what) for row in self.rows)
         head = f"{'':{width}}  {self.unit:>22}  {'limit':>7}  worst in"
         table = [
@@ -80,7 +80,7 @@ class Report:
         }
 
     def require(self) -> None:
-        """Raise ``VerificationError`` with the worst row unless everything passed."""
+        """Raise ``VerificationError``, with the worst check, unless all passed."""
         if not self.passed:
             worst = max(self.checks, key=_badness)
             raise VerificationError(
@@ -99,11 +99,11 @@ def _badness(check: Check) -> float:
 
 
 def relative_error(found: Any, expected: Any) -> float:
-    """||found - expected|| / max(||found||, ||expected||), in float64; 0 where both are zero."""
+    """||found - expected|| / max(||found||, ||expected||), in float64; 0 if both are zero."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape:
         raise ValueError(f"shapes {found.shape} and {expected.shape}")
-    # A difference that overflows is NaN, and NaN passes no limit.
+    # Overflow gives NaN, which never passes.
     with np.errstate(all="ignore"):
         scale = np.maximum(np.linalg.norm(found), np.linalg.norm(expected))
         return float(np.linalg.norm(found - expected) / scale) if scale else 0.0

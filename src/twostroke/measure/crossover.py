@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-BASELINE: Final = "cpu"  # what every other device is compared with
-HUBER: Final = 1.345  # in standard deviations: smaller residuals have full weight
+BASELINE: Final = "cpu"  # the device that the others are compared with
+HUBER: Final = 1.345  # in standard deviations: residuals below it have full weight
 
 
 class Fit(NamedTuple):
@@ -27,8 +27,8 @@ class Fit(NamedTuple):
 def fit_line(batch_sizes: Sequence[int], seconds: Sequence[float]) -> Fit | None:
     """Fit t0 >= 0 and 1 / rate >= 0 by least squares of relative residuals. None for one point.
 
-    Relative, so that a microsecond at batch 1 weighs as much as a millisecond at batch 4096; points that deviate
-    much more than the others count less (Huber 1964).
+    With relative residuals, a microsecond at batch 1 weighs as much as a millisecond at batch 4096. Outliers get less
+    weight (Huber 1964).
     """
     B, t = np.asarray(batch_sizes, np.float64), np.asarray(seconds, np.float64)
     if len(B) < 2:
@@ -57,11 +57,11 @@ def _nonnegative(X: Any, weights: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Crossover:
-    """The batch size from which ``device`` is faster than the CPU, or None; ``verdict`` says it in words."""
+    """The batch size from which ``device`` is faster than the CPU, or None; ``verdict`` is a sentence about it."""
 
     device: str
     batch_size: float | None  # between two measured sizes: interpolated on logarithmic axes
-    fit_batch_size: float | None  # where the two fits cross; 0: the device is ahead from the start
+    fit_batch_size: float | None  # where the two fits cross; 0: the device is always faster
     verdict: str
 
 
@@ -94,7 +94,7 @@ def find_crossover(
 
 
 def _fits_cross(base: Fit | None, other: Fit | None) -> float | None:
-    """B* = (t0' - t0) / (1/rate - 1/rate'); 0 if the other is ahead from the start, None if it never overtakes."""
+    """B* = (t0' - t0) / (1/rate - 1/rate'); 0 if the other is always faster, None if never."""
     if base is None or other is None:
         return None
     lag, gain = other.t0 - base.t0, 1 / base.rate - 1 / other.rate
@@ -120,7 +120,7 @@ def _check(
 
 
 def summarise(records: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) -> dict[str, Any]:
-    """The whole result: records, a fit for each device, crossovers against the CPU, what was not measured and why."""
+    """The complete result: records, a fit per device, crossovers with the CPU, and why devices were not measured."""
     curves: dict[str, dict[int, float]] = {}
     for record in records:
         curves.setdefault(record["device"], {})[record["batch_size"]] = record["step_seconds"]

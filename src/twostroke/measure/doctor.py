@@ -1,4 +1,4 @@
-"""``doctor``: what this machine has, which device is chosen and why, and how fast it multiplies matrices."""
+"""``doctor``: this machine's hardware and libraries, the chosen device and why, and its GEMM rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NVIDIA_SMI: Final = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total
 
 
 def examine() -> dict[str, Any]:
-    """Everything that ``twostroke doctor`` shows. Works without a GPU."""
+    """All facts that ``twostroke doctor`` prints. Works without a GPU."""
     backend, probe = select_backend("auto"), probe_cuda()
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -70,7 +70,7 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _gpu_details(gpu: dict[str, Any]) -> list[str]:
-    """Memory, TF32 and libraries, as far as they are known."""
+    """GPU memory, TF32 and libraries, as far as known."""
     free, total = gpu.get("memory_free_bytes"), gpu["memory_bytes"]
     limit = gpu.get("pool_limit_bytes")
     found = [f"{total / 2**30:.1f} GiB", *([f"{free / 2**30:.1f} GiB free"] if free is not None else [])]
@@ -88,7 +88,7 @@ def _gpu_details(gpu: dict[str, Any]) -> list[str]:
 
 
 def nvidia_smi() -> str:
-    """What nvidia-smi reports, independently of CuPy, or why it reports nothing."""
+    """The output of nvidia-smi, which does not depend on CuPy; or why there is none."""
     if not shutil.which(NVIDIA_SMI[0]):
         return "nvidia-smi not found"
     try:
@@ -100,7 +100,7 @@ def nvidia_smi() -> str:
 
 
 def mnist_state() -> str:
-    """Whether the bundled MNIST is intact."""
+    """Whether the bundled MNIST is intact; else the error."""
     try:
         load_dataset("mnist")
     except DataError as error:
@@ -109,7 +109,7 @@ def mnist_state() -> str:
 
 
 def gemm_rate(backend: Backend) -> float:
-    """The best of a few square float32 products on ``backend``, synchronised, in GFLOP/s."""
+    """GFLOP/s of a square float32 product on ``backend``: the fastest of several, synchronised."""
     rng = np.random.default_rng(0)
     seconds = []
     with backend.active():

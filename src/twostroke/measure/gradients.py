@@ -1,4 +1,4 @@
-"""The four equations of back-propagation against central differences."""
+"""Check the four equations of back-propagation against central differences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EQUATIONS: Final = {
 
 
 def verify_gradients(backend: Backend) -> Report:
-    """The four equations of back-propagation against central differences, in float64, for every kind of network."""
+    """Check the four equations against central differences, in float64, for all activations, losses and outputs."""
     checks: list[Check] = []
     kinds = [(a, loss, out) for a, (loss, outs) in product(kernels.ACTIVATIONS, kernels.LOSSES.items()) for out in outs]
     for activation, loss, output in kinds:
@@ -66,7 +66,7 @@ def _gradient_checks(backend: Backend, activation: str, loss: str, output: str) 
         for index, (ours, theirs) in enumerate(zip(found, numeric, strict=True)):
             layer, last = f"layer {index + 1}", index == len(found) - 1
             pairs = {"BP3": (ours.b, theirs.b), "BP4": (ours.W, theirs.W)}
-            if n == 1:  # with one sample the slope of the loss along the biases is the delta itself
+            if n == 1:  # with one sample, the gradient of the biases is the delta
                 delta = np.array(backend.to_host(buffers.dA[index]))
                 pairs = {"BP1" if last else "BP2": (delta, theirs.b)}
             for name, pair in pairs.items():
@@ -75,7 +75,7 @@ def _gradient_checks(backend: Backend, activation: str, loss: str, output: str) 
 
 
 def _loss(net: MLP, buffers: Buffers, X: Any, T: Any, flat: np.ndarray) -> float:
-    """The engine's mean loss of a batch with these parameters."""
+    """The mean loss of a batch with the parameters ``flat``, computed by the engine."""
     backend = net.backend
     for target, source in ((net.parameters, backend.asarray(flat)), (buffers.A[0], X), (buffers.T, T)):
         backend.xp.copyto(target, source)
@@ -91,8 +91,8 @@ def _central_differences(loss: Callable[[np.ndarray], float], flat: np.ndarray) 
 
 
 def _smooth_batch(backend: Backend, activation: str, loss: str, output: str, n: int) -> tuple[MLP, Any, Any]:
-    """A network and a batch on the device. The difference quotient across the kink of a ReLU is no derivative: the
-    first seed is taken with every Z of a ReLU away from it, and with a live unit for every sample in every layer."""
+    """A network and a batch on the device. Central differences are wrong across ReLU's kink, so this takes the first
+    seed with all Z of ReLU layers away from 0 and, in each layer, an active unit for every sample."""
     for seed in range(1000):
         net = MLP(GRADIENT_LAYERS, activation, loss, seed, "float64", output=output, init="scaled-normal")
         rng = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def _smooth_batch(backend: Backend, activation: str, loss: str, output: str, n: 
 
 
 def preactivations(net: MLP, X: np.ndarray) -> list[tuple[np.ndarray, str]]:
-    """Every layer's Z on the host, in plain NumPy, with the name of its activation."""
+    """Z of every layer, computed with plain NumPy, and the name of its activation."""
     found, names = [], [*[net.activation] * (len(net.layers) - 2), net.output]
     for layer, name in zip(net.views, names, strict=True):
         Z = X @ layer.W + layer.b

@@ -1,4 +1,4 @@
-"""The same training on two devices, compared tensor by tensor."""
+"""Parity: the same training on two devices, compared tensor by tensor."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PARITY_LIMITS: Final = {"float32": 5e-6, "float64": 1e-12}
 PARITY_LAYERS: Final = (784, 64, 32, 10)
 PARITY_NETWORKS: Final = (("relu", "cross-entropy"), ("tanh", "cross-entropy"), ("sigmoid", "quadratic"))
 PARITY_BATCH, PARITY_STEPS = 64, 10
-KINK: Final = 1e-5  # a Z of ReLU nearer to 0 than this may fall on either side of it on another device
+KINK: Final = 1e-5  # if a ReLU's |Z| is smaller than this, its sign may differ on another device
 
 
 def verify_parity(backend: Backend) -> Report:
-    """The same networks, samples and steps on one thread of the CPU and on ``backend``, tensor by tensor.
+    """Compare the same networks, samples and steps on one CPU thread and on ``backend``, tensor by tensor.
 
-    Where ``backend`` is the CPU itself: against all its threads, and against a step that is not captured.
+    If ``backend`` is the CPU, compare with all its threads, and with steps that are not captured.
     """
     reference = select_backend("cpu", 1)
     compared = [(f"{backend.device}", backend, True)]
@@ -68,7 +68,7 @@ def verify_parity(backend: Backend) -> Report:
 def _pass_and_steps(
     backend: Backend, activation: str, loss: str, dtype: str, data: Dataset, *, captured: bool = True
 ) -> dict[str, np.ndarray]:
-    """Every tensor of one pass by name, on the host; and the weights after some steps."""
+    """All tensors of one pass, and the weights after some steps: by name, on the host."""
     images = data.train_images[: PARITY_BATCH * PARITY_STEPS]
     net = _parity_network(activation, loss, dtype, images[:PARITY_BATCH]).to(backend)
     found: dict[str, np.ndarray] = {}
@@ -110,7 +110,7 @@ def _pass_and_steps(
 
 
 def _parity_network(activation: str, loss: str, dtype: str, images: Any) -> MLP:
-    """The first seed whose Z are clear of ReLU's kink: rounding must not decide whether a unit is on."""
+    """A network with the first seed that keeps all Z away from ReLU's kink, so that rounding cannot switch a unit."""
     X = images.reshape(len(images), -1) / 255.0
     for seed in range(1000):
         net = MLP(PARITY_LAYERS, activation, loss, seed, dtype)

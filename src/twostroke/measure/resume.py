@@ -1,4 +1,4 @@
-"""A run stopped, saved and continued, against the same run unbroken: byte for byte."""
+"""Exact resume: a run that is saved and resumed must equal an uninterrupted run, byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .checks import Check, Report
 
 
 def verify_resume(backend: Backend) -> Report:
-    """Training stopped, saved and continued in a new run, against the same training unbroken: byte for byte."""
+    """Compare runs that are stopped, saved and resumed with an uninterrupted run, byte for byte."""
     data = load_dataset("mnist")
     data = replace(data, train_images=data.train_images[:320], train_labels=data.train_labels[:320])
     data = replace(data, test_images=data.test_images[:100], test_labels=data.test_labels[:100])
@@ -61,7 +61,7 @@ def verify_resume(backend: Backend) -> Report:
 
 
 def _finish(run: TrainingRun) -> dict[str, bytes]:
-    """Work to the end; the bytes of everything that training made, by name."""
+    """Train to the end. Returns the bytes of all arrays of the state and of the history, by name."""
     while not run.done:
         run.advance()
     host = run.net.backend.to_host

@@ -1,8 +1,8 @@
-"""Throughput on a user's own machine: samples/s over batch sizes on every device, and where a GPU starts to pay.
+"""Throughput: samples per second by batch size on every device.
 
-A step is what training does: gather from resident pixels, forward, loss, backward, SGD update. Beside it, in the same
-rounds, run the same matrix products and nothing else: the roofline. Blocks of steps take turns over devices and batch
-sizes, so that a change of clocks or a busy neighbour meets all of them; a figure is the median of its blocks.
+A step is that of training: gather from resident pixels, forward, loss, backward, SGD update. In the same rounds, its
+matrix products alone are timed: the roofline. Devices and batch sizes are timed in alternating blocks, so that a change
+of clocks or other load affects all of them; the result is the median over blocks.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from .crossover import BASELINE
 LAYERS: Final = "784,128,10"
 BATCH_SIZES: Final = "1,4,16,64,128,256,1024,4096"
 MAX_BATCH, MAX_SECONDS = 1 << 20, 3600.0
-ROWS, BYTES = 60_000, 1 << 26  # samples to walk over: as many as MNIST, or what fits here
-LEARNING_RATE: Final = 1e-4  # labels are random: enough to move every weight, too little to diverge
-LEAST_BLOCK_S, BLOCK_S = 5e-3, 20e-3  # the cost of synchronising at both ends must vanish in a block
-WARM_PART: Final = 0.15  # of a block, untimed, before each block: another block has used the caches
+ROWS, BYTES = 60_000, 1 << 26  # samples: as many as MNIST, or as fit into so many bytes
+LEARNING_RATE: Final = 1e-4  # for random labels: changes every weight, does not diverge
+LEAST_BLOCK_S, BLOCK_S = 5e-3, 20e-3  # long enough to make the two synchronisations negligible
+WARM_PART: Final = 0.15  # untimed warm-up before each block, as a fraction of it: caches hold another block's data
 MIN_ROUNDS, ROUNDS = 5, 20
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What to measure. ``parse`` makes it from text. Raises ``ConfigError`` for a value out of range."""
+    """The settings of a benchmark. Raises ``ConfigError`` for a value out of range."""
 
     layers: tuple[int, ...]
     batch_sizes: tuple[int, ...]
-    devices: str = "auto"  # or names joined by commas
+    devices: str = "auto"  # or names separated by commas
     threads: int | str = "auto"
-    seconds: float = 10.0  # for each device
+    seconds: float = 10.0  # per device
 
     def __post_init__(self) -> None:
         if len(self.layers) < 2 or not all(1 <= width <= MAX_WIDTH for width in self.layers):
@@ -71,7 +71,7 @@ class BenchConfig:
         threads: str | None = None,
         seconds: float | None = None,
     ) -> BenchConfig:
-        """The configuration that a command line means; None takes the default."""
+        """The settings from command-line values; None means the default."""
         return cls(
             layers=_integers("layers", LAYERS if layers is None else layers),
             batch_sizes=tuple(
@@ -99,16 +99,16 @@ def _joined(numbers: Sequence[int]) -> str:
 
 
 def find_devices(config: BenchConfig) -> tuple[list[str], dict[str, str]]:
-    """The names of the devices to measure, and for "auto" those that cannot be, each with the reason.
+    """The devices to measure; and with "auto" those that cannot be measured, each with the reason.
 
-    Raises ``ConfigError`` for an unknown name, ``DeviceError`` for a device that was named and cannot be used.
+    Raises ``ConfigError`` for an unknown name, ``DeviceError`` if a named device is not usable.
     """
     names = [name.strip() for name in config.devices.split(",")]
     if names != ["auto"] and ("auto" in names or not all(names)):
         expected = "auto, or cpu and cuda:N joined by commas"
         raise ConfigError("bad devices", where="devices", found=repr(config.devices), expected=expected)
     if names == ["auto"]:
-        select_backend(BASELINE, config.threads)  # refuses bad threads
+        select_backend(BASELINE, config.threads)  # raises ConfigError for bad threads
         return _all_devices()
     return list(dict.fromkeys(select_backend(name, config.threads).device for name in names)), {}
 
@@ -121,7 +121,7 @@ def _all_devices() -> tuple[list[str], dict[str, str]]:
             found.append(f"cuda:{index}")
         elif index and probe.reason.startswith(f"there is no cuda:{index}"):
             break
-        elif probe.reason == before:  # of the machine, not of one GPU
+        elif probe.reason == before:  # the reason concerns the machine, not one GPU
             text = missing.pop(f"cuda:{index - 1}")
             missing["cuda" if index == 1 else f"cuda:{index - 1} and above"] = text
             break
@@ -131,11 +131,11 @@ def _all_devices() -> tuple[list[str], dict[str, str]]:
     return found, missing
 
 
-# --- the clock -------------------------------------------------------------------------------------------
+# --- timing ----------------------------------------------------------------------------------------------
 
 
 class Timed:
-    """``work(n)``, which does a thing n times, in blocks of ``calls``; ``seconds`` per time, of every block."""
+    """Times blocks of ``calls`` calls: ``work(n)`` makes n. ``seconds`` is the time per call, of each block."""
 
     def __init__(self, backend: Backend, work: Callable[[int], None], block_seconds: float) -> None:
         self.backend, self.work = backend, work
@@ -147,7 +147,7 @@ class Timed:
             self.calls = math.ceil(self.calls * min(16.0, max(1.2, 1.1 * block_seconds / spent)))
 
     def block(self) -> None:
-        """Time a block; one that turns out too short does not count."""
+        """Time a block; if it is too short, discard it and repeat with twice the calls."""
         while (spent := self._run()) < self._least:
             self.calls *= 2
         self.seconds.append(spent / self.calls)
@@ -163,7 +163,7 @@ class Timed:
 
 
 class Cell:
-    """One batch size on one device: the step, and its bare products. ``backend`` is its own, and so its threads are."""
+    """One batch size on one device: the step and its bare products. Has its own backend, so its own thread count."""
 
     def __init__(
         self, backend: Backend, layers: Sequence[int], batch_size: int, data: Sequence[Any], block_seconds: float
@@ -173,7 +173,7 @@ class Cell:
         with backend.active():
             self.net = MLP(layers, backend=backend)
             rule = SGD(self.net)
-            # Whole batches only: a figure is of one batch size.
+            # Whole batches only: a cell measures one batch size.
             bounds = [(start, start + batch_size) for start in range(0, len(order) - batch_size + 1, batch_size)]
             self._batches = Epoch(TrainingStep(self.net, images, labels, rule, batch_size), bounds)
             self._batches.begin(order[: bounds[-1][1]], [rule.numbers(LEARNING_RATE, 1, rule.l2)] * len(bounds))
@@ -183,7 +183,7 @@ class Cell:
         self.products = Timed(backend, self._run_products, block_seconds)
 
     def _run_steps(self, count: int) -> None:
-        """So many steps, as training runs them: as many a call as the device takes."""
+        """Run ``count`` steps as training does: as many per call as the device takes."""
         total = len(self._batches.bounds)
         while count:
             stop = min(total, self._next + count)
@@ -196,7 +196,7 @@ class Cell:
             self._products.run()
 
     def record(self) -> dict[str, Any]:
-        """The cell as a plain dictionary. ``roofline_fraction`` is the median of each round's products / step."""
+        """The cell's results. ``roofline_fraction`` is the median over rounds of time of products / time of step."""
         quarter, median, three_quarters = np.quantile(self.step.seconds, (0.25, 0.5, 0.75)).tolist()
         gflops = step_flops(self.layers, self.batch_size) / median / 1e9
         fraction = float(np.median(np.divide(self.products.seconds, self.step.seconds)))
@@ -208,7 +208,7 @@ class Cell:
             "gflops": gflops,
             "roofline_gflops": gflops / fraction,
             "roofline_fraction": fraction,
-            "roofline_suspect": fraction > 1.0,  # a fault or a noisy machine: claim nothing
+            "roofline_suspect": fraction > 1.0,  # an error or a noisy machine: do not use the figure
             "threads": self.backend.threads,
             "step_seconds": median,
             "step_seconds_quartiles": [quarter, three_quarters],
@@ -223,13 +223,13 @@ class Cell:
 
 
 def step_flops(layers: Sequence[int], batch_size: int) -> int:
-    """Floating-point operations of the products of one step; the first layer needs no dX."""
+    """The floating-point operations in one step's matrix products; the first layer needs no dX."""
     weights = sum(fan_in * fan_out for fan_in, fan_out in pairwise(layers))
     return 2 * batch_size * (3 * weights - layers[0] * layers[1])
 
 
 def bare_products(backend: Backend, layers: Sequence[int], n: int) -> Callable[[], None]:
-    """The matrix products of one step, in the step's order and layout, on arrays of their own. Not its other work."""
+    """Only the matrix products of one step, in the step's order and memory layout, on separate arrays."""
     random = np.random.default_rng(0)
     buffers = Workspace(backend, layers, "float32", n).rows(n)
     W = [backend.asarray(random.uniform(-0.05, 0.05, shape), "float32") for shape in pairwise(layers)]
@@ -248,7 +248,7 @@ def bare_products(backend: Backend, layers: Sequence[int], n: int) -> Callable[[
 
 
 def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | None = None) -> list[dict[str, Any]]:
-    """A record of every batch size on every one of ``devices``, in this order. About ``config.seconds`` for each."""
+    """A record of each batch size on each device, ordered by device. Takes about ``config.seconds`` per device."""
     sizes = config.batch_sizes
     if block_seconds is None:
         block_seconds = min(max(config.seconds / (2 * ROUNDS * len(sizes)), LEAST_BLOCK_S), BLOCK_S)
@@ -262,7 +262,7 @@ def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | 
         make = partial(Cell, layers=config.layers, data=data, block_seconds=block_seconds)
         cells += [make(select_backend(device, config.threads), batch_size=size) for size in sizes]
     deadline = time.perf_counter() + config.seconds * len(devices)
-    # Batch size by batch size, so that devices which are compared are timed next to each other.
+    # Ordered by batch size, so that the devices to compare are timed one right after another.
     turns = sorted(cells, key=lambda cell: cell.batch_size)
     for round_number in count(1):
         started = time.perf_counter()
@@ -276,7 +276,7 @@ def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | 
 
 
 def _samples(layers: Sequence[int], largest: int) -> tuple[Any, Any, Any]:
-    """Seeded random pixels, labels and their order: never zeros, and more than a cache holds."""
+    """Random pixels and labels and a sample order, from a fixed seed; few zeros, and larger than a cache."""
     rows = max(largest, min(ROWS, BYTES // layers[0]))
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (rows, layers[0]), dtype=np.uint8)

@@ -14,7 +14,7 @@ from .resume import verify_resume
 
 
 def verify(name: str, backend: Backend) -> Report:
-    """The verification called ``name`` on ``backend``. Raises ``ConfigError`` if there is no such one."""
+    """Run the verification ``name`` on ``backend``. Raises ``ConfigError`` for an unknown name."""
     if name not in VERIFICATIONS:
         raise ConfigError("unknown check", where="CHECK", found=repr(name), expected=" or ".join(VERIFICATIONS))
     with backend.active():

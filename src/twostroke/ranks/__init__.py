@@ -1,1 +1,1 @@
-"""Several processes that train one network together."""
+"""Data-parallel training: several processes train one network."""

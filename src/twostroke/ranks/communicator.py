@@ -1,8 +1,8 @@
-"""The processes of a distributed run: which of them this one is, and what it does together with the others.
+"""The communicator of a distributed run: this process's rank, and the collective operations.
 
-A run is one process (``SingleProcess``, which imports nothing) or the ranks of an MPI job (``MPIProcess``). All ranks
-make the same calls in the same order. Every call that waits for the others is watched: one that waits longer than the
-watchdog's limit ends the process, and with it the job.
+A run is one process (``SingleProcess``, which imports no MPI) or the ranks of an MPI job (``MPIProcess``). All ranks
+make the same calls in the same order. A watchdog ends the process, and so the job, when a collective call waits longer
+than its limit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .shared_sum import SharedSum
 
 
 class Communicator:
-    """This process among its peers: as it stands, the only one.
+    """Collective operations over all ranks. This base class is a job of one rank.
 
-    ``local_rank`` and ``local_size`` count the ranks on this host; ``cores`` are those that are this rank's share.
+    ``local_rank`` and ``local_size`` count the ranks on this host.
     """
 
     rank = 0
@@ -31,63 +31,63 @@ class Communicator:
 
     @property
     def cores(self) -> int:
-        """How many threads this rank may use."""
+        """The number of cores, and so of threads, for this rank."""
         return len(own_cores())
 
     @property
     def host_cores(self) -> int:
-        """How many cores the ranks on this host have together."""
+        """The number of cores that all ranks on this host may use together."""
         return len(own_cores())
 
     @property
     def crowded(self) -> bool:
-        """Whether ranks on this host must share a core."""
+        """Whether this host has more ranks than cores."""
         return self.local_size > self.host_cores
 
     def allreduce_(self, array: np.ndarray) -> None:
-        """``array`` <- its sum over all ranks, in place: contiguous, on the host, alike on every rank."""
+        """All-reduce in place: a contiguous host array of the same shape and dtype on every rank."""
 
     def shared_sum(self, count: int, dtype: str) -> SharedSum | None:
-        """An array (count,) on the host and the quickest sum of it over ranks that share memory; None on all ranks if
-        they do not."""
+        """An all-reduce of a host array (count,) through shared memory; None on all ranks if they do not share
+        memory."""
         return None
 
     def bcast_(self, array: np.ndarray) -> None:
-        """``array`` <- rank 0's, in place: contiguous, on the host, alike on every rank."""
+        """Broadcast from rank 0 in place: a contiguous host array of the same shape and dtype on every rank."""
 
     def bcast_obj(self, value: Any) -> Any:
-        """Rank 0's ``value``."""
+        """Broadcast: rank 0's ``value``, on every rank."""
         return value
 
     def allgather_obj(self, value: Any) -> list[Any]:
-        """Every rank's ``value``, in the order of ranks."""
+        """All-gather: every rank's ``value``, in rank order, on every rank."""
         return [value]
 
     def barrier(self) -> None:
-        """Return when all ranks are here."""
+        """Wait until all ranks have called this."""
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Around work that waits for the other ranks in another way than by these methods."""
+        """Context in which the watchdog also covers waits that are not calls of these methods."""
         yield
 
     def abort(self, code: int) -> None:
-        """End every process of the job with this exit code; return if there is no other."""
+        """End every process of the job with this exit code; with one process, do nothing."""
 
     def close(self) -> None:
-        """Leave the job, after the last call to any of these."""
+        """Leave the job; no other method may be called afterwards."""
 
     def describe(self) -> dict[str, Any]:
-        """What a result is published with."""
+        """Ranks, hosts and MPI library, for the run's record."""
         return {"ranks": self.size}
 
 
 class SingleProcess(Communicator):
-    """One process, as always."""
+    """A run of one process."""
 
 
 def agree(communicator: Communicator, facts: Mapping[str, Any]) -> None:
-    """Return if all ranks bring the same facts; else ``ConfigError`` on all of them, naming what differs."""
+    """Raise ``ConfigError`` on every rank, naming the differences, unless ``facts`` are equal on all ranks."""
     everyone = communicator.allgather_obj(dict(facts))
     first, differing = everyone[0], []
     for rank, theirs in enumerate(everyone):

@@ -1,8 +1,8 @@
-"""Training on several ranks: each learns from its part of every batch, and one sum a step makes them one.
+"""Synchronous data parallelism: each rank computes part of every batch's gradient; an all-reduce per step sums them.
 
-Batch sizes are global. Rank r of p takes rows r b // p to (r + 1) b // p of a batch of b, scales its residual by 1 / b,
-and the sum over ranks is the gradient of the whole batch: the same configuration is the same mathematics on any number
-of ranks. A part may be empty, so no rank ever makes fewer calls than another.
+Batch sizes are global. Rank r of p takes rows r b // p to (r + 1) b // p of a batch of b and scales its residual by
+1 / b, so the sum over ranks is the gradient of the whole batch: the same configuration computes the same, up to
+rounding, on any number of ranks. A part may be empty; its rank still makes every collective call.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .communicator import Communicator, agree
 
 
 class Stop:
-    """A wish of this rank to stop, and whether all ranks have agreed to."""
+    """``wanted``: this rank asks to stop. ``agreed``: all ranks stop after this step."""
 
     def __init__(self) -> None:
         self.wanted = self.agreed = False
 
 
 class SharedRunning(Running):
-    """The notes of all ranks. Each writes what it sees; ``merge`` completes them on every rank."""
+    """Each rank stores results of its own samples; ``merge`` gives every rank those of all samples."""
 
     def __init__(self, communicator: Communicator, backend: Backend, n: int, dtype: str) -> None:
         super().__init__(backend, n, dtype)
@@ -46,25 +46,25 @@ class SharedRunning(Running):
         self._merged = 0
 
     def begin(self, start: int = 0) -> None:
-        """From sample ``start`` on nothing is noted yet."""
+        """Reset the results from sample ``start`` on."""
         self.losses[start:].fill(0)
         self.predictions[start:].fill(0)
         self._merged = start
 
     def merge(self, stop: int) -> None:
-        """Complete the notes up to sample ``stop``: what a rank has not seen is zero there."""
+        """All-reduce the results up to sample ``stop``: each rank holds zeros for samples of other ranks."""
         for array in (self.losses, self.predictions):
             self.backend.sum_through_host(array[self._merged : stop], self._communicator)
         self._merged = stop
 
     def result(self, labels: Array) -> Result:
         self.merge(len(self.losses))
-        # Rank 0's, for all: processors may round a mean differently, and what follows must be the same everywhere.
+        # Rank 0's result for all: CPUs may round a mean differently, and all ranks must decide alike.
         return Result(*self._communicator.bcast_obj(tuple(super().result(labels))))
 
 
 class SharedEvaluation(Evaluation):
-    """An evaluation of which each rank does its part."""
+    """An evaluation whose batches are distributed over the ranks."""
 
     def __init__(self, communicator: Communicator, net: MLP, images: Any, labels: Any) -> None:
         super().__init__(net, images, labels)
@@ -78,10 +78,10 @@ class SharedEvaluation(Evaluation):
 
 
 class SharedStep(TrainingStep):
-    """A step in two captured halves, to the gradient and from it, with an all-reduce between them.
+    """A step in two captured halves, gradient and update, with an all-reduce between them.
 
-    What is reduced is the gradient times the optimiser's factor, so that the sum can be added to the target as it is.
-    Its last element, past the parameters, counts the ranks that want to stop.
+    The gradient is multiplied by the optimiser's factor before the all-reduce, so the sum is added to the target as it
+    is. One more element after the parameters counts the ranks that want to stop.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SharedStep(TrainingStep):
         **options: Any,
     ) -> None:
         most, backend, count = -(-batch_size // communicator.size), net.backend, len(net.parameters)
-        # The all-reduce inside every step is not a device's work: steps run call by call.
+        # The all-reduce in every step cannot be captured, so whole steps run call by call; the halves are captured.
         options["capture"] = partial(CallByCall, backend.xp)
         super().__init__(net, images, labels, optimizer, most, running, **options)
         self.steps, self.seconds, self.summing_seconds = 0, 0.0, 0.0
@@ -135,7 +135,7 @@ class SharedStep(TrainingStep):
         self.seconds += time.perf_counter() - began
 
     def _accumulate(self, buffers: Buffers, n: int) -> None:
-        """This rank's part of the gradient of a batch of n."""
+        """This rank's part of the gradient for a batch of n."""
         self.gather(buffers)
         factor, classes = self.optimizer.factor, self.running is not None
         propagate(self.net, buffers, self._gradient_views, factor, 0.0, 0.0, 1.0 / n, classes=classes)
@@ -146,11 +146,11 @@ class SharedStep(TrainingStep):
 
 
 class DistributedRun(TrainingRun):
-    """A run of which this process is one rank. Every rank makes the same calls, ``advance`` with the same arguments.
+    """A training run on all ranks. Every rank must make the same calls, with the same arguments.
 
-    All begin with rank 0's parameters. After ``advance`` every rank has the same state and history. ``stopping``,
-    set on any rank, stops all of them after the same step; only then is it true. Raises ``ConfigError`` on every rank
-    where network, configuration, data or the caller's own ``facts`` are not the same on all of them.
+    All ranks start with rank 0's parameters, and have the same state and history after ``advance``. Setting
+    ``stopping`` on any rank stops all ranks after the same step; it reads as true only then. Raises ``ConfigError`` on
+    every rank if network, configuration, data or the caller's ``facts`` differ between ranks.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class DistributedRun(TrainingRun):
 
     @property
     def stopping(self) -> bool:
-        """Whether all ranks have agreed to stop; setting it is this rank's wish."""
+        """Whether all ranks have agreed to stop; setting it makes this rank ask for that."""
         return self._stop.agreed
 
     @stopping.setter
@@ -186,7 +186,7 @@ class DistributedRun(TrainingRun):
         self._stop.agreed &= wanted
 
     def share_state(self) -> None:
-        """Give every rank rank 0's arrays."""
+        """Broadcast rank 0's arrays to all ranks."""
         backend = self.net.backend
         with backend.active():
             for array in self.state.values():
@@ -203,7 +203,7 @@ class DistributedRun(TrainingRun):
                 self.running.merge(self.bounds[self.batch][0])
                 return None
         self.history[-1] = self.communicator.bcast_obj(record)
-        # MPI does not promise that a sum has the same bits on every rank.
+        # MPI does not guarantee the same rounding of an all-reduce on every rank.
         bits = zlib.crc32(self.net.backend.to_host(self.net.parameters).data)
         if len(set(self.communicator.allgather_obj(bits))) > 1:
             warnings.warn(f"the ranks' weights differed after epoch {self.epoch}: rank 0's were taken", stacklevel=2)
@@ -211,7 +211,7 @@ class DistributedRun(TrainingRun):
         return self.history[-1]
 
     def describe(self) -> dict[str, Any]:
-        """How the ranks worked together: who, how gradients were summed, and this rank's seconds in steps and sums."""
+        """The ranks, the path of the all-reduce, and this rank's seconds in steps and in all-reduces."""
         assert isinstance(self._step, SharedStep)
         step = self._step
         times = {"steps": step.steps, "step_seconds": step.seconds, "summing_seconds": step.summing_seconds}
@@ -219,7 +219,7 @@ class DistributedRun(TrainingRun):
 
 
 def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
-    """What must be the same on every rank: a sum over arrays of different lengths would destroy memory."""
+    """What must be equal on all ranks: an all-reduce of arrays of different lengths would corrupt memory."""
     facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype")} | asdict(config)
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         array = np.ascontiguousarray(getattr(data, name))
@@ -228,7 +228,7 @@ def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
 
 
 def check_own_device(communicator: Communicator, backend: Backend) -> None:
-    """``DeviceError`` on all ranks if two of them have the same device, where that cannot be shared."""
+    """Raise ``DeviceError`` on all ranks if two ranks use the same GPU."""
     devices = communicator.allgather_obj(backend.unit)
     taken = [device for device in devices if device is not None]
     if len(set(taken)) < len(taken):
@@ -242,6 +242,6 @@ def check_own_device(communicator: Communicator, backend: Backend) -> None:
 
 
 def share(run: DistributedRun) -> None:
-    """Put every rank where rank 0 is: its arrays, position and history. Every rank calls this."""
+    """Broadcast rank 0's arrays, position and history. Every rank must call this."""
     run.share_state()
     run.position, run.history[:] = run.communicator.bcast_obj((run.position, run.history))

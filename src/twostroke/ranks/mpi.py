@@ -1,4 +1,4 @@
-"""The ranks of an MPI job: how they are found, joined and left."""
+"""MPI: detect a job, join it and leave it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .watchdog import WATCHDOG_S, Watchdog, watchdog_limit, watched_from_outside
 LAUNCHERS: Final = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
 LOCAL_RANKS: Final = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 COMMAND: Final = "mpirun -n N twostroke train --distributed"
-YIELDING_S: Final = 0.01  # a wait gives its core away for so long, and then sleeps in between
+YIELDING_S: Final = 0.01  # a wait yields its core for so long, then sleeps NAP_S between polls
 NAP_S: Final = 1e-4
-SAID_S: Final = 0.1  # MPICH's launcher, told to end the job, may not look any more at what was said just before
+SAID_S: Final = 0.1  # before an abort: MPICH's launcher may discard output that was written just before it
 
 
 def launched() -> tuple[int, int]:
-    """(rank, size) in the job of an MPI launcher, from the environment; (0, 1) without one."""
+    """(rank, size) from the MPI launcher's environment variables; (0, 1) without a launcher."""
     for names in LAUNCHERS:
         values = [os.environ.get(name, "") for name in names]
         if all(value.isdecimal() for value in values):
@@ -36,15 +36,15 @@ def launched() -> tuple[int, int]:
 
 
 def speaks_before_mpi(*, alike: bool) -> bool:
-    """Whether this process is the one to say an error found before MPI starts: of all ranks if it is ``alike`` on all,
-    else of those on its host, which have the same packages and environment."""
+    """Whether this process prints an error that occurred before MPI started. An error that is ``alike`` on all ranks
+    is printed by rank 0; any other by the first rank of each host, whose ranks have the same packages."""
     rank, _ = launched()
     local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), str(rank))
     return rank == 0 or (not alike and local == "0")
 
 
 class MPIProcess(Communicator):
-    """A rank of an MPI job, by mpi4py's module ``mpi``. Raises ``ConfigError`` if the launcher is another MPI's."""
+    """A rank of an MPI job; ``mpi`` is mpi4py.MPI. Raises ``ConfigError`` if the launcher belongs to another MPI."""
 
     def __init__(self, mpi: Any, limit: float = WATCHDOG_S) -> None:
         self._mpi, self._world = mpi, mpi.COMM_WORLD
@@ -67,13 +67,13 @@ class MPIProcess(Communicator):
         self._host_cores = self._together(host.allgather, own_cores())
         hosts = [crowded for first, crowded in self.allgather_obj((not self.local_rank, self.crowded)) if first]
         self.hosts = len(hosts)
-        # MPICH waits in a spin. Where a core has more to do than one rank, each of the many hand-overs within a sum
-        # then costs a time slice. On one host its calls that do not block are as quick; between hosts they may not be.
+        # MPICH busy-waits. Where ranks share a core, every message of an all-reduce then costs a time slice, so we poll
+        # non-blocking calls instead. On one host these are as fast as blocking ones; between hosts perhaps not.
         self._polls = any(hosts) or (self.hosts == 1 and "MPICH" in self.library)
 
     @property
     def cores(self) -> int:
-        # A launcher may have bound each rank to cores of its own, or have left all of them to all.
+        # A launcher may bind each rank to its own cores, or leave all cores to all ranks.
         return min(len(self._host_cores[self.local_rank]), max(1, self.host_cores // self.local_size))
 
     @property
@@ -133,7 +133,7 @@ class MPIProcess(Communicator):
         return {"ranks": self.size, "hosts": self.hosts, "cores_of_host": self.host_cores, "mpi": self.library}
 
     def _meet(self) -> None:
-        """Wait here rather than in the call that follows, if its own waiting is dear."""
+        """If polling, wait for all ranks here, because the blocking call that follows would busy-wait."""
         if self._polls:
             self._together(self._poll, self._world.Ibarrier)
 
@@ -155,16 +155,16 @@ _ours: list[Communicator] = [SingleProcess()]
 
 
 def current() -> Communicator:
-    """The communicator of this process: what ``joined`` gives while it lasts, else a ``SingleProcess``."""
+    """This process's communicator: within ``joined`` the one it yields, else a ``SingleProcess``."""
     return _ours[-1]
 
 
 @contextmanager
 def joined(distributed: bool) -> Iterator[Communicator]:
-    """This process's communicator: as a rank of an MPI job if ``distributed``, else as the only one.
+    """Context with this process's communicator: an ``MPIProcess`` if ``distributed``, else the current one.
 
-    Leaves the job at the end of the block; not after an exception, for then the job must be ended by ``abort``.
-    Raises ``ConfigError`` where the launcher and ``distributed`` contradict each other, or mpi4py is missing.
+    Leaves the job at the end of the block, but not after an exception: then the caller must call ``abort``. Raises
+    ``ConfigError`` if the launcher and ``distributed`` contradict each other, or mpi4py is missing.
     """
     size = launched()[1]
     if not distributed:
@@ -190,20 +190,20 @@ def joined(distributed: bool) -> Iterator[Communicator]:
 
 
 def import_mpi() -> Any:
-    """The module ``mpi4py.MPI``; importing it starts MPI. Raises ``MissingExtra``."""
+    """Import ``mpi4py.MPI``, which initialises MPI. Raises ``MissingExtra``."""
     try:
         import mpi4py
 
         mpi4py.rc.thread_level = "funneled"
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library
         what = None if isinstance(error, ImportError) else "an MPI library"
         raise missing("mpi", "--distributed", error, what=what) from error
     return MPI
 
 
 def _wait(ready: Callable[[], bool]) -> None:
-    """Return when ``ready()``, and give the core away until then."""
+    """Poll ``ready()`` until it is true, yielding the core in between."""
     began = time.monotonic()
     while not ready():
         if time.monotonic() - began < YIELDING_S:

@@ -1,4 +1,4 @@
-"""Sums over ranks on one machine, in memory that they share: nothing is sent, and each element is added up once."""
+"""All-reduce through shared memory, for ranks on one machine: no messages, and each element is summed by one rank."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-SWITCH: Final = "TWOSTROKE_SHARED_SUM"  # 0: sums go through MPI
+SWITCH: Final = "TWOSTROKE_SHARED_SUM"  # 0: all-reduces go through MPI
 PAGE: Final = 4096
-TOKEN: Final = 16  # bytes by which a rank knows that it has opened the right memory
+TOKEN: Final = 16  # random bytes that prove that a rank has opened the right memory
 
 
 class Ranks(Protocol):
-    """What is needed of a ``Communicator``."""
+    """The part of ``Communicator`` that is used here."""
 
     rank: int
     size: int
@@ -28,12 +28,11 @@ class Ranks(Protocol):
 
 
 class SharedSum:
-    """``array`` (count,), this rank's own, and a call that puts the sum over all ranks into ``total`` (count,).
+    """A call all-reduces ``array`` (count,) into ``total`` (count,); clobbers ``array``.
 
-    The ranks' arrays lie in ``memory`` one after the other. Each rank adds up one part of them, in the order of ranks,
-    so that all have the same bits, and then all take all parts. ``total`` is in no other rank's cache: to write
-    where another one has just read takes three times as long. ``array`` is overwritten, ``wait(ready)`` returns when
-    ``ready()`` is true.
+    All ranks' arrays are in the shared ``memory``. Each rank sums one part, in rank order, so all ranks get the same
+    bits; then each rank copies all parts. ``total`` is private memory: to write cache lines that other ranks have just
+    read takes three times as long. ``wait(ready)`` returns when ``ready()`` is true.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class SharedSum:
         bytes_of_rank = rank_bytes(count, dtype)
         starts = [index * bytes_of_rank for index in range(size)]
         self._arrays = [np.frombuffer(memory, dtype, count, start + PAGE) for start in starts]
-        # How often each rank has come to a place where it waits for the others: written by that rank alone.
+        # The number of barriers that each rank has reached; only that rank writes it.
         places = [memoryview(memory)[start : start + 8].cast("q") for start in starts]
         self._mine, self._others = places[rank], [places[other] for other in range(size) if other != rank]
         self._parts = [slice(index * count // size, (index + 1) * count // size) for index in range(size)]
@@ -67,7 +66,7 @@ class SharedSum:
         self._meet()
         for part, array in zip(self._parts, self._arrays, strict=True):
             np.copyto(self.total[part], array[part])
-        self._meet()  # nobody may change what another one has not yet taken
+        self._meet()  # no rank may overwrite a part that another has not yet copied
 
     def _meet(self) -> None:
         self._mine[0] = place = self._mine[0] + 1
@@ -75,12 +74,12 @@ class SharedSum:
 
 
 def shared_memory(count: int, dtype: str, ranks: Ranks) -> mmap.mmap | None:
-    """Memory for a ``SharedSum`` that all ``ranks`` of one machine have mapped; or None, on all of them.
+    """Memory for a ``SharedSum``, mapped by all ``ranks`` of one machine; or None on all of them.
 
-    Rank 0 makes a file that has no name and whose memory is there before anybody writes to it; the others open it
-    through /proc. Nothing is left behind, however a rank ends.
+    Rank 0 creates an anonymous file (memfd) and allocates its pages; the others open it through /proc. The kernel frees
+    it when the last rank ends, in whatever way.
     """
-    # Other processors may show a rank's writes to the others in another order; Python has no fence against that.
+    # x86 only: other CPUs may reorder writes as seen by other ranks, and Python has no memory fence.
     able = platform.machine() in ("x86_64", "AMD64") and hasattr(os, "memfd_create")
     if not all(ranks.allgather_obj(able and os.environ.get(SWITCH) != "0")):
         return None
@@ -112,7 +111,7 @@ def shared_memory(count: int, dtype: str, ranks: Ranks) -> mmap.mmap | None:
 
 
 def rank_bytes(count: int, dtype: str) -> int:
-    """Of one rank: a page for its place and whole pages for its array."""
+    """The bytes of one rank: a page for its barrier counter, and whole pages for its array."""
     return PAGE + -(-count * np.dtype(dtype).itemsize // PAGE) * PAGE
 
 

@@ -1,4 +1,4 @@
-"""Ends a process that has waited too long for other ranks."""
+"""Ends this process when it has waited too long for other ranks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..errors import ConfigError, PeerError
 
 WATCHDOG: Final = "TWOSTROKE_WATCHDOG"
 WATCHDOG_S: Final = 600.0
-HURRY_S: Final = 10.0  # the limit after a signal: who sends one does not want to wait for a rank that is frozen
-TICKS: Final = 20  # in which the watchdog counts its limit: a process that was itself stopped has not waited
+HURRY_S: Final = 10.0  # the limit after a signal: its sender should not have to wait for a frozen rank
+TICKS: Final = 20  # per limit: counted, not timed, so that a process that was itself suspended is not ended
 
 
 class Watchdog:
-    """Ends this process when one of its calls has waited for other ranks longer than ``limit`` seconds.
+    """Ends this process when a call has waited for other ranks longer than ``limit`` seconds.
 
-    While Python's main thread waits inside MPI its handlers of signals do not run. So the watchdog hears of signals,
-    too: the call that waits then, or else the next one, may last ``HURRY_S`` more.
+    Python's signal handlers do not run while the main thread waits inside MPI. So the watchdog receives signals as
+    well: after one, the call that is waiting, or else the next one, may last ``HURRY_S`` more.
     """
 
     def __init__(self, limit: float, rank: int) -> None:
@@ -37,12 +37,12 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def begin(self) -> None:
-        """A call begins that waits for others."""
+        """Call before waiting for other ranks."""
         self._calls += 1
         self._waiting = True
 
     def end(self) -> None:
-        """It has returned."""
+        """Call after the wait."""
         self._waiting = False
 
     def _watch(self) -> None:
@@ -67,17 +67,17 @@ class Watchdog:
             line += " Go on from the checkpoint with --resume."
         with suppress(OSError):
             os.write(2, f"[rank {self.rank}] {line}\n".encode())
-        os._exit(code)  # the main thread is inside MPI and will not come back
+        os._exit(code)  # the main thread is inside MPI and will not return
 
     def _heard(self, seconds: float) -> int:
-        """A signal that wants the end, or 0 if none has come for so long."""
+        """SIGINT or SIGTERM, if received within ``seconds``; else 0."""
         if not select.select([self._signals], [], [], seconds)[0]:
             return 0
         return max((n for n in os.read(self._signals, 4096) if n in (signal.SIGINT, signal.SIGTERM)), default=0)
 
 
 def watchdog_limit() -> float:
-    """Seconds, from the environment. Raises ``ConfigError``."""
+    """The limit in seconds, from the environment. Raises ``ConfigError``."""
     text = os.environ.get(WATCHDOG, "") or WATCHDOG_S
     with suppress(ValueError):
         if 0 < float(text) < math.inf:
@@ -87,8 +87,8 @@ def watchdog_limit() -> float:
 
 @contextmanager
 def watched_from_outside(limit: float) -> Iterator[None]:
-    """The end of the process after ``limit`` seconds, with a traceback: MPI's first and last calls stop all threads."""
-    with suppress(AttributeError, ValueError, OSError):  # a stderr that is no file
+    """End the process after ``limit`` seconds, with a traceback: MPI's init and finalize block all Python threads."""
+    with suppress(AttributeError, ValueError, OSError):  # stderr is not a file
         faulthandler.dump_traceback_later(limit, exit=True)
     try:
         yield

@@ -3,8 +3,8 @@
 >>> from twostroke.sklearn import MLPClassifier
 >>> MLPClassifier((128,), device="cpu", random_state=0).fit(X, y).score(X, y)  # doctest: +SKIP
 
-In float64 the same ``random_state`` leads to the network that scikit-learn finds, to rounding: weights, splits and the
-order of samples are drawn from it in the same way. What is fitted lives on the host as NumPy arrays.
+In float64 the same ``random_state`` gives the same network as scikit-learn, up to rounding: initial weights, splits and
+the order of samples are drawn in the same way. Fitted attributes are NumPy arrays on the host.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 
 
 class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
-    """A multilayer perceptron for classes: two, several, or any number at once (multilabel).
+    """A multilayer perceptron for classification: binary, multiclass or multilabel.
 
     The arguments are those of scikit-learn's class, with the same defaults, and these:
 
-    ``device``: "auto" (a GPU if one works, else the CPU), "cpu", "cuda" or "cuda:N"; the one used is ``device_``,
-    the reason ``device_reason_``. ``dtype``: "float32", "float64", or "auto", float32 for X in float32 and else
-    float64. ``dropout``: the probability, 0 <= p < 1, that a hidden unit is left out of a step (sgd and adam).
-    ``threads``: the CPU's BLAS threads; "auto" finds out how many pay, a number makes runs repeatable to the bit.
-    ``class_weight``: a dictionary of classes, or "balanced"; multiplies the samples' weights.
+    ``device``: "auto" (a GPU if one works, else the CPU), "cpu", "cuda" or "cuda:N"; ``device_`` is the one used,
+    ``device_reason_`` says why. ``dtype``: "float32", "float64", or "auto" (float32 if X is float32, else float64).
+    ``dropout``: the probability, 0 <= p < 1, that a hidden unit is dropped in a step (sgd and adam). ``threads``: the
+    number of BLAS threads; "auto" tunes it, a number makes runs repeatable bit for bit. ``class_weight``: a dictionary
+    from class to weight, or "balanced"; multiplies the sample weights.
 
     The attributes are scikit-learn's: ``classes_``, ``coefs_`` (D, K) and ``intercepts_`` (K,) of each layer,
     ``loss_``, ``loss_curve_``, ``best_loss_``, ``validation_scores_``, ``best_validation_score_``, ``n_iter_``, ``t_``,
@@ -83,9 +83,9 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     @available_if(Estimator._is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
-        """One epoch over X (N, D) and y, from where the last call ended. Returns self.
+        """Train one more epoch, on X (N, D) and y. Returns self.
 
-        The first call needs ``classes``, all that will ever be in y.
+        The first call needs ``classes``: all classes that y will contain in any call.
         """
         if self.class_weight == "balanced":
             remedy = "Give the weights as a dictionary."
@@ -102,7 +102,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _encode(self, y: Any, *, first: bool, incremental: bool) -> tuple[Any, np.ndarray]:
-        """y as it is scored, and as the network learns it: labels (N,), or rows of 0 and 1."""
+        """y as used for scoring, and as training targets: labels (N,), or rows (N, K) of 0 and 1."""
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not incremental and (first or not hasattr(self, "classes_")):
@@ -121,7 +121,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return y, self._label_binarizer.transform(y)
 
     def _weights(self, y: Any, sample_weight: Any) -> np.ndarray | None:
-        """Those given, times those of their classes."""
+        """``sample_weight`` times the class weights, (N,); None without either."""
         weights = super()._weights(y, sample_weight)
         if self.class_weight is None:
             return weights
@@ -152,7 +152,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """The logarithm of ``predict_proba``."""
-        with np.errstate(divide="ignore"):  # a probability may be 0 after rounding
+        with np.errstate(divide="ignore"):  # a probability may round to 0
             found: np.ndarray = np.log(self.predict_proba(X))
         return found
 
@@ -167,7 +167,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
 
 class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
-    """A multilayer perceptron for numbers, one or several per sample.
+    """A multilayer perceptron for regression with one or several outputs.
 
     ``loss`` is "squared_error", or "poisson" for counts y >= 0. The other arguments and the attributes are those of
     ``MLPClassifier``, without ``class_weight`` and ``classes_``.
@@ -210,7 +210,7 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
                 setattr(self, name, value)
 
     def _encode(self, y: Any, *, first: bool, incremental: bool) -> tuple[Any, np.ndarray]:
-        """y as it is scored, and as the network learns it: rows (N, K)."""
+        """y as used for scoring, and as training targets: rows (N, K)."""
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"

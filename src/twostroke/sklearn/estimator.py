@@ -1,4 +1,4 @@
-"""What the estimators share: checks, fitting and attributes as scikit-learn's multilayer perceptrons have them."""
+"""The estimators' base class: checks, fitting and attributes, compatible with scikit-learn's perceptrons."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CHOICES: Final = {
     "dtype": ("auto", *DTYPES),
 }
 SOLVER_SETTINGS: Final = ("solver", "alpha", "momentum", "nesterovs_momentum", "beta_1", "beta_2", "epsilon")
-NO_Y: Final = "no_validation"  # scikit-learn's word for: there is no y; None is a y that was forgotten
+NO_Y: Final = "no_validation"  # scikit-learn's marker for "no y expected"; y=None means that the user forgot it
 SWITCHES: Final = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")
 NUMBERS: Final[dict[str, tuple[Any, str]]] = {
     **dict.fromkeys(("alpha", "power_t", "tol"), (Real, "[0, inf)")),
@@ -66,15 +66,15 @@ NUMBERS: Final[dict[str, tuple[Any, str]]] = {
 
 
 class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """What the classifier and the regressor share."""
+    """Base class of the classifier and the regressor."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Any:
-        """Learn from X (N, D) and y (N,) or (N, K), and return self.
+        """Train on X (N, D) and y (N,) or (N, K), and return self.
 
-        X is a NumPy array or anything like it, a sparse matrix, or an array of the device (CuPy's), which stays there.
-        ``sample_weight`` is (N,), >= 0. With ``early_stopping``, X_val and y_val are watched in place of a part of the
-        training data. Raises ``ValueError`` for what does not fit, ``DeviceError``, and ``DivergenceError`` when
-        weights become infinite or NaN.
+        X is array-like, a sparse matrix, or a CuPy array, which stays on the GPU. ``sample_weight`` is (N,), >= 0.
+        With ``early_stopping``, X_val and y_val, if given, are the validation set; else a part of the training data is
+        held out. Raises ``ValueError`` for invalid input, ``DeviceError``, and ``DivergenceError`` if weights become
+        infinite or NaN.
         """
         return self._fit(X, y, sample_weight, X_val, y_val)
 
@@ -85,7 +85,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """One epoch over X (N, D) and y, from where the last call ended. Returns self."""
+        """Train one more epoch, on X (N, D) and y. Returns self."""
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _fit(
@@ -120,10 +120,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             self._keep(net)
         return self
 
-    # --- what comes in
+    # --- checks of arguments and data
 
     def _check_parameters(self) -> tuple[int, ...]:
-        """The hidden widths. Raises ``ConfigError`` for the first argument of the constructor that is wrong."""
+        """Check the constructor's arguments; returns the hidden widths. Raises ``ConfigError``."""
         given = self.get_params(deep=False)
         for name in given.keys() & CHOICES.keys():
             if not (isinstance(given[name], str) and given[name] in CHOICES[name]):
@@ -143,7 +143,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return tuple(int(width) for width in hidden)
 
     def _dtypes(self, X: Any = None, *, first: bool = False) -> Any:
-        """What X may be; of a given X, what its network's arrays are: "auto" is float32 only for X in float32."""
+        """The dtypes allowed for X; or, for a given X, the name of the network's dtype (see ``dtype``)."""
         if self.dtype != "auto":
             allowed = [self.dtype]
         else:
@@ -153,13 +153,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return X.dtype.name if X.dtype.name in allowed else allowed[0]
 
     def _validate(self, backend: Backend, X: Any, y: Any = NO_Y, *, reset: bool = False) -> tuple[Any, Any]:
-        """X and y as checked arrays, y on the host; X too, but for an array of the device."""
+        """Check X and y and convert them to arrays on the host; an X on the device stays there."""
         without = isinstance(y, str) and y == NO_Y
         if not is_device_array(X):
             options = {"accept_sparse": "csr", "dtype": self._dtypes(first=reset), "reset": reset}
             if without:
                 return validate_data(self, X, **options), None
-            numeric = "loss" in self.get_params(deep=False)  # a regressor's
+            numeric = "loss" in self.get_params(deep=False)  # a regressor
             X, y = validate_data(self, X, on_host(y), multi_output=True, y_numeric=numeric, **options)
             return X, y
         backend.check(X, "X")
@@ -178,7 +178,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return X, y
 
     def _weights(self, y: Any, sample_weight: Any) -> np.ndarray | None:
-        """The samples' weights (N,) or None."""
+        """The sample weights (N,), checked; or None."""
         weights = None
         if sample_weight is not None:
             given = check_array(on_host(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
@@ -194,7 +194,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
     # --- the network
 
     def _begin(self, layers: tuple[int, ...], dtype: str) -> None:
-        """Fresh weights, drawn as scikit-learn draws them: uniform after Glorot & Bengio 2010, biases as well."""
+        """New weights and biases, drawn as scikit-learn does: uniform (Glorot & Bengio 2010). Resets the history."""
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(layers)
         self.coefs_, self.intercepts_ = [], []
@@ -211,7 +211,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             self.best_loss_: Any = None if self.early_stopping else np.inf
 
     def _network(self, backend: Backend, layers: tuple[int, ...] | None = None) -> MLP:
-        """The fitted weights as a network on ``backend``."""
+        """A network with the fitted weights on ``backend``."""
         found = (self.coefs_[0].shape[0], *(W.shape[1] for W in self.coefs_))
         if layers not in (None, found):
             raise ConfigError("other layers than before", where="hidden_layer_sizes", found=layers, expected=found)
@@ -222,7 +222,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return MLP(found, hidden, loss, dtype=dtype, output=output, parameters=flat, backend=backend)
 
     def _keep(self, net: MLP) -> None:
-        """What was learnt, on the host. Raises ``DivergenceError``."""
+        """Download the trained weights into ``coefs_`` and ``intercepts_``. Raises ``DivergenceError``."""
         flat = np.array(net.backend.to_host(net.parameters))
         if not np.isfinite(flat).all():
             remedy = "Scale the inputs, or lower learning_rate_init."
@@ -241,7 +241,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         self.n_iter_, self.loss_ = min(int(result.nit), int(self.max_iter)), float(result.fun)
 
     def _descend(self, net: MLP, samples: Samples, y: Any, X_val: Any, y_val: Any, *, incremental: bool) -> None:
-        """Epochs until the loss, or the validation score, no longer improves."""
+        """Train with sgd or adam until the loss, or the validation score, stops improving."""
         backend, xp = net.backend, net.backend.xp
         optimizer = make_solver_optimizer(net, **{name: getattr(self, name) for name in SOLVER_SETTINGS})
         steps = 0
@@ -280,7 +280,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         self._optimizer_state = {"steps": epochs.steps, **state}
 
     def _hold_out(self, net: MLP, samples: Samples, order: np.ndarray, y: Any) -> tuple[np.ndarray, Any, Any, Any]:
-        """The samples to learn from; rows, y and weights of those to watch. Two classes keep their proportions."""
+        """Split: indices of the training samples; X, y, weights of the validation set. Stratified for two classes."""
         order, held = train_test_split(
             order,
             random_state=self._random_state,
@@ -297,7 +297,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return order, X_val, y[held], None if samples.weights is None else samples.weights[held]
 
     def _note_loss(self, loss: float, n: int) -> None:
-        """The end of an epoch of ``n`` samples."""
+        """Update the history with the loss of an epoch of ``n`` samples."""
         self.loss_ = loss
         self.n_iter_ += 1
         self.t_ += n
@@ -310,7 +310,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             self._rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
 
     def _note_score(self, score: float) -> bool:
-        """Whether a validation score is the best so far."""
+        """Update the history with a validation score. Returns whether it is the best so far."""
         self.validation_scores_.append(score)
         self._say(f"Validation score: {score:f}")
         self._count(score < self.best_validation_score_ + self.tol)
@@ -335,7 +335,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             print(line)
 
     def _is_stuck(self) -> bool:
-        """After too many epochs without improvement: True, or False once an adaptive rate was lowered."""
+        """After too many epochs without improvement: lower an adaptive rate and return False; else return True."""
         watched = "Validation score" if self.early_stopping else "Training loss"
         message = (
             f"{watched} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
@@ -350,14 +350,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         return False
 
     def _judge(self, net: MLP, X: Any, y: Any, sample_weight: Any) -> float:
-        """The score on held-out rows; NaN for outputs that are not finite."""
+        """The score on the validation set; NaN if outputs are not finite."""
         found = net.backend.to_host(outputs(net, DenseRows(X, net.dtype) if hasattr(X, "toarray") else X))
         if not np.isfinite(found).all():
             return float("nan")
         score = accuracy_score if hasattr(self, "classes_") else r2_score
         return float(score(y, self._decide(found), sample_weight=sample_weight))
 
-    # --- what comes out
+    # --- prediction
 
     def _outputs(self, X: Any) -> np.ndarray:
         """The output layer's activations (N, K) on the host."""
@@ -371,7 +371,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             return np.array(backend.to_host(found))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class, the classes (N, K) as 0 and 1, or the values, of each row of X (N, D); on the host."""
+        """For each row of X (N, D): the class, the labels (N, K) of 0 and 1, or the values; on the host."""
         found: np.ndarray = self._decide(self._outputs(X))
         return found
 
@@ -382,7 +382,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
 
 
 def _is_number(value: Any, kind: Any, interval: str) -> bool:
-    """Whether ``value`` is one of ``kind`` in an interval such as "(0, 1]"."""
+    """Whether ``value`` has type ``kind`` and lies in an interval such as "(0, 1]"."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, kind):
         return False
     low, high = map(float, interval[1:-1].split(","))

@@ -1,7 +1,7 @@
-"""The solvers behind the estimators: epochs of steps, or SciPy's L-BFGS-B over the engine's loss and gradient.
+"""The estimators' solvers: epochs of sgd or adam, or SciPy's L-BFGS-B with the engine's loss and gradient.
 
-Both take weighted samples, targets of any kind, and inputs on the device or in a sparse matrix of the host, whose rows
-become dense batch by batch. L2 is scikit-learn's: ``alpha / 2 * sum W^2`` over the batch's weight.
+Both take sample weights, labels or target rows, and X as a device array or as a sparse host matrix, which is made dense
+batch by batch. L2 is scikit-learn's: the penalty is ``alpha / 2 * sum W^2`` divided by the batch's total weight.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ..engine.step import TrainingStep
 from ..engine.workspace import Buffers, Workspace
 from ..errors import DivergenceError
 
-FULL_BATCH_ROWS: Final = 4096  # of a pass over all samples: bounds the memory, large enough for the BLAS
+FULL_BATCH_ROWS: Final = 4096  # rows per pass: bounds the memory, enough for the BLAS to be fast
 
 
 class Samples(NamedTuple):
-    """What is learnt from, N samples. ``X`` with ``toarray`` is sparse and on the host, anything else on the device."""
+    """N training samples. An ``X`` with ``toarray`` is a sparse host matrix, any other a device array."""
 
     X: Any  # (N, D)
     targets: Array  # on the device: labels (N,), or rows (N, K)
@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
 
 class DenseRows:
-    """A sparse matrix whose slices are dense."""
+    """A sparse matrix that returns dense slices."""
 
     def __init__(self, matrix: Any, dtype: str) -> None:
         self._matrix, self._dtype = matrix, dtype
@@ -52,17 +52,17 @@ class DenseRows:
 
 
 def is_device_array(x: Any) -> bool:
-    """Whether ``x`` is an array of an array module other than NumPy."""
+    """Whether ``x`` is an array of another module than NumPy, such as CuPy."""
     return not isinstance(x, np.ndarray) and isinstance(x, getattr(array_module(x), "ndarray", ()))
 
 
 def on_host(x: Any) -> Any:
-    """``x``, brought down if it is an array of a device."""
+    """``x``, downloaded if it is a device array."""
     return to_host(x) if is_device_array(x) else x
 
 
 def upload_rows(backend: Backend, X: Any, dtype: str) -> Any:
-    """X on the device in this dtype; a sparse matrix as it is."""
+    """X on the device with this dtype; a sparse matrix is returned unchanged."""
     if hasattr(X, "toarray"):
         return X
     if not is_device_array(X):
@@ -77,9 +77,9 @@ def upload_rows(backend: Backend, X: Any, dtype: str) -> Any:
 def relative_weights(
     samples: Samples, order: np.ndarray, bounds: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Each sample's weight relative to the mean of its batch, by sample; and each batch's weight, the sum.
+    """The weight of each sample relative to its batch's mean, by sample; and the total weight of each batch.
 
-    ``bounds`` cut ``order`` (n,) into batches. A batch of weight 0 is one to leave out.
+    ``bounds`` cut ``order`` (n,) into batches. A batch of total weight 0 is skipped.
     """
     counts = np.array([stop - start for start, stop in bounds])
     if samples.weights is None:
@@ -96,7 +96,7 @@ def make_solver_optimizer(
     net: MLP, *, solver: str, alpha: float, momentum: float, nesterovs_momentum: bool,
     beta_1: float, beta_2: float, epsilon: float,
 ) -> Optimizer:  # fmt: skip
-    """scikit-learn's "sgd" or "adam" as an optimiser of the engine."""
+    """The engine's optimiser for scikit-learn's "sgd" or "adam"."""
     if solver == "adam":
         return AdamEpsilonHat(net, alpha, beta_1, beta_2, epsilon)
     if not momentum:
@@ -105,8 +105,8 @@ def make_solver_optimizer(
 
 
 class PenalisedStep(TrainingStep):
-    """A step that keeps each sample's loss (N,), and with ``squares`` (batches, 1, 1) the sum of squared weights before
-    each update."""
+    """A step that stores each sample's loss (N,); and in ``squares`` (batches, 1, 1), if set, the sum of squared
+    weights before each update."""
 
     losses: Array
     squares: Array | None = None
@@ -125,10 +125,10 @@ class PenalisedStep(TrainingStep):
 
 
 class Epochs:
-    """Epochs of steps over ``n`` of the ``samples``. L2 is ``alpha`` over each batch's weight.
+    """Epochs over ``n`` of the ``samples``. A batch's L2 factor is ``alpha`` / its total weight.
 
-    ``steps`` counts the optimiser's steps. With ``output_mean`` the reported loss is a mean over outputs, too. ``seed``
-    fixes dropout's masks.
+    ``steps`` counts the optimiser's steps. With ``output_mean`` the loss returned is a mean over outputs, too. ``seed``
+    determines the dropout masks.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Epochs:
         self._step, self._batches = step, Epoch(step, bounds)
 
     def run(self, order: np.ndarray, lr: float) -> float:
-        """One epoch over the samples ``order`` (n,), on the host; the mean loss, of each batch before its update."""
+        """Train one epoch on the samples ``order`` (n,), a host array. Returns the mean loss, before each update."""
         step, backend, bounds = self._step, self.net.backend, self._batches.bounds
         xp = backend.xp
         relative, totals = relative_weights(self.samples, order, bounds)
@@ -169,7 +169,7 @@ class Epochs:
             xp.copyto(step.keys, backend.asarray(dropout_keys(len(step.keys), self.seed, self.epoch)))
         step.losses.fill(0)
         used = totals > 0
-        number = self.steps + np.cumsum(used)  # of each batch that is used, counted from 1
+        number = self.steps + np.cumsum(used)  # each batch's step number, from 1; skipped batches do not count
         l2 = np.divide(self.alpha, totals, out=np.zeros_like(totals), where=used)
         rows = zip(number.tolist(), l2.tolist(), strict=True)
         self._batches.begin(order, [self.optimizer.numbers(lr, max(1, step), decay) for step, decay in rows])
@@ -188,7 +188,7 @@ class Epochs:
         return loss
 
     def _run(self, order: np.ndarray, first: int, stop: int) -> None:
-        """The batches ``first`` to ``stop``. Rows of a sparse matrix are uploaded batch by batch."""
+        """Run the batches ``first`` to ``stop`` (exclusive). Uploads the rows of a sparse matrix batch by batch."""
         if not self.samples.sparse:
             self._batches.run(first, stop)
             return
@@ -200,9 +200,9 @@ class Epochs:
 
 
 class FullBatch:
-    """The loss over all samples and its gradient, as a function of the flat parameters of the host.
+    """The loss over all samples and its gradient, as a function of a flat host array of parameters.
 
-    Walks through the samples in passes of at most ``FULL_BATCH_ROWS``, whose gradients accumulate.
+    The samples are processed in passes of at most ``FULL_BATCH_ROWS`` rows; their gradients accumulate.
     """
 
     def __init__(self, net: MLP, samples: Samples, alpha: float, *, output_mean: bool = False) -> None:
@@ -229,7 +229,7 @@ class FullBatch:
         add_squares(self.net, self._square, 0.0)
 
     def _pass(self, start: int, stop: int) -> None:
-        """One part, whose gradient is added to what the target holds."""
+        """One pass over the rows ``start`` to ``stop``; adds its gradient to the target."""
         net, workspace, buffers = self.net, self._workspace, self._workspace.rows(stop - start)
         if not self.samples.sparse:
             buffers = buffers._replace(A=[self.samples.X[start:stop], *buffers.A[1:]])
@@ -260,9 +260,9 @@ class FullBatch:
 def minimise(
     objective: FullBatch, *, max_iter: int, max_fun: int, tol: float, tell: Callable[[float], None] | None
 ) -> Any:
-    """SciPy's L-BFGS-B from the network's parameters; these become the best found. SciPy's ``OptimizeResult``.
+    """Minimise with SciPy's L-BFGS-B, from the network's parameters and into them. Returns the ``OptimizeResult``.
 
-    ``tell`` is given the loss after each iteration.
+    ``tell(loss)`` is called after each iteration.
     """
     from scipy.optimize import minimize
 

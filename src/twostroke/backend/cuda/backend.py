@@ -1,4 +1,4 @@
-"""A CUDA GPU: CuPy's ufuncs, fused kernel by kernel, and cuBLAS for every matrix product."""
+"""A CUDA GPU: CuPy's ufuncs, fused within each kernel, and cuBLAS for every matrix product."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .cublas import OwnHandle, SharedHandle
 from .graphs import Capture, Graphs
 from .nccl import NcclSum, PinnedSum
 
-# After these a process gets the same error from every CUDA call until it ends (CUDA's runtime and driver number
-# them alike): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
+# Sticky errors: every later CUDA call of the process returns the same error (runtime and driver use the same
+# numbers): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
 # invalid address space, invalid program counter, launch failure.
 STICKY: Final = frozenset({700, 702, 710, 714, 715, 716, 717, 718, 719})
 CUDA_OUT_OF_MEMORY, CUBLAS_ALLOC_FAILED = 2, 3  # cudaError_t and CUresult; cublasStatus_t
@@ -30,7 +30,7 @@ SMALLER: Final = "Use a smaller batch (half of it, say) or network, or --device 
 
 
 class CupyBackend(Backend):
-    """Arrays live on one CUDA device. Work is queued on CuPy's current stream and returns at once."""
+    """One CUDA device. Calls queue work on CuPy's current stream and return without waiting."""
 
     name = "cupy"
     xp = property(lambda self: cupy)
@@ -49,7 +49,7 @@ class CupyBackend(Backend):
             self._handle = SharedHandle(tf32)
 
     def _try_capture(self) -> None:
-        """Take a cuBLAS handle that works under capture, and replay two products: one accumulates, one does not."""
+        """Create a cuBLAS handle that works during capture, and replay two products with it: beta = 2 and beta = 0."""
         try:
             with cupy.cuda.Device(self._index):
                 self._handle = OwnHandle(self.tf32)
@@ -61,14 +61,14 @@ class CupyBackend(Backend):
 
                 run = self._capture.replay(products)
                 for _ in range(3):
-                    cupy.copyto(fresh, np.nan)  # memory as a workspace has it: with beta = 0 nobody may read it
+                    cupy.copyto(fresh, np.nan)  # as uninitialised memory: with beta = 0 it must not be read
                     run()
                 found = [self.to_host(array).tolist() for array in (out, fresh)]
             for entries, expected in zip(found, (63.0, 18.0), strict=True):
                 if entries != [[expected] * 2] * 2:
                     raise ArithmeticError(f"a replayed product came back as {entries}, not {expected:g}")
             self._capture.graphs, self._capture.launches, self._capture.seconds = 0, 0, 0.0
-        except Exception as error:  # whatever CuPy, CUDA, cuBLAS or the loader say
+        except Exception as error:  # anything from CuPy, CUDA, cuBLAS or the dynamic loader
             self._capture.refuse(error)
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
@@ -88,7 +88,7 @@ class CupyBackend(Backend):
             return cupy.asnumpy(array)  # type: ignore[no-any-return]
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
-        # cupy.matmul has no alpha and beta and its result cannot be accumulated; cuBLAS is called directly.
+        # cuBLAS is called directly: cupy.matmul has no alpha and beta, so it cannot accumulate.
         first, trans_first, second, trans_second, c = column_major(a, b, out)
         m, n = c.shape
         k = first.shape[0] if trans_first else first.shape[1]
@@ -159,13 +159,13 @@ class CupyBackend(Backend):
 
 
 class _Fused:
-    """A kernel as one launch. Its numbers go in as the arrays' type: with a Python float CuPy 13 computes in double."""
+    """A kernel as one launch. Casts numbers to the arrays' dtype: with a Python float CuPy 13 computes in double."""
 
     def __init__(self, kernel: Kernel) -> None:
         def fused(*arrays: Any) -> None:
             kernel(cupy, *arrays)
 
-        # A named function: CuPy's tracer cannot name a kernel after a lambda and falls back silently.
+        # A named function: CuPy cannot name a kernel after a lambda, and would silently not fuse it.
         fused.__name__ = getattr(kernel, "__name__", "kernel")
         self._fused = cupy.fuse(kernel_name=fused.__name__)(fused)
 
@@ -176,11 +176,11 @@ class _Fused:
         self._fused(*arguments)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._fused, name)  # what CuPy knows of it: tests ask
+        return getattr(self._fused, name)  # for tests, which look at CuPy's attributes
 
 
 class _Active:
-    """The device made current; what it cannot do, said as a ``DeviceError``, with the memory given back first."""
+    """Makes the device current. Turns device errors into ``DeviceError``, after freeing the failed call's memory."""
 
     def __init__(self, index: int, name: str, needed: str | None = None) -> None:
         self._device, self._name, self._needed = cupy.cuda.Device(index), name, needed
@@ -193,7 +193,7 @@ class _Active:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            # A DeviceError is an inner block's: more frames have ended since, so there is more to give back.
+            # A DeviceError comes from a nested block: more frames have ended since, so more memory can be freed.
             fault = error if isinstance(error, DeviceError) else device_fault(error, self._name, self._needed)
             if fault is not None:
                 release_memory(trace)
@@ -208,8 +208,8 @@ class _Active:
 
 
 def device_fault(error: BaseException | None, device: str, needed: str | None = None) -> DeviceError | None:
-    """What CuPy raised as a ``DeviceError``: out of memory, or a fault that ends the process's use of the GPU."""
-    # By name: the classes live in four modules, and a GPU's status means nothing in any other exception.
+    """The ``DeviceError`` for an exception of CuPy: out of memory, or a sticky error. None for any other."""
+    # By class name: the classes are spread over four modules, and other exceptions' ``status`` means something else.
     kind, status = type(error).__name__, getattr(error, "status", None)
     of_cuda = kind in ("CUDARuntimeError", "CUDADriverError")
     full = (of_cuda and status == CUDA_OUT_OF_MEMORY) or (kind == "CUBLASError" and status == CUBLAS_ALLOC_FAILED)
@@ -231,19 +231,19 @@ def device_fault(error: BaseException | None, device: str, needed: str | None = 
 
 
 def release_memory(trace: TracebackType | None) -> None:
-    """Give back to the GPU what only the frames of a failed call still hold, so that smaller work finds room."""
-    # A traceback keeps its frames and these their arrays. Frames that still run are left alone.
+    """Free GPU memory that only the frames of a failed call still hold, so that smaller work may fit."""
+    # A traceback keeps its frames alive, and frames their arrays. Frames that still run are not cleared.
     traceback.clear_frames(trace)
     gc.collect()
-    with suppress(Exception):  # after a sticky fault this fails too
+    with suppress(Exception):  # after a sticky error this fails too
         cupy.get_default_memory_pool().free_all_blocks()
 
 
 def _free_bytes() -> int:
-    """What may still be allocated: the GPU's free memory, or less where CuPy's pool has a limit."""
+    """The bytes that may still be allocated: the GPU's free memory, or what the limit of CuPy's pool leaves."""
     try:
         free: int = cupy.cuda.runtime.memGetInfo()[0]
-    except Exception:  # the GPU answers nothing any more
+    except Exception:  # the GPU no longer responds
         return 0
     with suppress(Exception):
         pool = cupy.get_default_memory_pool()
@@ -253,9 +253,9 @@ def _free_bytes() -> int:
 
 
 def self_test(index: int) -> None:
-    """Run what training needs, once and tiny: upload, fused kernel, accumulating GEMM, wait, download.
+    """Run each operation of training once on tiny arrays: upload, fused kernel, accumulating GEMM, sync, download.
 
-    Raises whatever CuPy raises, or ``ArithmeticError`` if the device computes wrong.
+    Raises whatever CuPy raises, or ``ArithmeticError`` if the result is wrong.
     """
 
     def add_twice(xp: Any, x: Array, y: Array) -> None:

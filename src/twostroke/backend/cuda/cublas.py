@@ -1,4 +1,4 @@
-"""cuBLAS behind ``CupyBackend``: on CuPy's handle, or on one of our own, which works while a stream is captured."""
+"""cuBLAS for ``CupyBackend``: with CuPy's handle, or with our own, which also works during stream capture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cupy
 
 DEFAULT_MATH, TF32_TENSOR_OP_MATH = 0, 3  # cublasMath_t; CuPy does not export the second
 POINTER_MODE_DEVICE: Final = 1  # cublasPointerMode_t
-WORKSPACE_BYTES: Final = 32 << 20  # what NVIDIA recommends for Hopper; 4 MiB is enough for older GPUs
+WORKSPACE_BYTES: Final = 32 << 20  # NVIDIA's recommendation for Hopper; older GPUs need only 4 MiB
 HANDLE, ADDRESS, INT = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
 _PRODUCT: Final = (HANDLE, *[INT] * 5, ADDRESS, ADDRESS, INT, ADDRESS, INT, ADDRESS, ADDRESS, INT)
 SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
@@ -30,13 +30,13 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
 
 
 class _Peace:
-    """Kept around captures: no garbage is collected, and no handle destroyed in any thread, for that waits for the
-    device, and what waits for the device ends a capture."""
+    """During a capture, disables garbage collection and postpones the destruction of handles in all threads: both may
+    synchronise with the device, which invalidates the capture."""
 
     def __init__(self) -> None:
-        self._turn = threading.RLock()  # reentrant: a finalizer may run in the thread that holds it
+        self._turn = threading.RLock()  # reentrant: a finalizer may run in the thread that holds the lock
         self._captures = 0
-        self._collected = True  # whether Python collected garbage before the first of them
+        self._collected = True  # whether garbage collection was enabled before
         self._retired: list[Callable[[], object]] = []
 
     @contextmanager
@@ -56,7 +56,7 @@ class _Peace:
                 self._destroy()
 
     def retire(self, destroy: Callable[[Any], object], handle: Any) -> None:
-        """Destroy a handle now, or when no capture is in progress any more."""
+        """Destroy a handle now, or as soon as no capture is in progress."""
         self._retired.append(lambda: destroy(handle))
         self._destroy()
 
@@ -71,28 +71,28 @@ undisturbed: Final = _peace.kept
 
 
 class _Numbers:
-    """Factors of products, in device memory: both handles read them there, when the product runs."""
+    """alpha and beta as device pointers, so a replayed graph reads their current values."""
 
     def __init__(self) -> None:
         self._cells: dict[tuple[float, str], Any] = {}
 
     def scalar(self, value: Any, char: str) -> int:
-        """The device address of a factor of type ``char``, "f" or "d": of a number, or of an array of one element."""
+        """The device address of a factor: a number, stored as dtype ``char`` ("f" or "d"), or an array of size 1."""
         cell = value if isinstance(value, cupy.ndarray) else self._cells.get((value, char))
-        if cell is None:  # kept for good: a graph may hold its address
+        if cell is None:  # never freed: a graph may hold its address
             cell = self._cells[value, char] = cupy.full(1, value, char)
         return int(cell.data.ptr)
 
 
 class SharedHandle(_Numbers):
-    """CuPy's handle, which it refuses while a stream is captured.
+    """CuPy's handle; CuPy does not allow its use during stream capture.
 
-    Both handles take products as BLAS writes them: column-major, leading dimensions, addresses.
+    Both handles take the arguments of a column-major BLAS: leading dimensions and device addresses.
     """
 
     def __init__(self, tf32: bool) -> None:
         super().__init__()
-        # cuBLAS is imported here: without the toolkit's libraries the import itself fails.
+        # Imported here: the import fails without the toolkit's libraries.
         from cupy_backends.cuda.libs import cublas
 
         self._cublas = cublas
@@ -112,9 +112,9 @@ class SharedHandle(_Numbers):
 
 
 class OwnHandle(_Numbers):
-    """A handle of our own for each thread, which works while a stream is captured; its workspace outlives every graph.
+    """Our own handle for each thread; works during stream capture. Its workspace outlives every graph.
 
-    Raises ``OSError`` where the library cannot be opened, CuPy's ``CUBLASError`` where it does not start.
+    Raises ``OSError`` if the library cannot be opened, CuPy's ``CUBLASError`` if no handle can be created.
     """
 
     def __init__(self, tf32: bool) -> None:
@@ -132,13 +132,13 @@ class OwnHandle(_Numbers):
         state, stream = self._state(), cupy.cuda.get_current_stream().ptr
         if state.stream != stream:
             self._call("cublasSetStream_v2", state.handle, stream)
-            # After it: setting the stream takes the workspace away.
+            # In this order: cublasSetStream resets the workspace.
             self._call("cublasSetWorkspace_v2", state.handle, state.workspace.data.ptr, WORKSPACE_BYTES)
             state.stream = stream
         self._call("cublasSgemm_v2" if char == "f" else "cublasDgemm_v2", state.handle, *arguments)
 
     def _state(self) -> Any:
-        """This thread's handle, its workspace, and the stream it is set to."""
+        """This thread's handle, workspace and current stream."""
         state = self._local
         if not hasattr(state, "handle"):
             state.workspace = cupy.empty(WORKSPACE_BYTES, "uint8")
@@ -156,13 +156,13 @@ class OwnHandle(_Numbers):
 
 
 def open_library() -> Any:
-    """The cuBLAS that CuPy calls, by its C interface. Raises ``OSError`` without one, or where two are possible."""
+    """The C interface of the cuBLAS that CuPy uses. Raises ``OSError`` if it cannot be found, or not uniquely."""
     from cupy_backends.cuda.libs import cublas
 
     from .libraries import mapped_files
 
-    # Asked of CuPy's own extension, a function is that of the library which this one is linked with: a process may
-    # hold a second cuBLAS (a toolkit's beside a wheel's, PyTorch's), and its handles are not CuPy's.
+    # Symbols looked up through CuPy's extension come from the cuBLAS that it is linked with. The process may hold a
+    # second cuBLAS (a toolkit's beside a wheel's, PyTorch's), whose handles are not interchangeable with CuPy's.
     library = ctypes.CDLL(cublas.__file__)
     if not hasattr(library, "cublasCreate_v2"):
         paths = mapped_files("libcublas")

@@ -1,4 +1,4 @@
-"""Steps captured as CUDA graphs: one launch in place of dozens of calls from Python, up to a whole epoch of them."""
+"""Steps captured as CUDA graphs: one launch replaces dozens of calls from Python, or even those of a whole epoch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..base import Array, Captured, Steps
 from .cublas import undisturbed
 
 SWITCH: Final = "TWOSTROKE_CAPTURE"
-MODES: Final = {"0": 0, "auto": 100, "epoch": 1}  # 0: never; else after how many epochs one is captured as a whole
-LARGEST: Final = 1024  # steps in a graph, and in the device's queue between two looks at whether to stop
+MODES: Final = {"0": 0, "auto": 100, "epoch": 1}  # 0: no graphs; else a whole epoch is captured after so many epochs
+LARGEST: Final = 1024  # most steps in a graph, and in the device's queue between two checks whether to stop
 
 Launch = Callable[[], None]
 
 
 class Capture:
-    """Makes graphs on a stream of its own. ``fault`` says why it makes none; it is empty while it does."""
+    """Captures graphs on a stream of its own. ``fault`` is empty, or says why nothing is captured."""
 
     def __init__(self) -> None:
         mode = os.environ.get(SWITCH, "auto")
         if mode not in MODES:
             raise ConfigError("unknown mode", where=SWITCH, found=repr(mode), expected=" or ".join(MODES))
-        # To capture a step costs as much of the host's time as running it call by call, some 200 us; in a whole epoch's
-        # graph it saves what lies between two launches, a few us: that pays in a long run only.
+        # Capturing a step takes as much host time as running it call by call, some 200 us. A whole epoch's graph saves
+        # the gap between two launches, a few us per step: that pays only in a long run.
         self.pays = MODES[mode]
         self.fault = "" if self.pays else f"{SWITCH}=0"
         self.graphs = self.launches = 0
@@ -38,11 +38,11 @@ class Capture:
         self._stream = None
 
     def refuse(self, error: Exception) -> None:
-        """No graph from here on. The first reason is kept."""
+        """Stop capturing. The first reason is kept."""
         self.fault = self.fault or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
     def describe(self) -> dict[str, object]:
-        """Whether steps are replayed from graphs, or why not, and what was captured, how long, and launched so far."""
+        """Whether graphs are used, or why not; graphs captured so far, the seconds that took, and launches."""
         return {
             "used": not self.fault,
             "reason": self.fault,
@@ -52,14 +52,14 @@ class Capture:
         }
 
     def graph(self, work: Launch) -> Launch | None:
-        """A launch of all that ``work`` does, which has run before: captured here, it does not run.
+        """Capture ``work`` without running it; returns the graph's launch. ``work`` must have run once before.
 
-        None where CUDA, CuPy or cuBLAS refuse, and ``fault`` says it: then call by call goes on.
+        Returns None, and sets ``fault``, if CUDA, CuPy or cuBLAS refuse; the caller then runs call by call.
         """
         if self.fault:
             return None
         started = time.perf_counter()
-        # Steps allocate nothing. Did one, its memory would live as long as the graph that works in it.
+        # Steps should allocate nothing; with this pool, what one allocates lives as long as the graph.
         try:
             pool = cupy.cuda.MemoryPool()
             stream = self._stream = self._stream or cupy.cuda.Stream(non_blocking=True)
@@ -68,7 +68,7 @@ class Capture:
                 try:
                     work()
                 except BaseException:
-                    with suppress(Exception):  # a capture that failed ends in an error of its own
+                    with suppress(Exception):  # ending a failed capture raises, too
                         stream.end_capture()
                     raise
                 graph = stream.end_capture()
@@ -85,7 +85,7 @@ class Capture:
         return launch
 
     def replay(self, work: Launch) -> Launch:
-        """``work`` call by call the first time, which compiles and allocates; from then on as a graph."""
+        """A function that runs ``work`` call by call the first time (compiles, allocates), then as a graph."""
         launch: Launch | None = None
         ran = False
 
@@ -100,9 +100,9 @@ class Capture:
 
 
 class Graphs(Captured):
-    """A launch for each step, or one for all of them.
+    """One graph launch per step, or one for all steps.
 
-    Each part has on the device the position of its next step, where the step itself looks and counts on.
+    Each part keeps the index of its next step on the device; the captured step reads and increments it.
     """
 
     at_once = LARGEST
@@ -125,7 +125,7 @@ class Graphs(Captured):
             super().run(first, stop)
         self._ran += stop - first
         if stop < self._total:
-            cupy.cuda.get_current_stream().synchronize()  # steps that wait in a queue cannot be stopped
+            cupy.cuda.get_current_stream().synchronize()  # queued steps cannot be cancelled: keep the queue short
 
     def run_part(self, part: int, first: int, stop: int) -> None:
         if self.parts[part].moves:
@@ -142,7 +142,7 @@ class Graphs(Captured):
 
 
 def _one(steps: Steps, position: Array) -> None:
-    """The step at ``position`` (1,), with what moves before and after it; then the next one's turn."""
+    """The step with index ``position`` (1,) and the copies around it; then increments ``position``."""
     for move in steps.moves:
         if move.before:
             cupy.take(move.rows, position, axis=0, out=move.fixed[None])

@@ -1,4 +1,4 @@
-"""The CUDA libraries in this process: which files, and where they come from."""
+"""The CUDA libraries loaded into this process: their files and their origin."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# What a step calls, and the name of each library's file.
+# The libraries that a step uses, and the stem of each file name.
 LIBRARIES = {"driver": "libcuda", "runtime": "libcudart", "cublas": "libcublas", "nvrtc": "libnvrtc"}
 ORIGINS = (("site-packages/nvidia/", "the CUDA wheels"), ("/cupy/", "the CuPy wheel"), ("/cuda", "a CUDA toolkit"))
 TF32_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUPY_TF32")
 
 
 def cuda_installation(index: int = 0, maps: str = "/proc/self/maps") -> dict[str, Any]:
-    """After a probe that passed: the CUDA libraries in this process and where from, memory, what changes TF32.
+    """The loaded CUDA libraries and their origin, GPU memory, and environment variables that affect TF32.
 
-    What cannot be found out is left out; nothing is raised.
+    Call after a successful probe. Facts that cannot be determined are left out; nothing is raised.
     """
     facts: dict[str, Any] = {"libraries": loaded_libraries(maps)}
     facts["tf32_environment"] = {name: os.environ[name] for name in TF32_VARIABLES if name in os.environ}
@@ -38,7 +38,7 @@ def cuda_installation(index: int = 0, maps: str = "/proc/self/maps") -> dict[str
 
 
 def loaded_libraries(maps: str = "/proc/self/maps") -> dict[str, dict[str, str]]:
-    """By name: the file that is mapped into this process, and whose it is."""
+    """For each library: the file mapped into this process, and its origin."""
     found: dict[str, dict[str, str]] = {}
     for name, stem in LIBRARIES.items():
         for path in mapped_files(stem, maps):
@@ -48,7 +48,7 @@ def loaded_libraries(maps: str = "/proc/self/maps") -> dict[str, dict[str, str]]
 
 
 def mapped_files(stem: str, maps: str = "/proc/self/maps") -> list[str]:
-    """The paths of the library ``stem`` in this process: more than one where it was loaded twice."""
+    """The paths of the library ``stem`` mapped into this process; several if it was loaded twice."""
     found: set[str] = set()
     with suppress(OSError), open(maps, encoding="utf-8", errors="replace") as lines:
         found = {line.split(maxsplit=5)[5].strip() for line in lines if line.count("/") and ".so" in line}

@@ -1,6 +1,6 @@
-"""Sums over ranks that have a GPU each: by NCCL, from GPU to GPU, or by MPI through pinned host memory.
+"""All-reduce over ranks with one GPU each: by NCCL from GPU to GPU, or by MPI through pinned host memory.
 
-A GPU's array is never given to MPI: builds of MPI that do not know CUDA read its address as the host's.
+MPI never gets a device pointer: an MPI that is not CUDA-aware would treat it as a host address.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from ..base import Array, Ranks
 
 
 class NcclSum:
-    """``array`` <- its sum over all ranks, queued on the current stream at each call.
+    """A call queues an all-reduce of ``array``, in place, on the current stream.
 
-    ``nccl`` is CuPy's module of that name, ``stream`` gives the current stream's address. The ranks find each other by
-    an id that rank 0 makes and MPI carries.
+    ``nccl`` is CuPy's module of that name; ``stream()`` returns the current stream's address. Rank 0 creates the NCCL
+    id, and MPI broadcasts it.
     """
 
     def __init__(self, nccl: Any, array: Array, ranks: Ranks, stream: Callable[[], int]) -> None:
@@ -30,7 +30,7 @@ class NcclSum:
 
 
 class PinnedSum:
-    """The same through ``host``, an array of page-locked memory like ``array``: the way that any MPI can go."""
+    """A call all-reduces ``array`` in place through ``host``, a pinned array of the same shape. Works with any MPI."""
 
     def __init__(self, array: Array, host: Any, ranks: Ranks) -> None:
         self._array, self._host, self._ranks = array, host, ranks

@@ -1,4 +1,4 @@
-"""What this machine has: a functional probe, because CuPy imports well where nothing else of it works."""
+"""A functional test of the GPU: CuPy may import without error and still not work."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ INSTALL = "Install it with: pip install 'cupy-cuda12x[ctk]' (CUDA 12) or 'cupy-c
 
 @dataclass(frozen=True)
 class Probe:
-    """The outcome of ``probe_cuda``: whether the GPU is usable, why or why not, and what to do."""
+    """The result of ``probe_cuda``: whether the GPU is usable, why or why not, and what to do."""
 
     usable: bool
     reason: str
     remedy: str = ""
 
     def error(self) -> DeviceError:
-        """The ``DeviceError`` of a GPU that was asked for and cannot be used."""
+        """The ``DeviceError`` for a requested GPU that is not usable."""
         remedy = f"{self.remedy} " if self.remedy else ""
         return DeviceError(
             "the GPU cannot be used",
@@ -33,7 +33,7 @@ class Probe:
 
 
 def cupy_wheels() -> list[str]:
-    """The installed CuPy distributions as "name version"; more than one is a fault."""
+    """The installed CuPy distributions as "name version"; more than one conflict with each other."""
     found = {
         f"{dist.name} {dist.version}"
         for dist in metadata.distributions()
@@ -44,9 +44,9 @@ def cupy_wheels() -> list[str]:
 
 @cache
 def probe_cuda(index: int = 0) -> Probe:
-    """Whether CUDA device ``index`` runs our work: import, device count, a compiled kernel, a GEMM, a wait.
+    """Test whether CUDA device ``index`` works: import, device count, a compiled kernel, a GEMM, a synchronisation.
 
-    Never raises; whatever CuPy raises becomes the reason.
+    Never raises; an exception of CuPy becomes the reason.
     """
     wheels = cupy_wheels()
     if not wheels:
@@ -70,9 +70,9 @@ def probe_cuda(index: int = 0) -> Probe:
 
 
 def gpu_of(local_rank: int, local_size: int) -> int:
-    """The number of the GPU that a rank takes among those of its machine. Raises ``DeviceError`` if there are too few.
+    """The index of the GPU for this rank of the machine. Raises ``DeviceError`` if there are fewer GPUs than ranks.
 
-    A launcher may show each rank one GPU of its own: then it is number 0 for all of them.
+    If only one GPU is visible, the index is 0: the launcher may have given each rank its own.
     """
     if local_size == 1:
         return 0
@@ -80,7 +80,7 @@ def gpu_of(local_rank: int, local_size: int) -> int:
         import cupy
 
         count = cupy.cuda.runtime.getDeviceCount()
-    except Exception:  # no GPU that works: the probe says why
+    except Exception:  # no working GPU; the probe will say why
         return 0
     if 1 < count < local_size:
         raise DeviceError(
@@ -94,7 +94,7 @@ def gpu_of(local_rank: int, local_size: int) -> int:
 
 
 def _probe_device(cupy: Any, wheel: str, index: int) -> Probe:
-    """The part of the probe that needs a working import of CuPy."""
+    """The part of the probe after the import of CuPy."""
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
@@ -115,7 +115,7 @@ def _probe_device(cupy: Any, wheel: str, index: int) -> Probe:
 
 
 def _no_device(runtime: Any, wheel: str, error: Exception) -> Probe:
-    """Tell "no driver" from "driver too old" from "no device": CUDA's status alone does not."""
+    """Distinguish "no driver", "driver too old" and "no device": CUDA's status alone does not."""
     status = getattr(error, "status", None)
     try:
         driver = runtime.driverGetVersion()
@@ -137,7 +137,7 @@ def _no_device(runtime: Any, wheel: str, error: Exception) -> Probe:
 
 
 def _broken(wheel: str, error: Exception) -> Probe:
-    """CuPy imports, but asking for devices, compiling, multiplying or waiting failed."""
+    """CuPy imports, but a later part of the probe failed."""
     missing = isinstance(error, ImportError) or type(error).__name__ == "DynamicLibNotFoundError"
     name = wheel.partition(" ")[0]
     if missing:
@@ -154,7 +154,7 @@ def _broken(wheel: str, error: Exception) -> Probe:
 
 
 def cuda_version(number: int) -> str:
-    """CUDA's 12040 as "12.4"."""
+    """CUDA's version number 12040 as "12.4"."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
