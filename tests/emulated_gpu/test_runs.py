@@ -103,3 +103,64 @@ def test_a_refused_capture_leaves_training_call_by_call(over: Over, tmp_path: Pa
         reasons.append(graphs["reason"])
     said = ("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "CUBLAS_STATUS_EXECUTION_FAILED")
     assert all(any(words in reason for words in said) for reason in reasons), reasons
+
+
+ALLOCATIONS = """
+from cupy.cuda.memory_hook import MemoryHook
+os.environ["TWOSTROKE_CAPTURE"] = "0"
+
+class Count(MemoryHook):
+    name, calls = "count", 0
+    def malloc_preprocess(self, **_):
+        self.calls += 1
+
+def calls(layers, batch, steps):
+    run = TrainingRun(MLP(layers), data, TrainConfig(epochs=2, batch_size=batch), select_backend("cuda"))
+    run.advance(1)
+    with Count() as count:
+        run.advance(steps)
+    return count.calls
+
+for layers in ([12, 16, 3], [12, 1, 3]):
+    for batch in (1, 2, 16):
+        few, many = (calls(layers, batch, steps) for steps in (2, 10))
+        assert few == many, (layers, batch, few, many)
+assert cupy._core.get_routine_accelerators() and cupy._core.get_reduction_accelerators()  # the process keeps its own
+"""
+
+
+def test_a_step_call_by_call_allocates_nothing(over: Over) -> None:
+    done = over(START + ALLOCATIONS)
+    assert done.returncode == 0, done.stderr
+
+
+THREADS = """
+import threading
+backend, digests = select_backend("cuda"), {}
+
+def work(seed, name):
+    run = TrainingRun(MLP([12, 16, 3], seed=seed), data, TrainConfig(epochs=4, batch_size=8), backend)
+    barrier.wait()
+    while not run.done:
+        run.advance()
+    digests[name] = digest(run)
+
+barrier = threading.Barrier(1)
+for seed in (1, 2, 3):
+    work(seed, f"alone {seed}")
+barrier = threading.Barrier(3)
+threads = [threading.Thread(target=work, args=(seed, f"beside {seed}")) for seed in (1, 2, 3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert backend.describe()["graphs"]["used"], backend.describe()["graphs"]
+assert all(digests[f"alone {seed}"] == digests[f"beside {seed}"] for seed in (1, 2, 3)), digests
+"""
+
+
+@pytest.mark.parametrize("capture", ["auto", "epoch"])
+def test_threads_that_share_a_backend(over: Over, capture: str) -> None:
+    """Each captures and trains, with the bits that it has alone, and capture stays on."""
+    done = over(f"import sys\nsys.setswitchinterval(1e-5)\n{START}{THREADS}", env={"TWOSTROKE_CAPTURE": capture})
+    assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import DeviceError
 from ..base import Array, Backend, Captured, Kernel, Ranks, Scalars, Steps, Summing
 from ..column_major import column_major
+from .accelerators import accelerators
 from .cublas import OwnHandle, SharedHandle
 from .graphs import Capture, Graphs
 from .nccl import NcclSum, PinnedSum
@@ -190,8 +191,10 @@ class _Active:
             self._device.__enter__()
         except Exception as error:
             raise device_fault(error, self._name) or error  # noqa: B904 (chained by itself)
+        accelerators.switch_off()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
+        accelerators.restore()
         try:
             # A DeviceError comes from a nested block: more frames have ended since, so more memory can be freed.
             fault = error if isinstance(error, DeviceError) else device_fault(error, self._name, self._needed)

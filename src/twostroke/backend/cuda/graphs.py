@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,6 +37,7 @@ class Capture:
         self.graphs = self.launches = 0
         self.seconds = 0.0
         self._stream = None
+        self._turn = threading.Lock()  # threads that share a backend capture one after the other
 
     def refuse(self, error: Exception) -> None:
         """Stop capturing. The first reason is kept."""
@@ -63,7 +65,7 @@ class Capture:
         try:
             pool = cupy.cuda.MemoryPool()
             stream = self._stream = self._stream or cupy.cuda.Stream(non_blocking=True)
-            with undisturbed(), stream, cupy.cuda.using_allocator(pool.malloc):
+            with self._turn, undisturbed(), stream, cupy.cuda.using_allocator(pool.malloc):
                 stream.begin_capture()
                 try:
                     work()
