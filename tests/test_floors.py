@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"version"},
     "files": {"errors"},
     "data": {"errors", "files", "randomness"},
-    "backend": {"errors", "backend.cpu", "backend.cuda"},  # only select.py imports a device, when it is chosen
+    "backend": {"errors", "backend.cpu", "backend.cuda"},  # a device itself is imported when it is chosen
     "backend.cpu": {"errors", "backend"},
     "backend.cuda": {"errors", "backend"},
     "engine": {"errors", "randomness", "data", "backend"},
@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MOST_LINES = {
     "engine": 1900,
     "backend.cpu": 900,
-    "backend.cuda": 900,
+    "backend.cuda": 910,
     "ranks": 800,
     "sklearn": 900,
     "show": 1110,
