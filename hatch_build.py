@@ -26,7 +26,8 @@ SWITCH = "TWOSTROKE_LIBRARY"
 # No -march=native: what is built here runs on other processors. No contraction: the compiler fuses no multiplication
 # with an addition unless the source does, so the bits do not depend on the compiler.
 FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
-AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt")
+# -mtune: by default gcc schedules the inner loop of a tile for older processors, and products take a tenth longer.
+AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt", "-mtune=haswell")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 DEFINES = {"avx2": (), "avx512": ("-DTWOSTROKE_AVX512",)}
 INSTRUCTIONS = {"avx2": AVX2, "avx512": AVX512}
