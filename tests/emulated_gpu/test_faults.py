@@ -107,3 +107,22 @@ assert told == 4, told
 """
     done = over(START + program, SETDEVICE=setdevice)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"DEVICES": "0"}, "no CUDA GPU found"),
+        ({"DRIVER": "0"}, "cupy-cuda12x 14.2.0 is installed but there is no NVIDIA driver"),
+        (
+            {"DRIVER": "11040"},
+            "the NVIDIA driver is too old (it supports CUDA 11.4, cupy-cuda12x 14.2.0 needs CUDA 12.9)",
+        ),
+    ],
+    ids=["no GPU", "no driver", "old driver"],
+)
+def test_a_machine_that_cannot(over: Over, settings: dict[str, str], said: str) -> None:
+    done = over(["train", "--device", "cuda"], **settings)
+    assert done.returncode == 3
+    assert done.stderr.startswith(UNUSABLE + said)
+    assert done.stderr.count("\n") == 1

@@ -568,6 +568,12 @@ def plant_fake_cupy(
             memGetInfo=lambda: (1024, 4096),
         ),
     )
+    fake._core = SimpleNamespace(
+        get_routine_accelerators=list,
+        get_reduction_accelerators=list,
+        set_routine_accelerators=lambda names: None,
+        set_reduction_accelerators=lambda names: None,
+    )
     libs: Any = ModuleType("cupy_backends.cuda.libs")
     libs.cublas = library
     for name in ("cupy_backends", "cupy_backends.cuda"):
@@ -575,7 +581,7 @@ def plant_fake_cupy(
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libs)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     # Make the real modules import the fake: planted first, so that the undo restores what was there or removes ours.
-    for module in ("cublas", "graphs", "backend"):
+    for module in ("accelerators", "cublas", "graphs", "backend"):
         name = f"twostroke.backend.cuda.{module}"
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
         del sys.modules[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import Any, Final
 
 import cupy
 
@@ -13,24 +13,27 @@ class _Accelerators:
 
     def __init__(self) -> None:
         self._lock, self._blocks = threading.Lock(), 0
-        self._before: tuple[list[int], list[int]] = [], []
 
     def switch_off(self) -> None:
         with self._lock:
-            if not self._blocks and hasattr(cupy, "_core"):
-                self._before = cupy._core.get_routine_accelerators(), cupy._core.get_reduction_accelerators()
-                self._set([], [])
+            if not self._blocks:
+                self._before = _replace([], [])
             self._blocks += 1
 
     def restore(self) -> None:
         with self._lock:
             self._blocks -= 1
-            if not self._blocks and hasattr(cupy, "_core"):
-                self._set(*self._before)
+            if not self._blocks:
+                _replace(*self._before)
 
-    def _set(self, routine: list[int], reduction: list[int]) -> None:
-        cupy._core.set_routine_accelerators(routine)
-        cupy._core.set_reduction_accelerators(reduction)
+
+def _replace(routine: list[int], reduction: list[int]) -> tuple[list[int], list[int]]:
+    """Sets both lists; returns those before."""
+    core: Any = cupy._core
+    before = core.get_routine_accelerators(), core.get_reduction_accelerators()
+    core.set_routine_accelerators(routine)
+    core.set_reduction_accelerators(reduction)
+    return before
 
 
 accelerators: Final = _Accelerators()
