@@ -102,8 +102,7 @@ class Network:
         """(nabla_b, nabla_w): the gradient of the cost 1/2 |a - y|^2 for one sample, or the sum over columns."""
         buffers = self._load(_rows(x), _rows(y))
         with self.mlp.backend.active():
-            gradient = self.mlp.backend.xp.empty_like(self.mlp.parameters)
-            views = layer_views(gradient, self.mlp.layers)
+            views = layer_views(self.mlp.backend.xp.empty_like(self.mlp.parameters), self.mlp.layers)
             self._accumulate(buffers, views, 1.0, 0.0, 0.0)
         host = self.mlp.backend.to_host
         return [host(layer.b).T for layer in views], [host(layer.W).T for layer in views]

@@ -55,8 +55,7 @@ def _twostroke(
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (by default the process's own) and return its exit code."""
     words = list(sys.argv[1:] if args is None else args)
-    own_process = args is None and "--debug" not in words
-    if own_process:
+    if own_process := args is None and "--debug" not in words:
         sys.unraisablehook = lambda _: None  # once a GPU is lost every destructor of CuPy fails
     tolerate_encodings()
     try:
