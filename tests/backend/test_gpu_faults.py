@@ -383,7 +383,8 @@ def test_every_fused_kernel_compiles_to_machine_code(kernel: Any, dtype: str, ce
         assert code.startswith(b"\x7fELF")
         if dtype == "float32":
             found = double_arithmetic(ptx)
-            assert len(found) == DOUBLE_IN_CUPY.get(kernel, 0), found
+            known = DOUBLE_IN_CUPY.get(kernel, 0)
+            assert len(found) == known, f"{found} in double; {known} in DOUBLE_IN_CUPY, where CuPy's own belong"
             figure(f"machine code of a fused kernel, bytes, {architecture}, largest", len(code))
 
 

@@ -76,6 +76,13 @@ def test_each_loss_takes_its_outputs_and_no_other(loss: str, output: str) -> Non
             ts.MLP([3, 2], loss=loss, output=output)
 
 
+@pytest.mark.parametrize("table", [ACTIVATIONS, LOSSES, INITIALIZERS], ids=["activation", "loss", "init"])
+def test_the_docstring_names_every_choice(table: dict[str, Any]) -> None:
+    text = ts.MLP.__doc__ or ""
+    missing = [name for name in table if f'"{name}"' not in text]
+    assert not missing, f"engine/mlp.py: name {missing} in the docstring of MLP"
+
+
 def test_defaults() -> None:
     net = ts.MLP([3, 2])
     assert (net.activation, net.loss, net.output, net.init) == ("relu", "cross-entropy", "softmax", "he")

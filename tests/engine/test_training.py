@@ -95,7 +95,7 @@ class Reference:
         if self.loss == "quadratic":
             return np.asarray(0.5 * ((A - T) ** 2).sum(axis=1))
         if self.output == "softmax":
-            return np.asarray(-np.log((A * T).sum(axis=1)))
+            return np.asarray(-(T * np.log(A)).sum(axis=1))
         return np.asarray(-(T * np.log(A) + (1 - T) * np.log(1 - A)).sum(axis=1))
 
     def gradient(self, X: Floats, T: Floats) -> tuple[Floats, Floats, list[Floats], list[Floats]]:

@@ -84,6 +84,8 @@ def test_the_table_and_this_test_know_every_setting() -> None:
     missing = [name for name in ALL if name not in CHANGES]
     assert not missing, f"add to CHANGES in {__file__} for each of {missing} a value that changes a run"
     assert TRAINING_DEFAULTS.keys() - SETTINGS.keys() >= LIBRARY_ONLY
+    missing = [name for name in TRAINING_DEFAULTS if f"``{name}``" not in (ts.TrainConfig.__doc__ or "")]
+    assert not missing, f"engine/config.py: say in the docstring of TrainConfig what {missing} does"
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS.keys() & CHANGES.keys()))

@@ -52,6 +52,7 @@ def reference_activation(name: str, Z: np.ndarray) -> np.ndarray:
         "identity": lambda z: z,
         "exp": np.exp,
     }
+    assert name in functions, f"add to reference_activation in {__file__} the formula of {name}"
     return functions[name](Z)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.dataset import load_dataset
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
-from ..runs.folder import writable_folder, write_file
+from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
 from ..runs.record import read_record, repeat_words
 from ..show import page, pictures
 from ..show.findings import Findings, examine
@@ -26,13 +26,13 @@ def report(
 ) -> None:
     """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings."""
     need("plot", "twostroke report")
-    found = read_record(run / "record.json")
-    net = load_model(run / "model.safetensors", backend=select(device, threads))
+    found = read_record(run / RECORD)
+    net = load_model(run / MODEL, backend=select(device, threads))
     source = data or found.get("source")
     if not isinstance(source, str):
         raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")
     samples = load_dataset(source)
-    check_model(net, samples, run / "model.safetensors")
+    check_model(net, samples, run / MODEL)
     folder = writable_folder(out or run, "--out" if out else "RUN")
     write_page(examine(found, net, samples), folder, say, png=png)
 
@@ -46,9 +46,9 @@ def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False
             command.append(in_shell(word))
         else:
             command[-1] += f" {in_shell(word)}"
-    content = {"report.html": page.html(findings, command).encode(errors="backslashreplace")}
+    content = {PAGE: page.html(findings, command).encode(errors="backslashreplace")}
     if png:
         content |= {name: pictures.png(figure) for name, figure in pictures.files(findings).items()}
     for name, data in content.items():
         write_file(folder / name, data, "the page")
-        tell(f"{'report' if name == 'report.html' else 'picture'}: {folder / name}")
+        tell(f"{'report' if name == PAGE else 'picture'}: {folder / name}")

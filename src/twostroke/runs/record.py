@@ -1,4 +1,4 @@
-"""Records: a run, an evaluation and a prediction as plain dictionaries, written as strict JSON and read back."""
+"""A run, an evaluation, a prediction as dictionaries for JSON. commands/training_job.py writes a run's record.json."""
 
 from __future__ import annotations
 

@@ -99,6 +99,7 @@ def _table(*settings: Setting) -> dict[str, Setting]:
     return table
 
 
+_OUTPUTS = "; ".join(f"{loss}: {', '.join(outputs)}" for loss, outputs in LOSSES.items())
 _RECIPES = " ".join(f"[bold]{name}[/bold]: {preset.purpose}." for name, preset in PRESETS.items())
 
 SETTINGS: Final = _table(
@@ -111,7 +112,7 @@ SETTINGS: Final = _table(
     Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation."),
     Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample."),
     Setting("output", NETWORK, "NAME",
-            "The output's activation: softmax or sigmoid; with quadratic also tanh, relu or identity.",
+            f"The output's activation, one that the loss allows. {_OUTPUTS}. Default: the loss's first.",
             label="output activation", follows="loss"),
     Setting("init", NETWORK, "|".join(INITIALIZERS),
             "The initial weights. Default: the preset's, or what suits another --activation.",
