@@ -116,7 +116,7 @@ assert told == 4, told
         ({"DRIVER": "0"}, "cupy-cuda12x 14.2.0 is installed but there is no NVIDIA driver"),
         (
             {"DRIVER": "11040"},
-            "the NVIDIA driver is too old (it supports CUDA 11.4, cupy-cuda12x 14.2.0 needs CUDA 12.9)",
+            "the NVIDIA driver is too old (it supports CUDA 11.4, cupy-cuda12x 14.2.0 needs 12.9)",
         ),
     ],
     ids=["no GPU", "no driver", "old driver"],
