@@ -102,18 +102,6 @@ static void copy(const copy_call *x) {
     else memset(x->to, 0, (size_t)x->bytes);
 }
 
-static void play(const operation *op, word count) {
-    for (const operation *end = op + count; op < end; op++)
-        switch (op->kind) {
-            case UFUNC: ufunc(&op->ufunc); break;
-            case GEMM: case GEMV: case GER: blas(op->kind, &op->blas); break;
-            case TAKE: take(&op->take); break;
-            case ARGMAX: argmax(&op->argmax); break;
-            case COPY: copy(&op->copy); break;
-            case PRODUCT: twostroke_product(&op->product); break;
-        }
-}
-
 static void move_all(const move *x, word count, word step) {
     for (; count--; x++) memcpy(x->to + step * x->to_step, x->from + step * x->from_step, (size_t)x->bytes);
 }
@@ -121,7 +109,15 @@ static void move_all(const move *x, word count, word step) {
 void twostroke_play(const program *p) {
     for (word step = p->first; step < p->first + p->steps; step++) {
         move_all(p->moves, p->before, step);
-        play(p->operations, p->count);
+        for (const operation *op = p->operations; op < p->operations + p->count; op++)
+            switch (op->kind) {
+                case UFUNC: ufunc(&op->ufunc); break;
+                case GEMM: case GEMV: case GER: blas(op->kind, &op->blas); break;
+                case TAKE: take(&op->take); break;
+                case ARGMAX: argmax(&op->argmax); break;
+                case COPY: copy(&op->copy); break;
+                case PRODUCT: twostroke_product(&op->product); break;
+            }
         move_all(p->moves + p->before, p->after, step);
     }
 }
