@@ -174,8 +174,8 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
 
     Each loss is multiplied by its sample weight, if there are any.
     """
-    _, _, T, losses, scratch, rows, *_ = buffers
-    net.loss_kernels.losses(net.backend, buffers.A[-1], T, losses, scratch, rows)
+    losses = buffers.losses
+    net.loss_kernels.losses(net.backend, buffers.A[-1], buffers.T, losses, buffers.scratch, buffers.rows)
     if len(buffers.weights):
         net.backend.elementwise(kernels.times)(losses, buffers.weights, losses)
 
