@@ -51,6 +51,8 @@ class MLP:
     or taken from the flat host array ``parameters``.
 
     ``dtype`` is "float32" or "float64"; ``backend`` is the device that holds the parameters, by default the CPU.
+    Parameters and inputs must be finite: ``0 * inf`` and ``0 * nan`` count as 0 in the CPU's C library and may be NaN
+    elsewhere.
 
     Raises ``ConfigError`` for anything else.
     """
