@@ -144,8 +144,8 @@ def step() -> dict[str, Any]:
     up_and_down = {label: counts[label] for label in ("UP", "DOWN", "cupy.asnumpy")}
     still = all(entry["calls"].get("UP", 0) + entry["calls"].get("DOWN", 0) == 0 for entry in found.values())
     none = all(entry["pool_allocations"] == 0 for entry in found.values())
-    # One up: the order of the samples.
-    ok = still and none and counts["UP"] == 1 and counts["DOWN"] == counts["cupy.asnumpy"] == 0
+    # Two up: the order of the samples, and the scalars of every step.
+    ok = still and none and counts["UP"] == 2 and counts["DOWN"] == counts["cupy.asnumpy"] == 0
     return {"ok": ok, "steps": found, "transfers_in_an_epoch": up_and_down, "steps_in_that_epoch": len(run.bounds) - 1}
 
 

@@ -29,6 +29,7 @@ from ..files.atomic_file import previous
 from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, read_json, write_sealed
 
 KIND: Final = "twostroke-checkpoint"
+RECORD_TYPES: Final = get_type_hints(EpochRecord)  # once: to evaluate annotations is to compile, which no reader may
 
 
 def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
@@ -172,10 +173,10 @@ def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
 
 
 def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
-    history, hints = [], get_type_hints(EpochRecord)
+    history = []
     for number, values in enumerate(records, start=1):
         record = EpochRecord(**values)
-        for name, hint in hints.items():
+        for name, hint in RECORD_TYPES.items():
             value, kinds = values[name], get_args(hint) or (hint,)  # of float | None, or of int
             if value is None and NoneType in kinds:
                 continue
