@@ -90,9 +90,9 @@ def figure() -> Callable[[str, float], None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist hands its figures over."""
+    """A worker of pytest-xdist hands its figures over, as plain numbers: it cannot send NumPy's."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["figures"] = FIGURES
+        session.config.workeroutput["figures"] = {name: float(value) for name, value in FIGURES.items()}
 
 
 @pytest.hookimpl(optionalhook=True)
