@@ -212,3 +212,15 @@ def test_large_calls_are_shared_with_the_same_bits(threads: int, shape: tuple[in
                     assert sums.tobytes() == expected.tobytes()
     finally:
         native.set_threads(before)
+
+
+def test_no_array_is_printed_on_the_way_to_a_program() -> None:
+    """A message for a call that is not known is made only then: to print a step's arrays takes longer than a thousand
+    steps."""
+
+    def refuse(_: Any) -> str:
+        raise AssertionError("an array was printed")
+
+    x = np.ones((40, 30), np.float32)
+    with np.printoptions(override_repr=refuse):
+        strictly([partial(np.add, x, x, out=x), partial(np.add.reduce, np.asfortranarray(x), 1, None, x[:, 0].copy())])

@@ -52,7 +52,7 @@ class Program:
         self._play()
 
     def _operations(self, call: Any) -> Iterator[native.Operation]:
-        _expect(isinstance(call, partial), f"{call} is not a call with its arguments")
+        _expect(isinstance(call, partial), f"{type(call).__name__} is not a call with its arguments")
         function, args, keywords = call.func, call.args, call.keywords
         name, owner = getattr(function, "__name__", str(function)), getattr(function, "__self__", None)
         if isinstance(function, np.ufunc):
