@@ -14,9 +14,9 @@ train: $(VENV)/installed
 # Two workers; all tests of a file run in one of them.
 PYTEST = $(RUN) -m pytest -n 2 --dist loadfile
 
-# The rooms that a change of the maths or of a device breaks first.
+# What a change of the maths or of the seam breaks first.
 quick: $(VENV)/with-test
-	$(PYTEST) tests/engine tests/backend tests/files tests/data tests/test_floors.py
+	$(PYTEST) tests/engine tests/files tests/test_floors.py tests/backend/test_backend.py tests/backend/test_replay.py
 
 # The GPU's tests without a GPU, on an emulated one (tests/emulated_gpu/README.md): some 2.5 GB of wheels.
 EMULATED = $(RUN) -m tests.emulated_gpu $(RUN)
