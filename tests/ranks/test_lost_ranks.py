@@ -43,7 +43,7 @@ from twostroke import cli
 from twostroke.ranks import data_parallel
 
 kind, rank, at, words = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-step = data_parallel.SharedStep.run
+step = data_parallel.SharedStep.learn_batch
 
 def run(self, *arguments):
     if self._communicator.rank == rank and self.steps == at:
@@ -57,7 +57,7 @@ def run(self, *arguments):
         os.kill(os.getpid(), getattr(signal, kind))
     step(self, *arguments)
 
-data_parallel.SharedStep.run = run
+data_parallel.SharedStep.learn_batch = run
 sys.exit(cli.main(words))
 """
 
