@@ -195,16 +195,18 @@ def traced(data: Any, layers: tuple[int, ...], config: Any) -> dict[str, Any]:
 
 
 def profiled(work: Callable[[], object]) -> Counter[str] | str:
-    """What CUDA did during the work, by kind; or why that is not known."""
+    """What CUDA did during the work, by kind; or why that is not known. The work is done in either case."""
     try:
         import torch
         from torch.profiler import ProfilerActivity, profile
-    except ImportError as error:
-        return f"no profiler: {error}"
-    if not torch.cuda.is_available():
-        return "no profiler: this PyTorch finds no GPU"
-    try:
+
+        if not torch.cuda.is_available():
+            raise ImportError("this PyTorch finds no GPU")
         torch.cuda.init()
+    except Exception as error:  # no PyTorch, or one that does not start
+        work()
+        return f"no profiler: {(str(error).splitlines() or [''])[0]}"
+    try:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             work()
             torch.cuda.synchronize()
@@ -297,6 +299,7 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
     backend = ways["a launch a step"]
     floors: dict[str, tuple[Callable[[], None], int]] = {
         "products alone": (bare_products(backend, layers, batch), 1),
+        **{name: (many(work), MANY) for name, work in single_products(backend, layers, batch).items()},
         "empty kernels, a launch a step": (partial(nothing, 1), 1),
         f"empty kernels, {MANY} steps a launch": (partial(nothing, MANY), MANY),
     }
@@ -311,6 +314,37 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
         "raw": raw,
         "graphs": graphs,
     }
+
+
+def many(work: Callable[[], None]) -> Callable[[], None]:
+    """The work ``MANY`` times."""
+
+    def run() -> None:
+        for _ in range(MANY):
+            work()
+
+    return run
+
+
+def single_products(backend: Any, layers: tuple[int, ...], batch: int) -> dict[str, Callable[[], None]]:
+    """Each product of a step by itself, with those that sum the gradients of biases."""
+    import cupy
+
+    from twostroke.engine.workspace import Workspace
+
+    found: dict[str, Callable[[], None]] = {}
+    with backend.active():
+        buffers = Workspace(backend, layers, "float32", batch).rows(batch)
+        for array in (*buffers.A, *buffers.dA):
+            array.fill(0.1)
+        for index, (A, Z, dZ) in enumerate(zip(buffers.A, buffers.A[1:], buffers.dA, strict=False)):
+            W, b = cupy.full((A.shape[1], Z.shape[1]), 0.01, "float32"), cupy.zeros((1, Z.shape[1]), "float32")
+            found[f"Z = X W, layer {index + 1}"] = partial(backend.gemm, A, W, Z)
+            if index:
+                found[f"dX = dZ W^T, layer {index + 1}"] = partial(backend.gemm, dZ, W.T, buffers.dA[index - 1])
+            found[f"dW = X^T dZ, layer {index + 1}"] = partial(backend.gemm, A.T, dZ, W, 1e-9, 1.0)
+            found[f"db = 1^T dZ, layer {index + 1}"] = partial(backend.gemm, buffers.ones, dZ, b, 1e-9, 1.0)
+    return found
 
 
 def microseconds(backend: Any, work: Callable[[], object], blocks: int, times: int) -> list[float]:

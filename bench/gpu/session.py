@@ -4,10 +4,11 @@
     python bench/gpu/session.py --group quick     # is it quick? traces, waterfall, duels, time to accuracy
 
 Each part runs in a process of its own with a time limit, so that a fault or a hang in one costs only that one. The
-raw results go to one JSON file a group, written after every part, in $OUT or in bench/results/MACHINE; a short table is
-printed last. Needs no network. Launches are counted at the calls into CuPy and cuBLAS (a product may be more than one
-launch inside cuBLAS), and by PyTorch's profiler where that sees them; host time is the clock around steps that nobody
-waits for. ``--dry-run`` lists what would run.
+parts of ``right`` time nothing and run side by side, those of ``quick`` one after the other. The raw results go to one
+JSON file a group, written after every part, in $OUT or in bench/results/MACHINE; a short table is printed last. Needs
+no network. Launches are counted at the calls into CuPy and cuBLAS (a product may be more than one launch inside
+cuBLAS), and by PyTorch's profiler where that sees them; host time is the clock around steps that nobody waits for.
+``--dry-run`` lists what would run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -81,7 +83,12 @@ DUELS: Final = (
     "--row-limit", "40", "--json", "{out}/duel-cuda.json", "--peer", *GPU_PEERS,
 )  # fmt: skip
 TO_98: Final = ("--device", "cuda", "--seeds", "100", "--no-save")
-SUITE: Final = ["-m", "pytest", "tests", "--require-gpu", "-m", "gpu", "-q", "--maxfail=20", "-p", "no:cacheprovider"]
+WORKERS: Final = str(min(8, os.cpu_count() or 1))
+# Warnings of the packages that happen to be there are no failures here.
+SUITE: Final = [
+    "-m", "pytest", "tests", "--require-gpu", "-m", "gpu", "-q", "-n", WORKERS, "-p", "no:cacheprovider",
+    "-W", "default",
+]  # fmt: skip
 PARTS: Final = [
     Part("doctor", "right", 40, "what the machine has", _twostroke("doctor", "--json")),
     Part("tests", "right", 150, "the test suite's GPU tests", SUITE),
@@ -154,6 +161,18 @@ def run_part(part: Part, seconds: float, results: Path | None = None) -> dict[st
         ok = ok and part.says in err and err.count("\n") == 1 and not left
     result["outcome"] = "TIMED OUT" if code == TIMED_OUT else "ok" if ok else "FAILED"
     return result
+
+
+def outcomes(parts: list[Part], run: Callable[[Part], dict[str, Any]]) -> Iterator[tuple[Part, dict[str, Any]]]:
+    """The parts with their results: those of ``right`` side by side, then the others one after the other."""
+    together = [part for part in parts if part.group == "right"]
+    with ThreadPoolExecutor(min(len(together), os.cpu_count() or 1) or 1) as pool:
+        running = {pool.submit(run, part): part for part in together}
+        for done in as_completed(running):
+            yield running[done], done.result()
+    for part in parts:
+        if part.group != "right":
+            yield part, run(part)
 
 
 def headline(name: str, result: dict[str, Any]) -> str:
@@ -265,6 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--group", choices=GROUPS, help="a half of it, in less than nine minutes")
     parser.add_argument("--only", help="names of parts, separated by commas")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--seconds", type=float, help="for all parts together, instead of 520 a group")
+    parser.add_argument("--patience", type=float, default=1.0, help="multiplies the time limits: for an emulated GPU")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
@@ -292,22 +313,26 @@ def main(arguments: list[str] | None = None) -> int:
     kept = bool(options.out) or not reason
     if kept:
         out.mkdir(parents=True, exist_ok=True)
-    budget = BUDGET_S * len({part.group for part in parts})
-    for part in parts:
-        remaining = budget - (time.perf_counter() - started)
+    limit = started + (options.seconds or options.patience * BUDGET_S * len({part.group for part in parts}))
+
+    def outcome(part: Part) -> dict[str, Any]:
+        remaining = limit - time.perf_counter()
         if part.name != "doctor" and reason:
-            results[part.name] = {"outcome": "SKIPPED", "reason": reason}
-        elif remaining < 10:
-            results[part.name] = {"outcome": "SKIPPED", "reason": "no time left"}
-        else:
-            print(f"{part.name}: {part.what} ...", flush=True)
-            results[part.name] = run_part(part, min(part.seconds, remaining), out.resolve())
+            return {"outcome": "SKIPPED", "reason": reason}
+        if remaining < 10:
+            return {"outcome": "SKIPPED", "reason": "no time left"}
+        print(f"{part.name}: {part.what} ...", flush=True)
+        return run_part(part, min(options.patience * part.seconds, remaining), out.resolve())
+
+    for part, result in outcomes(parts, outcome):
+        results[part.name] = result
         record["seconds"] = time.perf_counter() - started
         if kept:
             write_atomically(file, f"{json.dumps(record, indent=1)}\n".encode())
     if kept:
         print(f"raw results: {file}")
-    for name, result in results.items():
+    for name in (part.name for part in parts):
+        result = results[name]
         tail = result["reason"] if "reason" in result else headline(name, result)
         print(f"{name:22} {result['outcome']:9} {result.get('seconds', 0):5.0f} s  {tail}")
     if reason and not options.dry_run:
