@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 TIMED_OUT: Final = 124  # as timeout(1) says it
+_running: set[int] = set()  # the process groups of commands, from all threads
 
 
 class Done(NamedTuple):
@@ -40,16 +41,28 @@ def run(
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=cwd, process_group=0
         )
+        _running.add(child.pid)
         try:
             code = child.wait(seconds)
         except subprocess.TimeoutExpired:
             code = TIMED_OUT
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+            _end(child.pid)
             child.wait()
+            _running.discard(child.pid)
         texts = []
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
     return Done(code, *texts)
+
+
+def end_all() -> None:
+    """End the commands of all threads, with everything that they started."""
+    for group in list(_running):
+        _end(group)
+
+
+def _end(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.gpu import quick, right
 from bench.gpu.right import SMALL
-from bench.processes import TIMED_OUT, run
+from bench.processes import TIMED_OUT, end_all, run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BUDGET_S: Final = 520.0  # for all parts of a group together
@@ -168,8 +168,13 @@ def outcomes(parts: list[Part], run: Callable[[Part], dict[str, Any]]) -> Iterat
     together = [part for part in parts if part.group == "right"]
     with ThreadPoolExecutor(min(len(together), os.cpu_count() or 1) or 1) as pool:
         running = {pool.submit(run, part): part for part in together}
-        for done in as_completed(running):
-            yield running[done], done.result()
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BaseException:  # told to end
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
     for part in parts:
         if part.group != "right":
             yield part, run(part)
@@ -307,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     reason = "--dry-run" if options.dry_run and probe.usable else "" if probe.usable else probe.reason
     started = time.perf_counter()
     results: dict[str, Any] = {}
-    record: dict[str, Any] = {"gpu": probe.reason, "versions": versions(), "parts": results}
+    record: dict[str, Any] = {"gpu": probe.reason, "versions": versions(), "parts": {}}
     out = options.out or folder_of(probe.reason.partition(" (")[0] if probe.usable else "no gpu")
     file = out / f"gpu-session{f'-{options.group}' if options.group else ''}.json"
     kept = bool(options.out) or not reason
@@ -327,6 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     for part, result in outcomes(parts, outcome):
         results[part.name] = result
         record["seconds"] = time.perf_counter() - started
+        record["parts"] = {part.name: results[part.name] for part in parts if part.name in results}
         if kept:
             write_atomically(file, f"{json.dumps(record, indent=1)}\n".encode())
     if kept:

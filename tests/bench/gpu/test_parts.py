@@ -98,8 +98,10 @@ def test_a_handle_that_is_not_captured_runs_call_by_call(gpu: FakeGraphs, data: 
 def test_the_waterfall_measures_every_way_and_the_floors(gpu: FakeGraphs, data: Dataset) -> None:
     found = quick.waterfall_of(data, LAYERS, 4, 3)
     assert found["us_per_step"].keys() == found["raw"].keys()
-    floors = ["products alone", "empty kernels, a launch a step", "empty kernels, 64 steps a launch"]
-    assert list(found["us_per_step"])[-4:] == ["a launch an epoch", *floors]
+    names = list(found["us_per_step"])
+    assert names[names.index("a launch an epoch") + 1] == "products alone"
+    assert names[-2:] == ["empty kernels, a launch a step", "empty kernels, 64 steps a launch"]
+    assert {"Z = X W, layer 1", "dX = dZ W^T, layer 2", "dW = X^T dZ, layer 2", "db = 1^T dZ, layer 1"} <= set(names)
     assert all(us > 0 for us in found["us_per_step"].values())
     used = {name: graphs["used"] for name, graphs in found["graphs"].items()}
     assert [name for name in used if used[name]] == ["call by call, own handle", *quick.LAUNCHED]

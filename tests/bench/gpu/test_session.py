@@ -116,21 +116,22 @@ def test_the_planted_faults_end_as_they_must(name: str) -> None:
     assert result["outcome"] == "ok", result
 
 
-def test_the_results_are_written_after_every_part(tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", session.GROUPS)
+def test_the_results_are_written_after_every_part(group: str, tmp_path: Path) -> None:
     """A session that is told to end, in its second part, leaves the first one's result, and no process."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from bench.gpu import session as s\n"
         "from twostroke.backend.cuda import probe; probe.probe_cuda = lambda: probe.Probe(True, 'A GPU (none)')\n"
         'slow = \'import os, time; print(os.getpid(), file=open(os.environ["OUT"] + "/pid", "w"), flush=True);\'\n'
-        "s.PARTS[:] = [s.Part('one', 'right', 9, '', ['-c', 'print(1)']),\n"
-        "              s.Part('two', 'right', 60, '', ['-c', slow + 'time.sleep(60)'])]\n"
+        f"s.PARTS[:] = [s.Part('one', '{group}', 9, '', ['-c', 'print(1)']),\n"
+        f"              s.Part('two', '{group}', 60, '', ['-c', slow + 'time.sleep(60)'])]\n"
         "sys.exit(s.main(['--out', sys.argv[2]]))"
     )
     running = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(tmp_path)], stdout=subprocess.DEVNULL)
     try:
         pid = tmp_path / "pid"
         for _ in range(600):
-            if pid.exists() and pid.read_text().endswith("\n"):
+            if pid.exists() and pid.read_text().endswith("\n") and (tmp_path / "gpu-session.json").exists():
                 break
             time.sleep(0.05)
         record = json.loads((tmp_path / "gpu-session.json").read_text())
