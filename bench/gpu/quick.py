@@ -51,7 +51,7 @@ def counted(backend: Any, counts: Counter[str]) -> Iterator[None]:
     """Count the calls that reach the device: each is at least one launch, or a copy."""
     import cupy
 
-    from twostroke.backend.cuda import backend as cupy_backend
+    from twostroke.backend.cuda.calls import MAPS, REDUCTIONS
 
     def wrap(owner: Any, name: str, label: str) -> Callable[[], None]:
         original = getattr(owner, name)
@@ -64,20 +64,13 @@ def counted(backend: Any, counts: Counter[str]) -> Iterator[None]:
         setattr(owner, name, counting)
         return (lambda: setattr(owner, name, original)) if own else (lambda: delattr(owner, name))
 
-    def fused(self: Any, *arguments: Any) -> None:
-        counts["fused kernel"] += 1
-        call(self, *arguments)
-
-    call = cupy_backend._Fused.__call__
-    cupy_backend._Fused.__call__ = fused  # type: ignore[method-assign]
-    names = ("copyto", "take", "max", "sum", "argmax", "subtract", "zeros", "empty", "zeros_like", "mean", "stack")
+    names = (*MAPS, *REDUCTIONS, "copyto", "take", "zeros", "empty", "zeros_like", "mean", "stack")
     undo = [wrap(cupy, name, f"cupy.{name}") for name in names]
     undo += [wrap(backend, "gemm", "gemm"), wrap(backend, "asarray", "UP"), wrap(backend, "to_host", "DOWN")]
     undo.append(wrap(cupy, "asnumpy", "cupy.asnumpy"))
     try:
         yield
     finally:
-        cupy_backend._Fused.__call__ = call  # type: ignore[method-assign]
         for restore in undo:
             restore()
 
@@ -273,30 +266,21 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
 
     config = TrainConfig(epochs=epochs, batch_size=batch, evaluate_test=False)
     ways = {
-        "not fused": make_backend("0", fused=False),
         "call by call": make_backend("0"),
-        "call by call, own handle": make_backend("auto", captured=False),
+        "kernel by kernel": make_backend("auto", captured=False),
         "a launch a step": make_backend("auto"),
         "a launch an epoch": make_backend("epoch"),
     }
     raw: dict[str, list[float]] = {name: trained(backend, data, layers, config)[1] for name, backend in ways.items()}
     graphs = {name: way.describe()["graphs"] for name, way in ways.items()}
-    backend, counts = ways["call by call"], Counter[str]()
-    with backend.active():
-        one = training_step(backend, layers, batch, config.optimizer)
-        one()
-        with counted(backend, counts):
-            one()
-    kernels = sum(counts.values())
-    from twostroke.backend import Steps
-
+    backend = ways["a launch a step"]
+    kernels = backend.describe()["compiled"]["launches"]
     empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
 
     def nothing(steps: int) -> None:
         for _ in range(kernels * steps):
             empty((1,), (1,), ())
 
-    backend = ways["a launch a step"]
     floors: dict[str, tuple[Callable[[], None], int]] = {
         "products alone": (bare_products(backend, layers, batch), 1),
         **{name: (many(work), MANY) for name, work in single_products(backend, layers, batch).items()},
@@ -305,7 +289,7 @@ def waterfall_of(data: Any, layers: tuple[int, ...], batch: int, epochs: int) ->
     }
     with backend.active():
         for name, (work, steps) in floors.items():
-            run = backend.capture([Steps(work)]).run
+            run = backend._capture.graph(work)
             run(), run()
             raw[name] = [us / steps for us in microseconds(backend, run, 20, max(1, 50 // steps))]
     return {

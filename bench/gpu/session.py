@@ -96,7 +96,7 @@ PARTS: Final = [
     Part("verify_parity", "right", 25, "CPU and GPU agree", _verify("parity")),
     Part("verify_resume", "right", 30, "resume is exact on the GPU", _verify("resume")),
     Part("tf32_fails_parity", "right", 25, "TF32 must fail the float32 limits"),
-    Part("captured", "right", 50, "steps replayed end in the bits of steps call by call"),
+    Part("captured", "right", 50, "compiled steps end in the same bits however they are launched"),
     Part("repeat", "right", 40, "ten runs, bit for bit"),
     Part("accuracy", "right", 40, "the same seed on both devices"),
     Part("memory", "right", 30, "out of memory, then a smaller batch", None, MEMORY),
@@ -209,8 +209,7 @@ def _large_headline(found: Any) -> str:
 
 def _captured_headline(found: Any) -> str:
     bits = "the same bits" if all(found["same_bits"].values()) else "OTHER BITS"
-    shared = sum(found["shared_handle_same_bits"].values())
-    return f"{bits}; on CuPy's handle the same for {shared} of {len(found['same_bits'])} optimisers"
+    return f"{bits}; from call by call at most {max(found['from_call_by_call'].values()):.1g}"
 
 
 def _waterfall_headline(found: Any) -> str:

@@ -49,11 +49,15 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """``count`` consecutive steps that make the same calls on the same arrays, with the copies around each of them."""
+    """``count`` consecutive steps that make the same calls on the same arrays, with the copies around each of them.
+
+    Nobody reads what a step left in ``scratch``: a device need not write there.
+    """
 
     step: Callable[[], None]
     count: int = 1
     moves: Sequence[Move] = ()  # ``rows`` of each has ``count`` rows
+    scratch: Sequence[Array] = ()
 
 
 class Captured(ABC):

@@ -43,7 +43,7 @@ class Epoch:
             *(Move(by_step(samples), of_batch, False) for samples, of_batch in step.kept(buffers)),
             *(Move(steps[first : first + count], of_step, False) for steps, of_step in step.kept_by_step()),
         ]
-        return Steps(partial(step.learn_batch, buffers, n), count, moves)
+        return Steps(partial(step.learn_batch, buffers, n), count, moves, buffers.passing)
 
     def begin(self, order: Any, numbers: Sequence[tuple[float, ...]]) -> None:
         """Upload the sample indices ``order`` (N,), a host array, and the optimiser's scalars of every step."""

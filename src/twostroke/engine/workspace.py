@@ -34,6 +34,13 @@ class Buffers(NamedTuple):
     bits: list[Array]  # two (n, width) uint32 per mask, scratch
     keep: Array  # (1, 1), the probability that a unit is kept
 
+    @property
+    def passing(self) -> list[Array]:
+        """The arrays that hold nothing between two steps: all but ``ones`` and ``keep``."""
+        lists = (self.A, self.dA, self.masks, self.bits)
+        single = (self.T, self.losses, self.scratch, self.rows, self.pixels, self.labels, self.indices)
+        return [*single, self.predictions, self.weights, self.target_rows, self.keys, *sum(lists, [])]
+
 
 class Workspace:
     """The arrays for batches of up to ``capacity`` rows through layers of these ``widths``.

@@ -80,6 +80,9 @@ class Body(Arithmetic, Movement, Threads):
         extra = "".join(f", char *param_{clean(one.name)}" for one in self.returned + self.parameters)
         return f"static void fn_{clean(self.name)}(emu_thread *T{extra})"
 
+    def mentions(self, name: str) -> bool:
+        return any(name in (statement.tokens or ()) for statement in self.statements)
+
     def emit(self) -> list[str]:
         lines = ["", self.prototype(), "{"]
         for kind in sorted(set(self.registers.values())):

@@ -145,30 +145,38 @@ class Module:
     def bodies(self) -> list[Body]:
         return [body for body in self.functions.values() if body]
 
-    def layout(self) -> int:
-        """Gives each shared variable its place; returns their bytes. Those without a length begin after them."""
-        offset, dynamic = 0, []
+    def layout(self) -> dict[str, int]:
+        """Gives each shared variable its place; returns the bytes of each function.
+
+        A variable that a single kernel uses takes no room in the others. Where one has no length, and so begins after
+        all others, every variable has a place of its own.
+        """
         for body in self.bodies:
             self.shared |= {one.name: one for one in body.shared}
-        for one in self.shared.values():
-            if one.count == 0:
-                dynamic.append(one)
-                continue
-            one.offset = -(-offset // one.align) * one.align
-            offset = one.offset + one.bytes
+        dynamic = [one for one in self.shared.values() if one.count == 0]
+        common, own = [one for one in self.shared.values() if one.count], {}
+        if not dynamic:
+            users = {one.name: [body for body in self.bodies if body.mentions(one.name)] for one in common}
+            own = {name: bodies[0].name for name, bodies in users.items() if len(bodies) == 1 and bodies[0].entry}
+        shared_by_all = place([one for one in common if one.name not in own], 0)
+        ends = {
+            body.name: place([one for one in common if own.get(one.name) == body.name], shared_by_all)
+            for body in self.bodies
+        }
+        most = max([shared_by_all, *ends.values()])
         for one in dynamic:
-            offset = -(-offset // max(16, one.align)) * max(16, one.align)
+            most = -(-most // max(16, one.align)) * max(16, one.align)
         for one in dynamic:
-            one.offset = offset
-        return offset
+            one.offset = most
+        return {body.name: ends[body.name] if body.entry and not dynamic else most for body in self.bodies}
 
     def assemble(self) -> str:
-        lines = ['#include "ptx.h"', f"#define STATIC {self.layout()}u"]
+        shared, lines = self.layout(), ['#include "ptx.h"']
         for one in self.globals.values():
             lines += declared(one)
         lines += [f"{body.prototype()};" for body in self.bodies if not body.entry]
         for body in self.bodies:
-            lines += body.emit()
+            lines += ["#undef STATIC", f"#define STATIC {shared[body.name]}u", *body.emit()]
         lines.append("")
         self.spread_barriers()
         rows = []
@@ -179,7 +187,7 @@ class Module:
                 starts = ", ".join(map(str, offsets.values())) or "0"
                 sizes = ", ".join(str(one.bytes) for one in listed) or "0"
                 lines.append(f"static const u32 po_{name}[] = {{{starts}}}, ps_{name}[] = {{{sizes}}};")
-                tail = f"po_{name}, ps_{name}, STATIC, {int(body.barriers)}"
+                tail = f"po_{name}, ps_{name}, {shared[body.name]}u, {int(body.barriers)}"
                 rows.append(f'{{"{body.name}", k_{name}, {total}, {len(listed)}, {tail}}}')
         names = [(one.name, clean(one.name)) for one in self.globals.values()]
         variables = [f'{{"{name}", init_{c}, sizeof init_{c}, &dev_{c}}}' for name, c in names]
@@ -194,6 +202,14 @@ class Module:
                 called = (self.functions.get(name) for name in body.calls)
                 if not body.barriers and any(one and one.barriers for one in called):
                     body.barriers = changed = True
+
+
+def place(variables: list[Variable], offset: int) -> int:
+    """Gives each variable its place from ``offset`` on; returns where they end."""
+    for one in variables:
+        one.offset = -(-offset // one.align) * one.align
+        offset = one.offset + one.bytes
+    return offset
 
 
 def table(kind: str, rows: list[str]) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import platform
 import re
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -19,8 +21,10 @@ from ..base import Array, Backend, Captured, Kernel, Ranks, Scalars, Steps, Summ
 from ..column_major import column_major
 from .accelerators import accelerators
 from .cublas import OwnHandle, SharedHandle
-from .graphs import Capture, Graphs
+from .calls import Call, Recorder, Untraceable
+from .graphs import Capture, Graphs, call_by_call
 from .nccl import NcclSum, PinnedSum
+from .program import Compiler, trace
 
 # Sticky errors: every later CUDA call of the process returns the same error (runtime and driver use the same
 # numbers): illegal address, launch timeout, assert, hardware stack, illegal instruction, misaligned address,
@@ -34,7 +38,6 @@ class CupyBackend(Backend):
     """One CUDA device. Calls queue work on CuPy's current stream and return without waiting."""
 
     name = "cupy"
-    xp = property(lambda self: cupy)
 
     def __init__(self, index: int = 0, reason: str = "cuda was asked for", *, tf32: bool = False) -> None:
         super().__init__()
@@ -43,6 +46,8 @@ class CupyBackend(Backend):
         self.tf32 = tf32
         self._index = index
         self._capture = Capture()
+        self._compiler = Compiler(own_products=not tf32)
+        self._tracing = threading.local()
         self._handle: OwnHandle | SharedHandle
         if not self._capture.fault:
             self._try_capture()
@@ -72,6 +77,11 @@ class CupyBackend(Backend):
         except Exception as error:  # anything from CuPy, CUDA, cuBLAS or the dynamic loader
             self._capture.refuse(error)
 
+    @property
+    def xp(self) -> Any:
+        """CuPy, or a recorder of its calls while this thread traces a step."""
+        return getattr(self._tracing, "recorder", cupy)
+
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
         size = array.size * np.dtype(dtype or array.dtype).itemsize
         with _Active(self._index, self.device, f"{size:,} for an array of shape {array.shape}"):
@@ -89,6 +99,13 @@ class CupyBackend(Backend):
             return cupy.asnumpy(array)  # type: ignore[no-any-return]
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
+        xp = self.xp
+        if xp is cupy:
+            self._product(a, b, out, alpha, beta)
+        else:
+            xp.gemm(a, b, out, alpha, beta, partial(self._product, a, b, out, alpha, beta))
+
+    def _product(self, a: Array, b: Array, out: Array, alpha: Any, beta: Any) -> None:
         # cuBLAS is called directly: cupy.matmul has no alpha and beta, so it cannot accumulate.
         first, trans_first, second, trans_second, c = column_major(a, b, out)
         m, n = c.shape
@@ -102,10 +119,14 @@ class CupyBackend(Backend):
         )  # fmt: skip
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
-        cupy.take(source, indices, axis=0, out=out)
+        self.xp.take(source, indices, axis=0, out=out)
+
+    def elementwise(self, kernel: Kernel) -> Kernel:
+        # A kernel bound while a step is traced is bound to the recorder.
+        return super().elementwise(kernel) if self.xp is cupy else self._bind(kernel)
 
     def _bind(self, kernel: Kernel) -> Kernel:
-        return _Fused(kernel)
+        return partial(kernel, self.xp)
 
     def scalars(self, count: int, dtype: str) -> Scalars:
         with self.active():
@@ -115,7 +136,23 @@ class CupyBackend(Backend):
         if self._capture.fault:
             return super().capture(parts)
         with self.active():
-            return Graphs(parts, self._capture)
+            positions = cupy.zeros((len(parts), 2), "int64")  # the index of the next step, and of the one that runs
+            try:
+                traces = [self._trace(*part) for part in zip(parts, positions, strict=True)]
+                works = self._compiler.compile(traces)
+            except (Untraceable, cupy.cuda.compiler.CompileException) as error:
+                self._compiler.refuse(error)
+                works = [partial(call_by_call, steps, at[:1]) for steps, at in zip(parts, positions, strict=True)]
+            return Graphs(parts, works, positions, self._capture)
+
+    def _trace(self, steps: Steps, positions: Array) -> tuple[list[Call], Sequence[Array]]:
+        """A step's calls, and the arrays that hold nothing after it."""
+        self._tracing.recorder = recorder = Recorder()
+        try:
+            trace(steps, recorder, positions[:1], positions[1:])
+        finally:
+            del self._tracing.recorder
+        return recorder.calls, steps.scratch
 
     @property
     def unit(self) -> str | None:
@@ -156,28 +193,8 @@ class CupyBackend(Backend):
             "cupy": cupy.__version__,
             "tf32": self.tf32,
             "graphs": self._capture.describe(),
+            "compiled": self._compiler.describe(),
         }
-
-
-class _Fused:
-    """A kernel as one launch. Casts numbers to the arrays' dtype: with a Python float CuPy 13 computes in double."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        def fused(*arrays: Any) -> None:
-            kernel(cupy, *arrays)
-
-        # A named function: CuPy cannot name a kernel after a lambda, and would silently not fuse it.
-        fused.__name__ = getattr(kernel, "__name__", "kernel")
-        self._fused = cupy.fuse(kernel_name=fused.__name__)(fused)
-
-    def __call__(self, *arguments: Any) -> None:
-        if float in map(type, arguments):
-            number = arguments[0].dtype.type
-            arguments = tuple(number(value) if type(value) is float else value for value in arguments)
-        self._fused(*arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._fused, name)  # for tests, which look at CuPy's attributes
 
 
 class _Active:

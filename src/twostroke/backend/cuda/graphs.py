@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
 import cupy
@@ -104,16 +103,16 @@ class Capture:
 class Graphs(Captured):
     """One graph launch per step, or one for all steps.
 
-    Each part keeps the index of its next step on the device; the captured step reads and increments it.
+    Each part keeps the index of its next step on the device; the captured step reads and increments it. ``works``
+    has for each part a function that runs a step with the copies around it, ``positions`` (parts, 2) its index first.
     """
 
     at_once = LARGEST
 
-    def __init__(self, parts: Sequence[Steps], capture: Capture) -> None:
+    def __init__(self, parts: Sequence[Steps], works: Sequence[Launch], positions: Array, capture: Capture) -> None:
         super().__init__(parts)
-        self._capture = capture
-        self._works = [partial(_one, steps, cupy.zeros(1, "int64")) for steps in parts]
-        self._launches = [capture.replay(work) for work in self._works]
+        self._capture, self._works, self._positions = capture, works, positions
+        self._launches = [capture.replay(work) for work in works]
         self._total = sum(steps.count for steps in parts)
         self._ran = 0
         self._whole: Launch | None = None
@@ -131,19 +130,18 @@ class Graphs(Captured):
 
     def run_part(self, part: int, first: int, stop: int) -> None:
         if self.parts[part].moves:
-            cupy.copyto(self._works[part].args[1], first)
+            cupy.copyto(self._positions[part, :1], first)
         for _ in range(first, stop):
             self._launches[part]()
 
     def _all(self) -> None:
-        for work in self._works:
-            steps, position = work.args
-            cupy.copyto(position, 0)
+        for steps, work, position in zip(self.parts, self._works, self._positions, strict=True):
+            cupy.copyto(position[:1], 0)
             for _ in range(steps.count):
                 work()
 
 
-def _one(steps: Steps, position: Array) -> None:
+def call_by_call(steps: Steps, position: Array) -> None:
     """The step with index ``position`` (1,) and the copies around it; then increments ``position``."""
     for move in steps.moves:
         if move.before:

@@ -1,0 +1,105 @@
+// What the generated kernels of a step call: see source.py. A block has THREADS threads.
+
+constexpr int THREADS = 256;
+constexpr unsigned ALL = 0xffffffffu;
+
+// NaN wins, as in NumPy.
+template <typename T>
+__device__ __forceinline__ T maximum(T a, T b) {
+    return a > b || a != a ? a : b;
+}
+
+__device__ __forceinline__ float log_add_exp(float a, float b) { return fmaxf(a, b) + log1pf(expf(-fabsf(a - b))); }
+__device__ __forceinline__ double log_add_exp(double a, double b) { return fmax(a, b) + log1p(exp(-fabs(a - b))); }
+
+__device__ __forceinline__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// Whether (x, i) comes before (best, at) as the largest: NaN first, then the greater, then the first.
+template <typename T>
+__device__ __forceinline__ bool larger(T x, int i, T best, int at) {
+    const bool nan = x != x, best_nan = best != best;
+    if (nan || best_nan) return nan && (!best_nan || i < at);
+    return x > best || (x == best && i < at);
+}
+
+template <typename T>
+struct alignas(4 * sizeof(T) > 16 ? 16 : 4 * sizeof(T)) Four {
+    T at[4];
+};
+
+// A tile of TM x TN elements of a b, in a block. Each thread adds up 4 x 4 of them over its part of the depth; the parts
+// (GROUPS of them) are added at the end, in a fixed order. While one stage of the depth is computed the next is read.
+// A_ROWS: neighbouring threads read neighbouring rows of a (it is contiguous along them), not neighbouring depths;
+// B_COLUMNS likewise for b.
+template <typename T, int TM, int TN, int DEPTH, bool A_ROWS, bool B_COLUMNS>
+struct Product {
+    static constexpr int GROUPS = THREADS / (TM / 4 * (TN / 4)), OWN = (TM * TN + THREADS - 1) / THREADS;
+    static constexpr int FROM_A = TM * DEPTH / THREADS, FROM_B = TN * DEPTH / THREADS;
+    static constexpr int STAGE = DEPTH * (TM + 4 + TN + 4);
+    static constexpr int BYTES = sizeof(T) * (2 * STAGE > GROUPS * TM * TN ? 2 * STAGE : GROUPS * TM * TN);
+
+    // sums[i] <- element threadIdx.x + i * THREADS of the tile (row by row) that begins at row m0 and column n0.
+    static __device__ void compute(const T* __restrict__ a, long long a_row, long long a_depth, const T* __restrict__ b,
+                                   long long b_depth, long long b_column, int rows, int columns, int depth, int m0,
+                                   int n0, void* memory, T (&sums)[OWN]) {
+        T* const shared = static_cast<T*>(memory);
+        const int thread = threadIdx.x, group = thread / (TM / 4 * (TN / 4));
+        const int row = thread / (TN / 4) % (TM / 4) * 4, column = thread % (TN / 4) * 4;
+        T sum[4][4] = {}, next_a[FROM_A], next_b[FROM_B];
+        const auto read = [&](int from) {
+#pragma unroll
+            for (int i = 0; i < FROM_A; ++i) {
+                const int e = thread + i * THREADS, m = m0 + (A_ROWS ? e % TM : e / DEPTH);
+                const int k = from + (A_ROWS ? e / TM : e % DEPTH);
+                next_a[i] = m < rows && k < depth ? a[m * a_row + k * a_depth] : T(0);
+            }
+#pragma unroll
+            for (int i = 0; i < FROM_B; ++i) {
+                const int e = thread + i * THREADS, n = n0 + (B_COLUMNS ? e % TN : e / DEPTH);
+                const int k = from + (B_COLUMNS ? e / TN : e % DEPTH);
+                next_b[i] = n < columns && k < depth ? b[k * b_depth + n * b_column] : T(0);
+            }
+        };
+        read(0);
+        for (int from = 0, stage = 0; from < depth; from += DEPTH, stage ^= 1) {
+            T* const left = shared + stage * STAGE;  // [DEPTH][TM + 4]
+            T* const right = left + DEPTH * (TM + 4);  // [DEPTH][TN + 4]
+#pragma unroll
+            for (int i = 0; i < FROM_A; ++i) {
+                const int e = thread + i * THREADS;
+                left[(A_ROWS ? e / TM : e % DEPTH) * (TM + 4) + (A_ROWS ? e % TM : e / DEPTH)] = next_a[i];
+            }
+#pragma unroll
+            for (int i = 0; i < FROM_B; ++i) {
+                const int e = thread + i * THREADS;
+                right[(B_COLUMNS ? e / TN : e % DEPTH) * (TN + 4) + (B_COLUMNS ? e % TN : e / DEPTH)] = next_b[i];
+            }
+            __syncthreads();
+            if (from + DEPTH < depth) read(from + DEPTH);
+#pragma unroll
+            for (int turn = 0; turn < DEPTH / GROUPS; ++turn) {
+                const int k = group + turn * GROUPS;
+                const Four<T> x = *reinterpret_cast<const Four<T>*>(left + k * (TM + 4) + row);
+                const Four<T> y = *reinterpret_cast<const Four<T>*>(right + k * (TN + 4) + column);
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) sum[i][j] = fused(x.at[i], y.at[j], sum[i][j]);
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) shared[(group * TM + row + i) * TN + column + j] = sum[i][j];
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) {
+            sums[i] = T(0);
+            const int e = thread + i * THREADS;
+            if (e < TM * TN)
+                for (int g = 0; g < GROUPS; ++g) sums[i] += shared[g * TM * TN + e];
+        }
+    }
+};
