@@ -87,6 +87,7 @@ class Call:
     kind: str = ""
     depth: int = 0
     run: Callable[[], None] | None = None
+    by_row: bool = False
 
     @property
     def reads(self) -> Iterator[View]:

@@ -30,14 +30,26 @@ struct alignas(4 * sizeof(T) > 16 ? 16 : 4 * sizeof(T)) Four {
 
 // A tile of TM x TN elements of a b, in a block. Each thread adds up 4 x 4 of them over its part of the depth; the parts
 // (GROUPS of them) are added at the end, in a fixed order. While one stage of the depth is computed the next is read.
-// A_ROWS: neighbouring threads read neighbouring rows of a (it is contiguous along them), not neighbouring depths;
-// B_COLUMNS likewise for b.
+// A_ROWS: a is contiguous along its rows; B_COLUMNS: b is along its columns. Neighbouring threads read neighbours.
 template <typename T, int TM, int TN, int DEPTH, bool A_ROWS, bool B_COLUMNS>
 struct Product {
     static constexpr int GROUPS = THREADS / (TM / 4 * (TN / 4)), OWN = (TM * TN + THREADS - 1) / THREADS;
     static constexpr int FROM_A = TM * DEPTH / THREADS, FROM_B = TN * DEPTH / THREADS;
-    static constexpr int STAGE = DEPTH * (TM + 4 + TN + 4);
-    static constexpr int BYTES = sizeof(T) * (2 * STAGE > GROUPS * TM * TN ? 2 * STAGE : GROUPS * TM * TN);
+    static constexpr int STAGE = DEPTH * (TM + 4 + TN + 4), SUMS = GROUPS * TM * TN;
+    // With room for two stages one barrier a stage is enough.
+    static constexpr int STAGES = 2 * STAGE * sizeof(T) <= 24576 ? 2 : 1;
+    static constexpr int BYTES = sizeof(T) * (STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS);
+
+    // Element e of a tile that is `wide` across and DEPTH deep. Along the depth 8 neighbours of 4 rows are one warp's: in
+    // shared memory, where a depth's row is `wide` + 4 long, these lie in 32 different banks.
+    template <int WIDE, bool ACROSS>
+    static __device__ int across(int e) {
+        return ACROSS ? e % WIDE : e / 8 % 4 + e / (4 * DEPTH) * 4;
+    }
+    template <int WIDE, bool ACROSS>
+    static __device__ int deep(int e) {
+        return ACROSS ? e / WIDE : e % 8 + e / 32 % (DEPTH / 8) * 8;
+    }
 
     // sums[i] <- element threadIdx.x + i * THREADS of the tile (row by row) that begins at row m0 and column n0.
     static __device__ void compute(const T* __restrict__ a, long long a_row, long long a_depth, const T* __restrict__ b,
@@ -50,35 +62,35 @@ struct Product {
         const auto read = [&](int from) {
 #pragma unroll
             for (int i = 0; i < FROM_A; ++i) {
-                const int e = thread + i * THREADS, m = m0 + (A_ROWS ? e % TM : e / DEPTH);
-                const int k = from + (A_ROWS ? e / TM : e % DEPTH);
+                const int e = thread + i * THREADS, m = m0 + across<TM, A_ROWS>(e), k = from + deep<TM, A_ROWS>(e);
                 next_a[i] = m < rows && k < depth ? a[m * a_row + k * a_depth] : T(0);
             }
 #pragma unroll
             for (int i = 0; i < FROM_B; ++i) {
-                const int e = thread + i * THREADS, n = n0 + (B_COLUMNS ? e % TN : e / DEPTH);
-                const int k = from + (B_COLUMNS ? e / TN : e % DEPTH);
+                const int e = thread + i * THREADS, n = n0 + across<TN, B_COLUMNS>(e);
+                const int k = from + deep<TN, B_COLUMNS>(e);
                 next_b[i] = n < columns && k < depth ? b[k * b_depth + n * b_column] : T(0);
             }
         };
         read(0);
-        for (int from = 0, stage = 0; from < depth; from += DEPTH, stage ^= 1) {
-            T* const left = shared + stage * STAGE;  // [DEPTH][TM + 4]
+        for (int from = 0, stage = 0; from < depth; from += DEPTH, stage = (stage + 1) % STAGES) {
+            T* const left = shared + stage * STAGE;    // [DEPTH][TM + 4]
             T* const right = left + DEPTH * (TM + 4);  // [DEPTH][TN + 4]
 #pragma unroll
             for (int i = 0; i < FROM_A; ++i) {
                 const int e = thread + i * THREADS;
-                left[(A_ROWS ? e / TM : e % DEPTH) * (TM + 4) + (A_ROWS ? e % TM : e / DEPTH)] = next_a[i];
+                left[deep<TM, A_ROWS>(e) * (TM + 4) + across<TM, A_ROWS>(e)] = next_a[i];
             }
 #pragma unroll
             for (int i = 0; i < FROM_B; ++i) {
                 const int e = thread + i * THREADS;
-                right[(B_COLUMNS ? e / TN : e % DEPTH) * (TN + 4) + (B_COLUMNS ? e % TN : e / DEPTH)] = next_b[i];
+                right[deep<TN, B_COLUMNS>(e) * (TN + 4) + across<TN, B_COLUMNS>(e)] = next_b[i];
             }
             __syncthreads();
             if (from + DEPTH < depth) read(from + DEPTH);
-#pragma unroll
-            for (int turn = 0; turn < DEPTH / GROUPS; ++turn) {
+            const int turns = min(DEPTH, (depth - from + GROUPS - 1) / GROUPS * GROUPS) / GROUPS;
+#pragma unroll 4
+            for (int turn = 0; turn < turns; ++turn) {
                 const int k = group + turn * GROUPS;
                 const Four<T> x = *reinterpret_cast<const Four<T>*>(left + k * (TM + 4) + row);
                 const Four<T> y = *reinterpret_cast<const Four<T>*>(right + k * (TN + 4) + column);
@@ -87,6 +99,7 @@ struct Product {
 #pragma unroll
                     for (int j = 0; j < 4; ++j) sum[i][j] = fused(x.at[i], y.at[j], sum[i][j]);
             }
+            if (STAGES == 1) __syncthreads();
         }
         __syncthreads();
 #pragma unroll

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..base import Array
-from .calls import REDUCTIONS, Call, View
+from .calls import REDUCTIONS, Call, Number, View
 
 WARP: Final = 32
 WIDEST: Final = 32 * WARP  # columns of a row that a warp keeps in registers
 # A product of no more multiplications than this, and no deeper, is computed by our own kernel: measured on an H200.
 MOST_WORK, DEEPEST = 1 << 26, 2048
+MOST_BY_ROW: Final = 1 << 22  # of a product whose rows are computed by themselves
 
 
-@dataclass
+@dataclass(eq=False)
 class Section:
     """Calls that one range of blocks computes, row by row; with ``product`` element by element, after the product."""
 
@@ -24,24 +25,25 @@ class Section:
 
     @property
     def product(self) -> Call | None:
-        return self.calls[0] if self.calls and self.calls[0].name == "gemm" else None
+        return self.calls[0] if self.calls and _is_tiled(self.calls[0]) else None
 
     @property
     def reduces(self) -> bool:
-        return any(call.name in REDUCTIONS for call in self.calls)
+        """Whether the lanes of a row exchange values, which they then keep in registers."""
+        return any(map(_reduces, self.calls))
 
     def takes(self, call: Call) -> bool:
         """Whether ``call`` may follow in the same threads."""
-        if call.name == "gemm" or not self.calls:
+        if _is_tiled(call) or not self.calls:
             return not self.calls
         if call.rows != self.rows:
             return False
         if any(not self._own(a, b) for before in self.calls for a, b in call.conflicts(before)):
             return False
         if self.product is not None:
-            return call.columns == self.product.columns and call.name not in REDUCTIONS
+            return call.columns == self.product.columns and not _reduces(call)
         calls = [*self.calls, call]
-        return max(c.columns for c in calls) <= WIDEST or not any(c.name in REDUCTIONS for c in calls)
+        return max(max(c.columns, c.depth) for c in calls) <= WIDEST or not any(map(_reduces, calls))
 
     def refuses(self, unit: Sequence[Call]) -> int | None:
         """The place in ``unit`` of the first call that may not follow; None if all may, one after the other."""
@@ -56,6 +58,14 @@ class Section:
         """Whether both are the same elements, each of them one thread's alone."""
         apart = (a.by_row or self.rows == 1) and (a.by_column or a.columns == 1)
         return a == b and bool(apart) and a.pick is None and not a.whole
+
+
+def _is_tiled(call: Call) -> bool:
+    return call.name == "gemm" and not call.by_row
+
+
+def _reduces(call: Call) -> bool:
+    return call.by_row or call.name in REDUCTIONS
 
 
 Launch = list[Section] | Call  # sections side by side; or a product by cuBLAS
@@ -78,7 +88,7 @@ def schedule(calls: Sequence[Call]) -> list[Launch]:
     waiting: list[Call] = []
     for call in calls:
         if call.run is not None:  # a product by cuBLAS
-            met = {one.out.pointer for one in waiting if any(True for _ in call.conflicts(one))}
+            met = {one.out.pointer for one in waiting if _meet(call, one)}
             if met:
                 raise NeedsMemory(met)
             launches.append(call)
@@ -91,21 +101,40 @@ def schedule(calls: Sequence[Call]) -> list[Launch]:
         waiting = [one for one in waiting if not any(one is other for other in unit)]
         at = _place(launches, placed, unit)
         placed += [(at, one) for one in unit]
-    return launches
+    return _merged(launches)
+
+
+def _meet(call: Call, before: Call) -> bool:
+    return any(True for _ in call.conflicts(before))
+
+
+def _merged(launches: list[Launch]) -> list[Launch]:
+    """The launches with sections moved into the one that needs them, where they fit: one pass over memory, not two."""
+    for index, launch in enumerate(launches):
+        for section in [] if isinstance(launch, Call) else [*launch]:
+            for later in launches[index + 1 :]:
+                others = [Section(later.rows, [later])] if isinstance(later, Call) else later
+                met = [one for one in others if any(_meet(a, b) for a in one.calls for b in section.calls)]
+                if len(met) == 1 and Section(section.rows).refuses([*section.calls, *met[0].calls]) is None:
+                    met[0].calls[:0] = section.calls
+                    launch.remove(section)  # type: ignore[union-attr]
+                if met:
+                    break
+    return [launch for launch in launches if launch]
 
 
 def _with_what_it_reads(call: Call, waiting: Sequence[Call]) -> list[Call]:
     """The call after those that wait and that it needs, or that must read before it writes."""
     unit = [call]
     for one in reversed(waiting):
-        if any(True for later in unit for _ in later.conflicts(one)):
+        if any(_meet(later, one) for later in unit):
             unit.insert(0, one)
     return unit
 
 
 def _place(launches: list[Launch], placed: Sequence[tuple[int, Call]], unit: Sequence[Call]) -> int:
     """Put the calls into one section of the first launch that may have them; returns its index."""
-    met = [(at, before) for at, before in placed if any(True for call in unit for _ in call.conflicts(before))]
+    met = [(at, before) for at, before in placed if any(_meet(call, before) for call in unit)]
     first = max((at for at, _ in met), default=0)
     for at in range(first, len(launches) + 1):
         if at == len(launches):
@@ -134,9 +163,16 @@ def _place(launches: list[Launch], placed: Sequence[tuple[int, Call]], unit: Seq
 # --- values that need no memory ----------------------------------------------------------------------------------
 
 
-def is_small(call: Call) -> bool:
-    """Whether our own kernel computes this product."""
-    return call.rows * call.columns * call.depth <= MOST_WORK and call.depth <= DEEPEST
+def assigned(call: Call) -> Call:
+    """The call; a product that our kernels compute quicker than cuBLAS is given to them."""
+    work = call.rows * call.columns * call.depth
+    if call.run is None or work > MOST_WORK or call.depth > DEEPEST:
+        return call
+    (a, b, alpha, beta), kind = call.operands, call.out.kind
+    narrow = min(call.columns, call.depth) <= WARP and max(call.columns, call.depth) <= WIDEST // 2
+    if (alpha, beta) == (Number(1.0, kind), Number(0.0, kind)) and narrow and work <= MOST_BY_ROW and call.rows > 1:
+        return replace(call, run=None, by_row=True, operands=(replace(a, whole=False), b, alpha, beta))
+    return replace(call, run=None)
 
 
 def passing(calls: Sequence[Call], scratch: Iterable[Array]) -> set[int]:
@@ -153,7 +189,7 @@ def passing(calls: Sequence[Call], scratch: Iterable[Array]) -> set[int]:
 
 def _passes(value: View, later: Sequence[Call]) -> bool:
     for call in later:
-        if any(read.overlaps(value) and (read != value or call.name == "gemm") for read in call.reads):
+        if any(read.overlaps(value) and read != value for read in call.reads):
             return False
         if call.out.overlaps(value):
             return call.out == value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ import cupy
 
 from ..base import Array, Steps
 from .calls import Call, Recorder
-from .launches import NeedsMemory, is_small, passing, renamed, schedule
+from .launches import NeedsMemory, assigned, passing, renamed, schedule
 from .source import THREADS, KernelSource
 
 HEADER: Final = (Path(__file__).parent / "device.cuh").read_text(encoding="utf-8")
@@ -67,7 +66,7 @@ class Compiler:
 
     def _plan(self, calls: Sequence[Call], scratch: Sequence[Array]) -> list[KernelSource | Call]:
         """The kernels and cuBLAS's products, with as many values as possible in registers alone."""
-        calls = [replace(call, run=None) if self._own_products and is_small(call) else call for call in calls]
+        calls = [assigned(call) if self._own_products else call for call in calls]
         private = passing(calls, scratch)
         while True:
             try:

@@ -16,8 +16,10 @@ TYPES: Final = {
     "f": "float", "d": "double", "?": "bool", "B": "unsigned char", "i": "int", "I": "unsigned int", "l": "long long",
     "q": "long long", "L": "unsigned long long",
 }  # fmt: skip
-# Rows, columns and depth of a product's tile. The largest is taken that keeps the GPU busy; the last is for vectors.
-LARGE, SMALL, FLAT = (32, 32, 32), (16, 16, 64), (4, 32, 64)
+# Rows and columns of a product's tile. The largest is taken that keeps the GPU busy; the last is for vectors.
+LARGE, SMALL, FLAT = (32, 32), (16, 16), (4, 16)
+DEPTHS: Final = {LARGE: (32, 32), SMALL: (64, 256), FLAT: (64, 256)}  # of a stage: the least and the most
+SHARED: Final = 48 << 10  # bytes of a block
 BUSY: Final = 100  # blocks
 
 
@@ -159,10 +161,14 @@ class _Tiles(_Writer):
 
     @staticmethod
     def _tile(call: Call) -> tuple[int, int, int]:
-        if call.rows <= FLAT[0]:
-            return FLAT
-        large = -(-call.rows // LARGE[0]) * -(-call.columns // LARGE[1])
-        return LARGE if large >= BUSY else SMALL
+        """The shape of a tile, and the depth of a stage: as deep as its room allows, for every stage waits for memory."""
+        large = -(-call.rows // LARGE[0]) * -(-call.columns // LARGE[1]) >= BUSY
+        tile = FLAT if call.rows <= FLAT[0] else LARGE if large else SMALL
+        depth, most = DEPTHS[tile]
+        room = SHARED // (np.dtype(call.out.kind).itemsize * (sum(tile) + 8))
+        while depth < min(most, call.depth) and 2 * depth <= room:
+            depth *= 2
+        return (*tile, depth)
 
     def read(self, view: View) -> str:
         if view not in self.values:
@@ -216,7 +222,7 @@ class _Rows(_Writer):
 
     def __init__(self, kernel: KernelSource, section: Section, index: str) -> None:
         super().__init__(kernel, section, index)
-        widest = max(call.columns for call in section.calls)
+        widest = max(max(call.columns, call.depth) for call in section.calls)
         most = WARP if section.reduces or self._in_place() else THREADS
         self.lanes = min(most, 1 << (widest - 1).bit_length())
         self.blocks = -(-section.rows // (THREADS // self.lanes))
@@ -228,6 +234,8 @@ class _Rows(_Writer):
         for call in self.section.calls:
             if call.name in REDUCTIONS:
                 self._reduce(call)
+            elif call.by_row:
+                self._product(call)
             elif call.columns == 1:
                 self._close()
                 self._keep_row(call.out, self.expression(call))
@@ -299,9 +307,7 @@ class _Rows(_Writer):
             value, name = self.expression(call), self.name()
             self.lines.append(f"{kind} {name}[{self._each(call.columns)}];")
             self._for_each(call.columns, f"{name}[i] = {value};")
-            if out.pointer >= 0:
-                place = self.place(out, "r", "c")
-                self._for_each(call.columns, f"if (in && c < {call.columns}) {place} = {name}[i];")
+            self._keep_columns(out, name)
         else:
             if self._loop != call.columns:
                 self._close()
@@ -311,7 +317,7 @@ class _Rows(_Writer):
             if out.pointer >= 0:
                 self.lines.append(f"{self.place(out, 'r', 'c')} = {name};")
             self._in_loop.add(out)
-        self.values[out] = name
+            self.values[out] = name
 
     def _close(self) -> None:
         """End the open loop, with the values that live in it."""
@@ -324,12 +330,49 @@ class _Rows(_Writer):
             self.values.pop(view, None)
         self._in_loop.clear()
 
+    def _product(self, call: Call) -> None:
+        """A row of a product. Of few columns: one after the other, its depth among the lanes; else its columns are."""
+        a, b = call.operands[:2]
+        assert isinstance(a, View)
+        assert isinstance(b, View)
+        kind, name, columns, depth = type_of(call.out.kind), self.name(), call.columns, call.depth
+        value = self.read(a)
+        if columns > WARP:
+            self.lines.append(f"{kind} {name}[{self._each(columns)}] = {{}};")
+            self.lines.append(f"#pragma unroll\n for (int j = 0; j < {depth}; ++j) {{")
+            self.lines.append(f"const {kind} left = __shfl_sync(ALL, {value.replace('[i]', '[0]')}, j, {self.lanes});")
+            sum_up = f"{name}[i] = fused(left, {self.place(b, 'j', 'c')}, {name}[i]);"
+            self._for_each(columns, f"if (c < {columns}) {sum_up}")
+            self.lines.append("}")
+            self._keep_columns(call.out, name)
+            return
+        sum_up = f"if (c < {depth}) sum = fused({value}, {self.place(b, 'c', 'j')}, sum);"
+        one = columns == 1
+        self.lines.append(f"{kind} {name}{'' if one else '[1]'} = {'0' if one else '{}'};")
+        self.lines.append(f"#pragma unroll\n for (int j = 0; j < {columns}; ++j) {{\n {kind} sum = 0;")
+        self._for_each(depth, sum_up)
+        self.lines.append(f"{self._shuffle()} sum += __shfl_xor_sync(ALL, sum, d);")
+        self.lines.append(f"{name} = sum;\n }}" if one else f"if (lane == j) {name}[0] = sum;\n }}")
+        if one:
+            self._keep_row(call.out, name)
+        else:
+            self._keep_columns(call.out, name)
+
+    def _shuffle(self) -> str:
+        return f"#pragma unroll\n for (int d = {self.lanes // 2}; d > 0; d /= 2)"
+
+    def _keep_columns(self, out: View, name: str) -> None:
+        """``name`` is the array of this lane's columns of ``out``."""
+        self.values[out] = name
+        if out.pointer >= 0:
+            self._for_each(out.columns, f"if (in && c < {out.columns}) {self.place(out, 'r', 'c')} = {name}[i];")
+
     def _reduce(self, call: Call) -> None:
         (x,) = call.operands
         assert isinstance(x, View)
         kind, name, columns = type_of(x.kind), self.name(), call.columns
         value = self.read(x)  # an array, or the one column
-        shuffle = f"#pragma unroll\n for (int d = {self.lanes // 2}; d > 0; d /= 2)"
+        shuffle = self._shuffle()
         only = f"if (c < {columns}) "
         if columns == 1:
             self._keep_row(call.out, f"({type_of(call.out.kind)}){'0' if call.name == 'argmax' else value}")
