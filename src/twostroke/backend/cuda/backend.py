@@ -103,6 +103,7 @@ class CupyBackend(Backend):
         if xp is cupy:
             self._product(a, b, out, alpha, beta)
         else:
+            column_major(a, b, out)  # raises what a product of these arrays would raise
             xp.gemm(a, b, out, alpha, beta, partial(self._product, a, b, out, alpha, beta))
 
     def _product(self, a: Array, b: Array, out: Array, alpha: Any, beta: Any) -> None:

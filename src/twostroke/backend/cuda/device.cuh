@@ -29,19 +29,19 @@ struct alignas(4 * sizeof(T) > 16 ? 16 : 4 * sizeof(T)) Four {
 };
 
 // A tile of TM x TN elements of a b, in a block. Each thread adds up 4 x 4 of them over its part of the depth; the parts
-// (GROUPS of them) are added at the end, in a fixed order. While one stage of the depth is computed the next is read.
-// A_ROWS: a is contiguous along its rows; B_COLUMNS: b is along its columns. Neighbouring threads read neighbours.
+// (GROUPS of them) are added at the end, in a fixed order. While one stage of the depth is computed, the two after it are
+// on their way from memory, in registers.
+// A_ROWS: a is contiguous along its rows, else along the depth; B_COLUMNS: b along its columns. `step_a` and `step_b` are
+// the strides along the other axis.
 template <typename T, int TM, int TN, int DEPTH, bool A_ROWS, bool B_COLUMNS>
 struct Product {
     static constexpr int GROUPS = THREADS / (TM / 4 * (TN / 4)), OWN = (TM * TN + THREADS - 1) / THREADS;
     static constexpr int FROM_A = TM * DEPTH / THREADS, FROM_B = TN * DEPTH / THREADS;
     static constexpr int STAGE = DEPTH * (TM + 4 + TN + 4), SUMS = GROUPS * TM * TN;
-    // With room for two stages one barrier a stage is enough.
-    static constexpr int STAGES = 2 * STAGE * sizeof(T) <= 24576 ? 2 : 1;
-    static constexpr int BYTES = sizeof(T) * (STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS);
+    static constexpr int BYTES = sizeof(T) * (2 * STAGE > SUMS ? 2 * STAGE : SUMS);
 
-    // Element e of a tile that is `wide` across and DEPTH deep. Along the depth 8 neighbours of 4 rows are one warp's: in
-    // shared memory, where a depth's row is `wide` + 4 long, these lie in 32 different banks.
+    // Element e of a tile that is WIDE across and DEPTH deep. Along the depth 8 neighbours of 4 rows are one warp's: in
+    // shared memory, where the row of a depth is WIDE + 4 long, these lie in 32 different banks.
     template <int WIDE, bool ACROSS>
     static __device__ int across(int e) {
         return ACROSS ? e % WIDE : e / 8 % 4 + e / (4 * DEPTH) * 4;
@@ -52,45 +52,41 @@ struct Product {
     }
 
     // sums[i] <- element threadIdx.x + i * THREADS of the tile (row by row) that begins at row m0 and column n0.
-    static __device__ void compute(const T* __restrict__ a, long long a_row, long long a_depth, const T* __restrict__ b,
-                                   long long b_depth, long long b_column, int rows, int columns, int depth, int m0,
-                                   int n0, void* memory, T (&sums)[OWN]) {
+    static __device__ void compute(const T* __restrict__ a, int step_a, const T* __restrict__ b, int step_b, int rows,
+                                   int columns, int depth, int m0, int n0, void* memory, T (&sums)[OWN]) {
         T* const shared = static_cast<T*>(memory);
         const int thread = threadIdx.x, group = thread / (TM / 4 * (TN / 4));
         const int row = thread / (TN / 4) % (TM / 4) * 4, column = thread % (TN / 4) * 4;
-        T sum[4][4] = {}, next_a[FROM_A], next_b[FROM_B];
-        const auto read = [&](int from) {
+        T sum[4][4] = {}, a_even[FROM_A], a_odd[FROM_A], b_even[FROM_B], b_odd[FROM_B];
+        const auto read = [&](int from, T(&from_a)[FROM_A], T(&from_b)[FROM_B]) {
 #pragma unroll
             for (int i = 0; i < FROM_A; ++i) {
                 const int e = thread + i * THREADS, m = m0 + across<TM, A_ROWS>(e), k = from + deep<TM, A_ROWS>(e);
-                next_a[i] = m < rows && k < depth ? a[m * a_row + k * a_depth] : T(0);
+                from_a[i] = m < rows && k < depth ? a[A_ROWS ? m + k * step_a : m * step_a + k] : T(0);
             }
 #pragma unroll
             for (int i = 0; i < FROM_B; ++i) {
                 const int e = thread + i * THREADS, n = n0 + across<TN, B_COLUMNS>(e);
                 const int k = from + deep<TN, B_COLUMNS>(e);
-                next_b[i] = n < columns && k < depth ? b[k * b_depth + n * b_column] : T(0);
+                from_b[i] = n < columns && k < depth ? b[B_COLUMNS ? k * step_b + n : k + n * step_b] : T(0);
             }
         };
-        read(0);
-        for (int from = 0, stage = 0; from < depth; from += DEPTH, stage = (stage + 1) % STAGES) {
-            T* const left = shared + stage * STAGE;    // [DEPTH][TM + 4]
-            T* const right = left + DEPTH * (TM + 4);  // [DEPTH][TN + 4]
+        const auto stage = [&](int from, T* left, T(&from_a)[FROM_A], T(&from_b)[FROM_B]) {
+            T* const right = left + DEPTH * (TM + 4);  // left: [DEPTH][TM + 4], right: [DEPTH][TN + 4]
 #pragma unroll
             for (int i = 0; i < FROM_A; ++i) {
                 const int e = thread + i * THREADS;
-                left[deep<TM, A_ROWS>(e) * (TM + 4) + across<TM, A_ROWS>(e)] = next_a[i];
+                left[deep<TM, A_ROWS>(e) * (TM + 4) + across<TM, A_ROWS>(e)] = from_a[i];
             }
 #pragma unroll
             for (int i = 0; i < FROM_B; ++i) {
                 const int e = thread + i * THREADS;
-                right[deep<TN, B_COLUMNS>(e) * (TN + 4) + across<TN, B_COLUMNS>(e)] = next_b[i];
+                right[deep<TN, B_COLUMNS>(e) * (TN + 4) + across<TN, B_COLUMNS>(e)] = from_b[i];
             }
             __syncthreads();
-            if (from + DEPTH < depth) read(from + DEPTH);
-            const int turns = min(DEPTH, (depth - from + GROUPS - 1) / GROUPS * GROUPS) / GROUPS;
-#pragma unroll 4
-            for (int turn = 0; turn < turns; ++turn) {
+            if (from + 2 * DEPTH < depth) read(from + 2 * DEPTH, from_a, from_b);
+#pragma unroll
+            for (int turn = 0; turn < DEPTH / GROUPS; ++turn) {
                 const int k = group + turn * GROUPS;
                 const Four<T> x = *reinterpret_cast<const Four<T>*>(left + k * (TM + 4) + row);
                 const Four<T> y = *reinterpret_cast<const Four<T>*>(right + k * (TN + 4) + column);
@@ -99,7 +95,12 @@ struct Product {
 #pragma unroll
                     for (int j = 0; j < 4; ++j) sum[i][j] = fused(x.at[i], y.at[j], sum[i][j]);
             }
-            if (STAGES == 1) __syncthreads();
+        };
+        read(0, a_even, b_even);
+        if (DEPTH < depth) read(DEPTH, a_odd, b_odd);
+        for (int from = 0; from < depth; from += 2 * DEPTH) {
+            stage(from, shared, a_even, b_even);
+            if (from + DEPTH < depth) stage(from + DEPTH, shared + STAGE, a_odd, b_odd);
         }
         __syncthreads();
 #pragma unroll
@@ -112,6 +113,7 @@ struct Product {
             sums[i] = T(0);
             const int e = thread + i * THREADS;
             if (e < TM * TN)
+#pragma unroll
                 for (int g = 0; g < GROUPS; ++g) sums[i] += shared[g * TM * TN + e];
         }
     }

@@ -16,10 +16,9 @@ TYPES: Final = {
     "f": "float", "d": "double", "?": "bool", "B": "unsigned char", "i": "int", "I": "unsigned int", "l": "long long",
     "q": "long long", "L": "unsigned long long",
 }  # fmt: skip
-# Rows and columns of a product's tile. The largest is taken that keeps the GPU busy; the last is for vectors.
-LARGE, SMALL, FLAT = (32, 32), (16, 16), (4, 16)
-DEPTHS: Final = {LARGE: (32, 32), SMALL: (64, 256), FLAT: (64, 256)}  # of a stage: the least and the most
-SHARED: Final = 48 << 10  # bytes of a block
+# Rows, columns and depth of a stage of a product's tile. The largest is taken that keeps the GPU busy; the last is for
+# vectors.
+LARGE, SMALL, FLAT = (32, 32, 32), (16, 16, 64), (4, 16, 64)
 BUSY: Final = 100  # blocks
 
 
@@ -154,21 +153,16 @@ class _Tiles(_Writer):
         rows, columns, depth = self.tile = self._tile(call)
         across = -(-call.columns // columns)
         self.blocks, self._across = -(-call.rows // rows) * across, across
-        along_rows, along_columns = a.by_row == 1 or a.columns == 1, b.by_column == 1 or b.rows == 1
+        along_rows = self.along_rows = a.by_column != 1 and a.columns > 1
+        along_columns = self.along_columns = b.by_row != 1 or b.rows == 1
         kind = type_of(call.out.kind)
         self.type = f"Product<{kind}, {rows}, {columns}, {depth}, {int(along_rows)}, {int(along_columns)}>"
         self.shared = f"{self.type}::BYTES"
 
     @staticmethod
     def _tile(call: Call) -> tuple[int, int, int]:
-        """The shape of a tile, and the depth of a stage: as deep as its room allows, for every stage waits for memory."""
         large = -(-call.rows // LARGE[0]) * -(-call.columns // LARGE[1]) >= BUSY
-        tile = FLAT if call.rows <= FLAT[0] else LARGE if large else SMALL
-        depth, most = DEPTHS[tile]
-        room = SHARED // (np.dtype(call.out.kind).itemsize * (sum(tile) + 8))
-        while depth < min(most, call.depth) and 2 * depth <= room:
-            depth *= 2
-        return (*tile, depth)
+        return FLAT if call.rows <= FLAT[0] else LARGE if large else SMALL
 
     def read(self, view: View) -> str:
         if view not in self.values:
@@ -181,8 +175,9 @@ class _Tiles(_Writer):
         call, kernel, (rows, columns, _) = self.call, self.kernel, self.tile
         a, b, alpha, beta = call.operands
         assert isinstance(a, View) and isinstance(b, View)
-        kind, strides = call.out.kind, (a.by_row, a.by_column, b.by_row, b.by_column)
-        a_row, a_depth, b_depth, b_column = (kernel.size("stride", stride) for stride in strides)
+        kind = call.out.kind
+        step_a = kernel.size("step", a.by_column if self.along_rows else a.by_row)
+        step_b = kernel.size("step", b.by_row if self.along_columns else b.by_column)
         sizes = f"{self.n}, {call.columns}, {kernel.size('depth', call.depth)}"
         value = "sums[i]"
         if alpha != Number(1.0, kind):
@@ -198,7 +193,7 @@ class _Tiles(_Writer):
         return (
             f" const int m0 = block / {self._across} * {rows}, n0 = block % {self._across} * {columns};\n"
             f" {type_of(kind)} sums[{self.type}::OWN];\n"
-            f" {self.type}::compute({kernel.pointer(a)}, {a_row}, {a_depth}, {kernel.pointer(b)}, {b_depth}, {b_column},"
+            f" {self.type}::compute({kernel.pointer(a)}, {step_a}, {kernel.pointer(b)}, {step_b},"
             f" {sizes}, m0, n0, memory, sums);\n"
             f"#pragma unroll\n for (int i = 0; i < {self.type}::OWN; ++i) {{\n"
             f"  const int e = threadIdx.x + i * THREADS, r = m0 + e / {columns}, c = n0 + e % {columns};\n"
