@@ -58,17 +58,31 @@ struct Product {
         const int thread = threadIdx.x, group = thread / (TM / 4 * (TN / 4));
         const int row = thread / (TN / 4) % (TM / 4) * 4, column = thread % (TN / 4) * 4;
         T sum[4][4] = {}, a_even[FROM_A], a_odd[FROM_A], b_even[FROM_B], b_odd[FROM_B];
+        // Where each element lies in the first stage, or -1 outside of the matrix: the rest of an address is one addition.
+        int place_a[FROM_A], place_b[FROM_B];
+#pragma unroll
+        for (int i = 0; i < FROM_A; ++i) {
+            const int e = thread + i * THREADS, m = m0 + across<TM, A_ROWS>(e), k = deep<TM, A_ROWS>(e);
+            place_a[i] = m < rows ? (A_ROWS ? m + k * step_a : m * step_a + k) : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < FROM_B; ++i) {
+            const int e = thread + i * THREADS, n = n0 + across<TN, B_COLUMNS>(e), k = deep<TN, B_COLUMNS>(e);
+            place_b[i] = n < columns ? (B_COLUMNS ? k * step_b + n : k + n * step_b) : -1;
+        }
+        const int along_a = A_ROWS ? step_a : 1, along_b = B_COLUMNS ? step_b : 1;
         const auto read = [&](int from, T(&from_a)[FROM_A], T(&from_b)[FROM_B]) {
+            const T *const stage_a = a + from * along_a, *const stage_b = b + from * along_b;
+            const bool whole = from + DEPTH <= depth;
 #pragma unroll
             for (int i = 0; i < FROM_A; ++i) {
-                const int e = thread + i * THREADS, m = m0 + across<TM, A_ROWS>(e), k = from + deep<TM, A_ROWS>(e);
-                from_a[i] = m < rows && k < depth ? a[A_ROWS ? m + k * step_a : m * step_a + k] : T(0);
+                const bool in = place_a[i] >= 0 && (whole || from + deep<TM, A_ROWS>(thread + i * THREADS) < depth);
+                from_a[i] = in ? stage_a[place_a[i]] : T(0);
             }
 #pragma unroll
             for (int i = 0; i < FROM_B; ++i) {
-                const int e = thread + i * THREADS, n = n0 + across<TN, B_COLUMNS>(e);
-                const int k = from + deep<TN, B_COLUMNS>(e);
-                from_b[i] = n < columns && k < depth ? b[B_COLUMNS ? k * step_b + n : k + n * step_b] : T(0);
+                const bool in = place_b[i] >= 0 && (whole || from + deep<TN, B_COLUMNS>(thread + i * THREADS) < depth);
+                from_b[i] = in ? stage_b[place_b[i]] : T(0);
             }
         };
         const auto stage = [&](int from, T* left, T(&from_a)[FROM_A], T(&from_b)[FROM_B]) {

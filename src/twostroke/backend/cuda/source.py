@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from .calls import MAPS, REDUCTIONS, Call, Number, Untraceable, View
-from .launches import WARP, Section
+from .launches import WARP, WIDEST, Section
 
 THREADS: Final = 256  # of a block
 TYPES: Final = {
@@ -218,6 +218,8 @@ class _Rows(_Writer):
     def __init__(self, kernel: KernelSource, section: Section, index: str) -> None:
         super().__init__(kernel, section, index)
         widest = max(max(call.columns, call.depth) for call in section.calls)
+        if section.reduces and widest > WIDEST:
+            raise Untraceable(f"it reduces rows of {widest} columns")
         most = WARP if section.reduces or self._in_place() else THREADS
         self.lanes = min(most, 1 << (widest - 1).bit_length())
         self.blocks = -(-section.rows // (THREADS // self.lanes))
