@@ -76,7 +76,7 @@ MEMORY: Final = {"CUPY_GPU_MEMORY_LIMIT": str(256 << 20)}
 CALL_BY_CALL: Final = {"TWOSTROKE_CAPTURE": "0"}
 # Those that compile come last: the part may run out of time.
 GPU_PEERS: Final = (
-    "torch-eager", "torch-manual", "torch-graph", "jax-scan", "jax-step", "torch-compile", "torch-autotune",
+    "jax-scan", "torch-graph", "torch-eager", "jax-step", "torch-manual", "torch-compile", "torch-autotune",
 )  # fmt: skip
 DUELS: Final = (
     "--device", "cuda", "--threads", "4", "--blocks", "8", "--settle-ms", "5", "--no-save", "--limit", "95",

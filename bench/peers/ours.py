@@ -15,6 +15,7 @@ import numpy as np
 from bench.peers import PeerUnavailableError, Problem, Side, step_flops
 from twostroke import MLP, DeviceError, __version__, select_backend
 from twostroke.backend import Array, Steps
+from twostroke.engine.epoch import Epoch
 from twostroke.engine.optimizers import SGD
 from twostroke.engine.step import TrainingStep
 from twostroke.engine.workspace import label_dtype
@@ -97,9 +98,47 @@ class OursInRounds(Ours):
         super().run(rest)
 
 
+class OursAsTrained(Ours):
+    """Steps as ``train`` runs them on a GPU, each gathering its samples from all batches in device memory."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.backend = select_backend(problem.device, problem.threads)
+        self.lr, self._next = problem.lr, 0
+        self.granularity = len(problem.batches)
+        self.mode = f"Epoch of {self.granularity} batches, samples gathered by index; SGD; one-hot inside"
+        with self.backend.active():
+            self.net = MLP(problem.layers, backend=self.backend)
+            flat = np.concatenate([a.ravel() for a in problem.weights])
+            self.net.parameters = self.backend.copy_of(flat, self.net.dtype)
+            images, labels = (np.concatenate(arrays) for arrays in zip(*problem.batches, strict=True))
+            images = self.backend.copy_of(images, self.net.dtype)
+            targets = self.backend.asarray(labels, label_dtype(problem.layers[-1]))
+            rule, size = SGD(self.net), problem.batch_size
+            self.step = TrainingStep(self.net, images, targets, rule, size)
+            self._bounds = [(start, start + size) for start in range(0, len(labels), size)]
+            self._epoch = Epoch(self.step, self._bounds)
+            self._begin(0.0)
+            self._epoch.run(0, 2)  # compiles and captures; at this rate it moves nothing
+            self._begin(self.lr)
+
+    def _begin(self, lr: float) -> None:
+        numbers = self.step.optimizer.numbers(lr, 1, 0.0)
+        self._epoch.begin(np.arange(self._bounds[-1][1]), [numbers] * len(self._bounds))
+
+    def run(self, n_steps: int) -> None:
+        while n_steps:
+            stop = min(len(self._bounds), self._next + n_steps)
+            self._epoch.run(self._next, stop)
+            n_steps -= stop - self._next
+            self._next = stop % len(self._bounds)
+        self.backend.synchronize()
+
+
 def make(problem: Problem) -> Side:
     try:
-        in_rounds = problem.device != "cpu" or step_flops(problem.layers, problem.batch_size) <= SMALL
+        if problem.device != "cpu":
+            return OursAsTrained(problem)
+        in_rounds = step_flops(problem.layers, problem.batch_size) <= SMALL
         return (OursInRounds if in_rounds else Ours)(problem)
     except DeviceError as error:
         raise PeerUnavailableError(str(error)) from error
