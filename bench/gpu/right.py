@@ -103,7 +103,7 @@ def same_bits(data: Any, layers: tuple[int, ...], batch: int) -> dict[str, Any]:
 
 
 def make_backend(mode: str, *, captured: bool = True) -> Any:
-    """The GPU with steps captured in this mode (docs/gpu.md); not ``captured``: compiled, and launched kernel by kernel."""
+    """The GPU with steps captured in this mode (docs/gpu.md); not ``captured``: compiled, launched kernel by kernel."""
     from twostroke.backend.cuda.backend import CupyBackend
 
     before = os.environ.get("TWOSTROKE_CAPTURE")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -15,8 +13,6 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from tests.engine.test_kernels import ELEMENTWISE, make
-from tests.engine.test_optimizers import KERNELS
 from tests.support.strict_device import StrictBackend, plant_fake_cupy
 from twostroke import ConfigError, DataError, DeviceError, array_module, select_backend, to_host
 from twostroke.backend import Backend, Steps, host_backend
@@ -259,111 +255,6 @@ def test_out_of_memory_names_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.asarray(np.ones((1000, 10)), "float32")
     found = "found 1,024 bytes free, expected 40,000 for an array of shape (1000, 10)"
     assert str(caught.value).startswith(f"out of GPU memory: cuda:0: {found}. Use a smaller batch")
-
-
-# --- CuPy's own tracer ----------------------------------------------------------------------------------------
-
-N, K = 6, 4
-SHAPES = {"M": (N, K), "P": (N, K), "r": (N, 1), "v": (N,), "b": (1, K), "c": (1, 1), "p": (50,)}
-TRACED: dict[Any, str] = ELEMENTWISE | {kernel: "p" * count for kernel, (count, _) in KERNELS.items()}
-
-
-def device_array(cupy: Any, host: np.ndarray) -> Any:
-    """``host`` on the GPU; without one, an array of that shape and layout whose memory nothing may touch."""
-    if probe_cuda().usable:
-        return cupy.asarray(host)
-    memory = cupy.cuda.memory.UnownedMemory(1 << 20, host.nbytes, None, device_id=0)
-    order = "C" if host.flags.c_contiguous else "F"
-    return cupy.ndarray(host.shape, host.dtype, memptr=cupy.cuda.memory.MemoryPointer(memory, 0), order=order)
-
-
-def traced_arguments(kernel: Any, dtype: str, cells: bool = False) -> list[Any]:
-    """Host arguments for a kernel, (N, K) arrays in the Fortran order of the output layer.
-
-    ``cells``: its numbers as arrays of no dimensions, as a captured step passes those that change.
-    """
-    rng = np.random.default_rng(0)
-    if kernel is kernels.scale_pixels:
-        return [np.full((N, K), 51, "uint8"), np.zeros((N, K), dtype), np.dtype(dtype).type(255)]
-    if kernel is kernels.one_hot:
-        return [np.ones((N, 1), "uint8"), np.arange(K, dtype="uint8")[None], np.full((N, K), 7, dtype, "F")]
-    host: list[Any] = []
-    for letter in TRACED[kernel]:
-        if letter in SHAPES:
-            values = rng.uniform(0.1, 0.9, SHAPES[letter])
-            values *= rng.choice([-1, 1], values.shape) if letter == "M" else 1
-            host.append(np.array(values, dtype, order="F"))
-        else:
-            host.append(make(letter, rng, N, K))
-    host += KERNELS.get(kernel, (0, []))[1]
-    return [np.array(value, dtype) if cells and isinstance(value, float) else value for value in host]
-
-
-def cupy_backend_without_cublas() -> Any:
-    from twostroke.backend.cuda.backend import CupyBackend
-
-    backend = object.__new__(CupyBackend)  # __init__ would load cuBLAS, which elementwise work does not need
-    Backend.__init__(backend)
-    return backend
-
-
-@pytest.mark.parametrize("cells", [False, True], ids=["numbers", "cells"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kernel", [*TRACED, kernels.scale_pixels, kernels.one_hot], ids=lambda k: str(k.__name__))
-def test_cupys_tracer_takes_every_kernel(kernel: Any, dtype: str, cells: bool) -> None:
-    """``cupy.fuse`` makes ONE kernel of it, by its old tracer, up to the launch, which alone needs a GPU.
-
-    An exception inside that tracer would switch the kernel, silently and for good, to CuPy's other tracer, which
-    is experimental. What the traced kernel writes must be what the kernel writes on NumPy, no array that is
-    broadcast may be written (its threads would race), and float32 work must not be computed in double.
-    """
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
-    host = traced_arguments(kernel, dtype, cells)
-    fused: Any = cupy_backend_without_cublas().elementwise(kernel)
-    here = [device_array(cupy, value) if isinstance(value, np.ndarray) else value for value in host]
-    if probe_cuda().usable:
-        fused(*here)
-    else:
-        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError) as caught:
-            fused(*here)
-        assert any("ElementwiseKernel.__call__" in frame.name for frame in caught.traceback)
-    assert fused.new_fusion is None, "the tracer gave up on this kernel"
-    ((traced, options),) = fused._memo.values()
-    assert (options, traced.nargs) == ({}, len(host))
-
-    full = np.broadcast_shapes(*(np.shape(value) for value in host))
-    worked = [value.copy(order="K") if isinstance(value, np.ndarray) else value for value in host]
-    kernel(np, *worked)
-    for parameter, before, after in zip(traced.in_params, host, worked, strict=True):
-        if isinstance(before, np.ndarray) and not np.array_equal(before, after):
-            assert not parameter.is_const, f"{parameter.name} is written by the kernel, not by the traced one"
-        assert parameter.is_const or before.shape == full, f"{parameter.name} is broadcast and written"
-    if dtype == "float32":
-        assert not re.findall(r"double v\d+_\d+", traced.operation), traced.operation
-
-
-def test_the_tracer_test_sees_a_kernel_that_cannot_be_fused() -> None:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
-
-    def reduces(xp: Any, A: Any, out: Any) -> None:
-        xp.add(A, A.sum(), out=out)
-
-    fused: Any = cupy_backend_without_cublas().elementwise(reduces)
-    arrays = [device_array(cupy, np.ones((N, K), "float32")) for _ in range(2)]
-    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
-        fused(*arrays)
-    assert fused.new_fusion is not None
-
-
-def test_the_tracer_test_sees_double_work() -> None:
-    """A NumPy float64 among the arguments: CuPy computes the float32 kernel in double."""
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its tracer cannot be asked")
-    fused: Any = cupy_backend_without_cublas().elementwise(kernels.scale_pixels)
-    arrays = [device_array(cupy, np.ones((N, K), dtype)) for dtype in ("uint8", "float32")]
-    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
-        fused(*arrays, np.float64(255))
-    ((traced, _),) = fused._memo.values()
-    assert re.findall(r"double v\d+_\d+", traced.operation)
 
 
 # --- the rule of these tests themselves ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Steps compiled for a GPU: random tapes against NumPy, planted mistakes, launches of a step, and what is not compiled."""
+"""Steps compiled for a GPU: random tapes against NumPy, planted mistakes, launches, and what is not compiled."""
 
 from __future__ import annotations
 
@@ -180,7 +180,9 @@ def test_random_tapes_leave_what_numpy_leaves(cuda: Any) -> None:
     assert cuda.describe()["compiled"]["reason"] == ""
 
 
-@pytest.mark.parametrize("mistake", ["nothing waits for readers", "nothing waits for writers", "threads own all", "all values pass"])
+@pytest.mark.parametrize(
+    "mistake", ["nothing waits for readers", "nothing waits for writers", "threads own all", "all values pass"]
+)
 def test_a_mistake_in_the_schedule_is_seen(cuda: Any, mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from twostroke.backend.cuda import launches
     from twostroke.backend.cuda.calls import Call
@@ -214,7 +216,9 @@ def run_of(backend: Backend, net: MLP, data: Dataset, **settings: Any) -> Traini
     return run
 
 
-@pytest.mark.parametrize(("optimizer", "launches"), [("sgd", 4), ("momentum", 5), ("nesterov", 5), ("adam", 5), ("adamw", 5)])
+@pytest.mark.parametrize(
+    ("optimizer", "launches"), [("sgd", 4), ("momentum", 5), ("nesterov", 5), ("adam", 5), ("adamw", 5)]
+)
 def test_a_step_is_a_few_launches(fresh_cuda: Any, optimizer: str, launches: int) -> None:
     """784-128-10 at batch 128: gather; first layer; the rest of the row, there and back; gradients; update."""
     run_of(fresh_cuda, MLP([784, 128, 10]), dataset(300, 784, 10), batch_size=128, optimizer=optimizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.backend.test_backend import TRACED, cupy_backend_without_cublas, device_array, traced_arguments
-from tests.engine.test_kernels import ELEMENTWISE
 from tests.support.strict_device import plant_fake_cupy
 from twostroke import DeviceError, TrainConfig
 from twostroke.cli import main
 from twostroke.data.dataset import Dataset
-from twostroke.engine import kernels
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import TrainingRun
 
@@ -297,114 +293,3 @@ def test_a_lost_gpu_ends_the_command_with_one_line(
     assert error.startswith("error: the GPU no longer works in this process: cuda:0: found CUDA_ERROR_ILLEGAL")
     assert error.count("\n") == 1
     assert not list(out.glob("*.safetensors"))
-
-
-# --- CUDA sources, compiled ----------------------------------------------------------------------------------
-
-ARCHITECTURES = ("sm_80", "sm_90")
-ALL = [*TRACED, kernels.scale_pixels, kernels.one_hot]
-# CuPy's logaddexp adds log(2.0), a double, where its two arguments are equal: at Z = 0 only. Nothing of ours.
-DOUBLE_IN_CUPY = {kernels.softplus: 1}
-ND_ARRAY, INDEXER, SCALAR = 1, 2, 3  # CuPy's _ArgKind
-
-
-def nvrtc() -> Any:
-    """CuPy's binding of NVRTC; skips the test without it, with the reason."""
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: there is no CUDA source")
-    try:
-        cupy.cuda.nvrtc.getVersion()
-    except Exception as error:
-        pytest.skip(f"no NVRTC: {str(error).splitlines()[0]}")
-    return cupy.cuda.nvrtc
-
-
-def cuda_source(kernel: Any, dtype: str, cells: bool = False) -> str:
-    """The CUDA source that CuPy makes of a kernel: its tracer's operation in its elementwise frame.
-
-    By CuPy's private functions, the same in 13.6 and 14.2; other versions may differ, and then this test fails.
-    """
-    cupy = pytest.importorskip("cupy")
-    from cupy._core import _carray, _kernel, _scalar
-
-    host = traced_arguments(kernel, dtype, cells)
-    fused: Any = cupy_backend_without_cublas().elementwise(kernel)
-    arrays = [device_array(cupy, value) if isinstance(value, np.ndarray) else value for value in host]
-    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
-        fused(*arrays)
-    ((traced, _),) = fused._memo.values()
-
-    def information(parameter: Any, value: Any) -> Any:
-        if not isinstance(value, np.ndarray):
-            return _kernel._ArgInfo(SCALAR, _scalar.CScalar, parameter.dtype, 0, True, True)
-        whole = value.flags.c_contiguous
-        return _kernel._ArgInfo(ND_ARRAY, cupy.ndarray, value.dtype.type, value.ndim, whole, True)
-
-    dimensions = max(np.ndim(value) for value in host)
-    known = [information(*pair) for pair in zip(traced.params, host, strict=False)]
-    known.append(_kernel._ArgInfo(INDEXER, _carray.Indexer, None, dimensions, True, True))
-    frame = (traced.params, traced.operation, traced.name, traced.preamble)
-    code: str = _kernel._get_elementwise_kernel_code(tuple(known), _kernel._TypeMap(()), *frame, **traced.kwargs)
-    headers = ("complex.cuh", "carray.cuh", "atomics.cuh", "math_constants.h")
-    return "".join(f"#include <cupy/{header}>\n" for header in headers) + code
-
-
-def compiled(source: str, architecture: str) -> tuple[str, bytes]:
-    """The PTX and the machine code of a source."""
-    compiler = nvrtc()
-    from cupy._core import core
-
-    options = core.assemble_cupy_compiler_options(("--std=c++17", f"-arch={architecture}"))
-    program = compiler.createProgram(source, "kernel.cu", (), ())
-    try:
-        compiler.compileProgram(program, options)
-        ptx, code = compiler.getPTX(program), compiler.getCUBIN(program)
-    except Exception as error:
-        raise AssertionError(f"{error}\n{compiler.getProgramLog(program)}\n{source}") from error
-    finally:
-        compiler.destroyProgram(program)
-    return ptx.decode() if isinstance(ptx, bytes) else ptx, code
-
-
-def double_arithmetic(ptx: str) -> list[str]:
-    """Instructions that compute in double; conversions from and to it are none."""
-    return re.findall(r"\b(?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max|neg|abs|setp|selp)\.[a-z.0-9]*f64\b", ptx)
-
-
-@pytest.mark.parametrize("cells", [False, True], ids=["numbers", "cells"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kernel", ALL, ids=lambda kernel: str(kernel.__name__))
-def test_every_fused_kernel_compiles_to_machine_code(kernel: Any, dtype: str, cells: bool, figure: Any) -> None:
-    """For two architectures; float32 kernels hold no instruction that computes in double."""
-    nvrtc()
-    source = cuda_source(kernel, dtype, cells)
-    for architecture in ARCHITECTURES:
-        ptx, code = compiled(source, architecture)
-        assert f".target {architecture}" in ptx
-        assert code.startswith(b"\x7fELF")
-        if dtype == "float32":
-            found = double_arithmetic(ptx)
-            known = DOUBLE_IN_CUPY.get(kernel, 0)
-            assert len(found) == known, f"{found} in double; {known} in DOUBLE_IN_CUPY, where CuPy's own belong"
-            figure(f"machine code of a fused kernel, bytes, {architecture}, largest", len(code))
-
-
-def test_the_compile_test_sees_double_work() -> None:
-    """A kernel with a double constant among float32 arrays; and a source that is no CUDA."""
-    nvrtc()
-    source = 'extern "C" __global__ void k(float* x) { x[0] = x[0] * 0.1; }'
-    assert double_arithmetic(compiled(source, "sm_90")[0])
-    with pytest.raises(AssertionError, match="NVRTC_ERROR_COMPILATION"):
-        compiled(source.replace("float*", "flaot*"), "sm_90")
-
-
-def test_every_elementwise_kernel_of_the_package_is_in_the_list() -> None:
-    """Those that take ``xp`` first, in the files that hold kernels."""
-    from twostroke.engine import optimizers
-
-    names = {kernel.__name__ for kernel in ALL}
-    for module in (kernels, optimizers):
-        for name, value in vars(module).items():
-            code = getattr(value, "__code__", None)
-            if code is not None and code.co_varnames[:1] == ("xp",):
-                assert name in names, f"{name} has no arguments for the tracer"
-    assert set(ELEMENTWISE) <= set(ALL)

@@ -553,11 +553,17 @@ def plant_fake_cupy(
     fake.asarray = lambda array: np.array(array).view(HostDeviceArray)
     fake.asnumpy = np.array
     fake.take = lambda a, indices, axis=None, out=None: np.take(a, indices, axis, out, "wrap")
-    fake.fuse = lambda kernel_name: lambda function: function
+    no_compiler = type("CompileException", (Exception,), {})
+
+    def raw_module(**_: Any) -> Any:
+        raise no_compiler("nothing is compiled here")
+
+    fake.RawModule = raw_module
     properties = {"name": b"Fake GPU", "major": 9, "minor": 0, "totalGlobalMem": 1 << 30, "clockRate": 1980000}
     fake.cuda = SimpleNamespace(
         Device=lambda index: nullcontext(),
         device=SimpleNamespace(get_cublas_handle=lambda: 1),
+        compiler=SimpleNamespace(CompileException=no_compiler),
         get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
         memory=SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
         runtime=SimpleNamespace(
@@ -581,7 +587,7 @@ def plant_fake_cupy(
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libs)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     # Make the real modules import the fake: planted first, so that the undo restores what was there or removes ours.
-    for module in ("accelerators", "cublas", "graphs", "backend"):
+    for module in ("accelerators", "cublas", "graphs", "calls", "launches", "source", "program", "backend"):
         name = f"twostroke.backend.cuda.{module}"
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
         del sys.modules[name]

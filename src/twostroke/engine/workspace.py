@@ -37,9 +37,9 @@ class Buffers(NamedTuple):
     @property
     def passing(self) -> list[Array]:
         """The arrays that hold nothing between two steps: all but ``ones`` and ``keep``."""
-        lists = (self.A, self.dA, self.masks, self.bits)
-        single = (self.T, self.losses, self.scratch, self.rows, self.pixels, self.labels, self.indices)
-        return [*single, self.predictions, self.weights, self.target_rows, self.keys, *sum(lists, [])]
+        layers = (*self.A, *self.dA, *self.masks, *self.bits)
+        samples = (self.losses, self.rows, self.labels, self.indices, self.predictions, self.weights, self.keys)
+        return [*layers, *samples, self.T, self.scratch, self.pixels, self.target_rows]
 
 
 class Workspace:

@@ -20,8 +20,8 @@ from ...errors import DeviceError
 from ..base import Array, Backend, Captured, Kernel, Ranks, Scalars, Steps, Summing
 from ..column_major import column_major
 from .accelerators import accelerators
-from .cublas import OwnHandle, SharedHandle
 from .calls import Call, Recorder, Untraceable
+from .cublas import OwnHandle, SharedHandle
 from .graphs import Capture, Graphs, call_by_call
 from .nccl import NcclSum, PinnedSum
 from .program import Compiler, trace

@@ -126,7 +126,8 @@ class Recorder:
 
     def _map(self, name: str, *operands: Any, out: Array) -> None:
         if name == "multiply" and operands[1] is not out and type(operands[1]) is int and operands[1] == 1:
-            return self.copyto(out, operands[0])
+            self.copyto(out, operands[0])
+            return
         types = [type(x) if isinstance(x, int | float) and not isinstance(x, np.generic) else x.dtype for x in operands]
         kinds = [dtype.char for dtype in getattr(np, name).resolve_dtypes((*types, None))]
         self._note(name, operands, out, kinds[0])
@@ -137,19 +138,20 @@ class Recorder:
             self._note("copy", (source,), out, getattr(source, "dtype", out.dtype).char)
 
     def _note(self, name: str, operands: Sequence[Any], out: Array, kind: str) -> None:
-        shape = _shape(out)
+        rows, columns = shape = _shape(out)
         read = tuple(
             _view(x[None] if x.ndim == 1 and out.ndim == 2 else x, shape)
             if isinstance(x, cupy.ndarray)
             else Number(x, kind)
             for x in operands
         )
-        self.calls.append(Call(name, read, _view(out, shape), *shape, kind))
+        self.calls.append(Call(name, read, _view(out, shape), rows, columns, kind))
 
     def _reduce(self, name: str, x: Array, axis: int, out: Array) -> None:
         if axis != 1 or x.ndim != 2 or out.shape != x.shape[:1]:
             raise Untraceable(f"it calls {name} of {x.shape} along axis {axis} into {out.shape}")
-        self.calls.append(Call(name, (_view(x, x.shape),), _view(out, (len(out), 1)), *x.shape, x.dtype.char))
+        rows, columns = x.shape
+        self.calls.append(Call(name, (_view(x, x.shape),), _view(out, (rows, 1)), rows, columns, x.dtype.char))
 
     def take(self, source: Array, indices: Array, axis: int, out: Array) -> None:
         """out <- the rows ``indices`` of source."""
@@ -177,7 +179,7 @@ class Recorder:
         row = replace(_view(table[0], shape), cell=_view(position, (1, 1)), jump=jump, low=whole.low, high=whole.high)
         still = _view(fixed, shape)
         source, target = (row, still) if move.before else (still, row)
-        self.calls.append(Call("copy", (source,), target, *shape, table.dtype.char))
+        self.calls.append(Call("copy", (source,), target, len(fixed), 1, table.dtype.char))
 
 
 def _shape(x: Array) -> tuple[int, int]:

@@ -171,12 +171,13 @@ def assigned(call: Call) -> Call:
     (a, b, alpha, beta), kind = call.operands, call.out.kind
     narrow = min(call.columns, call.depth) <= WARP and max(call.columns, call.depth) <= WIDEST // 2
     if (alpha, beta) == (Number(1.0, kind), Number(0.0, kind)) and narrow and work <= MOST_BY_ROW and call.rows > 1:
+        assert isinstance(a, View)
         return replace(call, run=None, by_row=True, operands=(replace(a, whole=False), b, alpha, beta))
     return replace(call, run=None)
 
 
 def passing(calls: Sequence[Call], scratch: Iterable[Array]) -> set[int]:
-    """The calls whose result may stay in registers: it lies in ``scratch``, and is read whole and never by a product."""
+    """The calls whose result may stay in registers: it lies in ``scratch``, and is only read as it was written."""
     extents = sorted((x.data.ptr, x.data.ptr + x.nbytes) for x in scratch if x.size)
     return {
         index

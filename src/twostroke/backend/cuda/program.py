@@ -12,7 +12,7 @@ from typing import Any, Final
 import cupy
 
 from ..base import Array, Steps
-from .calls import Call, Recorder
+from .calls import Call, Recorder, Untraceable
 from .launches import NeedsMemory, assigned, passing, renamed, schedule
 from .source import THREADS, KernelSource
 
@@ -37,6 +37,8 @@ class Compiler:
         Raises ``Untraceable`` for what cannot be expressed, and whatever CuPy raises.
         """
         started = time.perf_counter()
+        if not all(calls for calls, _ in traces):
+            raise Untraceable("it makes no call to the backend")
         plans = [self._plan(*trace) for trace in traces]
         texts = [item.text for plan in plans for item in plan if isinstance(item, KernelSource)]
         new = {text: f"step_{hashlib.sha256(text.encode()).hexdigest()[:12]}" for text in texts}

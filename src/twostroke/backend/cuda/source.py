@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -32,8 +31,8 @@ def type_of(kind: str) -> str:
 class KernelSource:
     """The kernel of ``sections``: its ``text`` behind the name, its ``arguments`` and the number of ``blocks``.
 
-    The text holds strides and columns, but no addresses, rows or float factors: these are arguments, so batches of other
-    sizes and other learning rates share a kernel. ``missing`` are the values without memory that would need it.
+    The text holds strides and columns, but no addresses, rows or float factors: these are arguments, so batches of
+    other sizes and other learning rates share a kernel. ``missing`` are the values without memory that would need it.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
@@ -63,7 +62,7 @@ class KernelSource:
             *(f"{type_of(number.kind)} {name}" for number, name in self._numbers.items()),
             *(f"int {name}" for name in self._sizes),
         ]
-        self.text = f"({', '.join(parameters)}) {{\n" + "\n".join(memory + [" else ".join(bodies)]) + "\n}\n"
+        self.text = f"({', '.join(parameters)}) {{\n" + "\n".join([*memory, " else ".join(bodies)]) + "\n}\n"
         self.arguments: list[Any] = [
             *(np.uint64(max(pointer, 0)) for pointer, _ in self._pointers),
             *(np.dtype(number.kind).type(number.value) for number in self._numbers),
@@ -91,7 +90,7 @@ class KernelSource:
         return {
             pointer
             for pointer, kind, low, high in spans
-            if all((p, k) == (pointer, kind) or not (low < h and l < high) for p, k, l, h in spans)
+            if all((p, k) == (pointer, kind) or not (low < end and start < high) for p, k, start, end in spans)
         }
 
 
@@ -149,7 +148,8 @@ class _Tiles(_Writer):
         super().__init__(kernel, section, index)
         self.call = call = section.calls[0]
         a, b = call.operands[:2]
-        assert isinstance(a, View) and isinstance(b, View)
+        assert isinstance(a, View)
+        assert isinstance(b, View)
         rows, columns, depth = self.tile = self._tile(call)
         across = -(-call.columns // columns)
         self.blocks, self._across = -(-call.rows // rows) * across, across
@@ -174,7 +174,8 @@ class _Tiles(_Writer):
     def body(self) -> str:
         call, kernel, (rows, columns, _) = self.call, self.kernel, self.tile
         a, b, alpha, beta = call.operands
-        assert isinstance(a, View) and isinstance(b, View)
+        assert isinstance(a, View)
+        assert isinstance(b, View)
         kind = call.out.kind
         step_a = kernel.size("step", a.by_column if self.along_rows else a.by_row)
         step_b = kernel.size("step", b.by_row if self.along_columns else b.by_column)
@@ -381,7 +382,8 @@ class _Rows(_Writer):
             self._for_each(columns, f"{only}if (larger({value}, c, {best}, {at})) {best} = {value}, {at} = c;")
             self.lines.append(
                 f"{shuffle} {{\n  const {kind} w = __shfl_xor_sync(ALL, {best}, d);\n"
-                f"  const int j = __shfl_xor_sync(ALL, {at}, d);\n  if (larger(w, j, {best}, {at})) {best} = w, {at} = j;\n }}"
+                f"  const int j = __shfl_xor_sync(ALL, {at}, d);\n  if (larger(w, j, {best}, {at}))"
+                f" {best} = w, {at} = j;\n }}"
             )
             self._keep_row(call.out, f"({type_of(call.out.kind)}){at}")
             return
