@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.gpu import quick, right
-from bench.gpu.right import SMALL
 from bench.processes import TIMED_OUT, end_all, run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -110,8 +109,6 @@ PARTS: Final = [
     Part("trace", "quick", 40, "a profiler's trace of an epoch: kernels, copies, waits"),
     Part("waterfall", "quick", 50, "time of a step, way by way, and the floors"),
     Part("large", "quick", 40, "784-4096-4096-10 at batch 8192 against its GEMMs"),
-    Part("capture_spike", "quick", 70, "ways to capture a product", _script("gpu/capture_spike.py", "--seconds", "6")),
-    Part("fused_spike", "quick", 40, "a step of three kernels against the captured one", _script("gpu/fused_spike.py")),
     Part("duels", "quick", 105, "against PyTorch and JAX", _script("duel.py", *DUELS)),
     Part(
         "time_to_accuracy", "quick", 65, "100 seeds to 98 %, three clocks",
@@ -228,21 +225,6 @@ def _trace_headline(found: Any) -> str:
     return "; ".join(f"{name}: {of(entry)}" for name, entry in found["ways"].items())
 
 
-def _spike_headline(found: Any) -> str:
-    rows = [row for row in found["rows"] if row.get("batch_size") == 128 and row.get("layers") == [*SMALL]]
-    return ", ".join(f"{row['way']} {row['us']:.0f} us" for row in rows if "us" in row)
-
-
-def _fused_headline(found: Any) -> str:
-    rows = [row for row in found["rows"] if row.get("batch_size") == 128 and row.get("layers") == [*SMALL]]
-    times = (
-        f"{row['optimizer']} {min(row['best']['us'].values()):.1f} us of {min(row['captured_us'].values()):.0f}"
-        for row in rows
-        if "best" in row
-    )
-    return ", ".join(times) + ("" if found["ok"] else ", NOT RIGHT EVERYWHERE")
-
-
 def _duels_headline(found: Any) -> str:
     return ", ".join(f"{row['peer']} {row['ratio']:.2f}" for row in found["rows"] if row["status"] == "ok")
 
@@ -265,8 +247,6 @@ HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "captured": _captured_headline,
     "trace": _trace_headline,
     "waterfall": _waterfall_headline,
-    "capture_spike": _spike_headline,
-    "fused_spike": _fused_headline,
     "duels": _duels_headline,
     "time_to_accuracy": _to_98_headline,
     "time_to_accuracy_again": _to_98_headline,

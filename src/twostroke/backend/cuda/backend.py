@@ -134,7 +134,7 @@ class CupyBackend(Backend):
             return super().scalars(count, dtype)
 
     def capture(self, parts: Sequence[Steps]) -> Captured:
-        if self._capture.fault:
+        if not self._capture.pays:
             return super().capture(parts)
         with self.active():
             positions = cupy.zeros((len(parts), 2), "int64")  # the index of the next step, and of the one that runs
