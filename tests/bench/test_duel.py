@@ -47,14 +47,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> FakeGraphs:
     return gpu
 
 
-def test_our_side_runs_a_round_by_one_launch(gpu: FakeGraphs) -> None:
-    """In rounds, in single steps and in both, as on the CPU."""
+def test_our_side_runs_steps_as_training_does(gpu: FakeGraphs) -> None:
+    """In rounds, in single steps and in both, as on the CPU: a launch a step, as ``auto`` does it."""
     ours = load_peer("ours")
     side = ours.make(problem("cuda"))
     assert side.granularity == BATCHES
     before = gpu.graph_launches
     found = weights_after(side, [2 * BATCHES])
-    assert gpu.graph_launches == before + 2
+    assert gpu.graph_launches == before + 2 * BATCHES
     expected = weights_after(ours.make(problem("cpu")), [2 * BATCHES])
     assert np.linalg.norm(found - expected) <= 5e-6 * np.linalg.norm(expected)
     mixed = weights_after(ours.make(problem("cuda")), [BATCHES, 2])

@@ -1,8 +1,9 @@
 #include "ptx.h"
-#define STATIC 256u
 static u64 dev_table;
 static _Alignas(8) u32 init_table[4] = {10ll, 20ll, 30ll, 40ll};
 static void fn_twice(emu_thread *T, char *param_r_out, char *param_r_in);
+#undef STATIC
+#define STATIC 256u
 
 static void fn_twice(emu_thread *T, char *param_r_out, char *param_r_in)
 {
@@ -14,6 +15,8 @@ static void fn_twice(emu_thread *T, char *param_r_out, char *param_r_in)
     return;
     return;
 }
+#undef STATIC
+#define STATIC 256u
 
 static void k_threads(emu_thread *T)
 {
@@ -132,6 +135,8 @@ joined:;
     return;
     return;
 }
+#undef STATIC
+#define STATIC 256u
 
 static void k_stops(emu_thread *T)
 {
@@ -149,7 +154,7 @@ static void k_stops(emu_thread *T)
 
 static const u32 po_threads[] = {0, 8}, ps_threads[] = {8, 8};
 static const u32 po_stops[] = {0}, ps_stops[] = {4};
-__attribute__((visibility("default"))) const emu_kernel emu_kernels[] = {{"threads", k_threads, 16, 2, po_threads, ps_threads, STATIC, 1}, {"stops", k_stops, 4, 1, po_stops, ps_stops, STATIC, 0}};
+__attribute__((visibility("default"))) const emu_kernel emu_kernels[] = {{"threads", k_threads, 16, 2, po_threads, ps_threads, 256u, 1}, {"stops", k_stops, 4, 1, po_stops, ps_stops, 256u, 0}};
 __attribute__((visibility("default"))) const int emu_kernel_count = 2;
 __attribute__((visibility("default"))) const emu_global emu_globals[] = {{"table", init_table, sizeof init_table, &dev_table}};
 __attribute__((visibility("default"))) const int emu_global_count = 1;
