@@ -17,14 +17,14 @@ import twostroke
 PACKAGE = Path(twostroke.__file__).parent
 # A room, and the rooms below it that it may import. A file that lies at the top of the package is a room of its own.
 MAY_IMPORT: dict[str, set[str]] = {
-    **{name: set() for name in ("errors", "version", "randomness")},
+    **{name: set() for name in ("errors", "version", "randomness", "signals")},
     "provenance": {"version"},
     "files": {"errors"},
     "data": {"errors", "files", "randomness"},
     "backend": {"errors", "backend.cpu", "backend.cuda"},  # a device itself is imported when it is chosen
     "backend.cpu": {"errors", "backend"},
     "backend.cuda": {"errors", "backend"},
-    "engine": {"errors", "randomness", "data", "backend"},
+    "engine": {"errors", "randomness", "signals", "data", "backend"},
     "models": {"errors", "version", "files", "data", "backend", "engine"},
     "ranks": {"errors", "data", "backend", "engine"},
     "runs": {"errors", "version", "provenance", "files", "data", "backend", "engine", "models"},
@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "classic": {"errors", "data", "backend", "engine"},
     "sklearn": {"errors", "data", "backend", "engine"},
     "commands": {
-        *("errors", "provenance", "files", "data", "backend", "engine", "models", "ranks", "runs"),
+        *("errors", "provenance", "signals", "files", "data", "backend", "engine", "models", "ranks", "runs"),
         *("measure", "show"),
     },
     "cli": {"errors", "version", "commands"},
@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # All lines of a room's Python files; "rest" is every room that is not named.
 MOST_LINES = {
-    "engine": 1900,
+    "engine": 1915,
     "backend.cpu": 900,
     "backend.cuda": 910,
     "ranks": 800,
@@ -50,7 +50,7 @@ MOST_LINES = {
     "show": 1110,
     "measure": 1000,
     "commands": 1030,
-    "rest": 3090,
+    "rest": 3110,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000
 # The maths knows no array module: it is given one.

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..errors import TwoStrokeError
+from ..signals import handled
 
 Say: TypeAlias = Callable[[str], None]
 
@@ -105,28 +105,13 @@ def live_epochs(epochs: int) -> Iterator[Say]:
         yield say_above
 
 
-def _signals() -> tuple[int, ...]:
-    """Those that end a run; none outside the main thread, where Python handles none."""
-    return (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-
-
-@contextlib.contextmanager
-def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in _signals()}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
-
-
 def stoppable() -> contextlib.AbstractContextManager[None]:
     """SIGINT and SIGTERM raise ``Stopped`` inside the block."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise Stopped(number)
 
-    return _handled(stop)
+    return handled(stop)
 
 
 def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractContextManager[None]:
@@ -139,14 +124,4 @@ def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractC
         seen.append(number)
         request(number)
 
-    return _handled(stop)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM to the end of the block."""
-    waiting: list[int] = []
-    with _handled(lambda number, _: waiting.append(number)):
-        yield
-    for number in waiting[:1]:
-        signal.raise_signal(number)
+    return handled(stop)
