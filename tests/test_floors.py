@@ -50,7 +50,7 @@ MOST_LINES = {
     "show": 1110,
     "measure": 1000,
     "commands": 1030,
-    "rest": 3130,
+    "rest": 3140,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000
 # The maths knows no array module: it is given one.
