@@ -15,7 +15,7 @@ from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.training import TrainingRun
 
 Arrays = dict[str, Any]
-TAPES = 24
+TAPES = 12
 LARGEST = 2.0**40  # numbers of a tape: integers and halves up to here are exact in float64, in any order of summation
 
 
