@@ -193,7 +193,7 @@ class Backend(ABC):
         """``out[i] = source[indices[i]]``. The caller ensures that the indices (int64) are in range."""
 
     def elementwise(self, kernel: Kernel) -> Kernel:
-        """``kernel(xp, *arrays)`` with ``xp`` bound to this device (on a GPU: fused into one launch)."""
+        """``kernel(xp, *arrays)`` with ``xp`` bound to this device."""
         bound = self._bound.get(kernel)
         if bound is None:
             bound = self._bound[kernel] = self._bind(kernel)

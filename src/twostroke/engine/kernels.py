@@ -15,7 +15,7 @@ because samples are rows here:
     BP4  dW_l = A_(l-1)^T dZ_l              affine_backward_parameters
 
 Kernels with ``xp`` as first argument are elementwise: ``backend.elementwise`` binds them to a device, which
-may fuse each into one launch. The others take the backend. All write into arrays that they are given and
+may compile them together. The others take the backend. All write into arrays that they are given and
 allocate nothing. The docstring names every argument that is overwritten.
 """
 

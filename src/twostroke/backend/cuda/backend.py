@@ -1,4 +1,4 @@
-"""A CUDA GPU: CuPy's ufuncs, fused within each kernel, and cuBLAS for every matrix product."""
+"""A CUDA GPU: captured steps are compiled; call by call CuPy's ufuncs and cuBLAS."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def _free_bytes() -> int:
 
 
 def self_test(index: int) -> None:
-    """Run each operation of training once on tiny arrays: upload, fused kernel, accumulating GEMM, sync, download.
+    """Run each operation of training once on tiny arrays: upload, ufunc, accumulating GEMM, sync, download.
 
     Raises whatever CuPy raises, or ``ArithmeticError`` if the result is wrong.
     """

@@ -11,7 +11,7 @@ from .calls import REDUCTIONS, Call, Number, View
 
 WARP: Final = 32
 WIDEST: Final = 32 * WARP  # columns of a row that a warp keeps in registers
-# A product of no more multiplications than this, and no deeper, is computed by our own kernel: measured on an H200.
+# A product of no more multiplications than this, and no deeper, is our own kernels': beyond, cuBLAS is quicker.
 MOST_WORK, DEEPEST = 1 << 26, 2048
 MOST_BY_ROW: Final = 1 << 22  # of a product whose rows are computed by themselves
 
