@@ -226,9 +226,9 @@ def test_a_step_is_a_few_launches(fresh_cuda: Any, optimizer: str, launches: int
 
 
 SETTINGS = [
-    {"batch_size": 1},
-    {"batch_size": 32},  # with a last batch of 6
-    {"batch_size": 23, "dropout": 0.4, "l2": 1e-3},
+    {"batch_size": 1, "lr": 0.01},
+    {"batch_size": 32, "lr": 0.01},  # with a last batch of 6
+    {"batch_size": 20, "lr": 0.003, "dropout": 0.4, "l2": 1e-3},  # of 10
 ]
 
 
@@ -244,11 +244,20 @@ def test_every_loss_is_compiled_and_agrees_with_the_cpu(
     for backend in (cpu, fresh_cuda):
         net = MLP([6, 7, 5, 3], activations[chosen % len(activations)], loss, dtype=dtype, output=output)
         data = dataset(kind="uint8" if chosen % 2 else dtype)
-        run = run_of(backend, net, data, optimizer=optimizers[chosen % len(optimizers)], lr=0.01, **settings)
+        run = run_of(backend, net, data, optimizer=optimizers[chosen % len(optimizers)], **settings)
         found[backend.name] = backend.to_host(run.net.parameters).astype(np.float64)
     assert fresh_cuda.describe()["compiled"]["reason"] == ""
     away = np.linalg.norm(found["numpy"] - found["cupy"]) / np.linalg.norm(found["numpy"])
     assert away < (2e-5 if dtype == "float32" else 1e-12)
+
+
+def test_a_last_batch_of_one_is_a_step_like_any_other(fresh_cuda: Any, cpu: Backend) -> None:
+    found = {}
+    for backend in (cpu, fresh_cuda):
+        run = run_of(backend, MLP([6, 7, 3]), dataset(), batch_size=23, dropout=0.4, l2=1e-3)
+        found[backend.name] = backend.to_host(run.net.parameters)
+    away = np.linalg.norm(found["numpy"] - found["cupy"]) / np.linalg.norm(found["numpy"])
+    assert away < 2e-5
 
 
 def test_other_batch_sizes_and_rates_need_no_new_kernel(fresh_cuda: Any) -> None:
