@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +16,7 @@ from twostroke import MLP, Dataset, TrainConfig
 from twostroke.backend import Backend, Steps, select_backend
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.optimizers import OPTIMIZERS
-from twostroke.engine.training import TrainingRun
+from twostroke.engine.training import Evaluation, TrainingRun
 
 Arrays = dict[str, Any]
 TAPES = 12
@@ -249,6 +253,50 @@ def test_every_loss_is_compiled_and_agrees_with_the_cpu(
     assert fresh_cuda.describe()["compiled"]["reason"] == ""
     away = np.linalg.norm(found["numpy"] - found["cupy"]) / np.linalg.norm(found["numpy"])
     assert away < (2e-5 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("network", [(loss, output) for loss in LOSSES for output in LOSSES[loss]], ids="/".join)
+def test_evaluation_and_prediction_are_compiled(
+    fresh_cuda: Any, cpu: Backend, network: tuple[str, str], dtype: str
+) -> None:
+    loss, output = network
+    data, found = dataset(50), {}
+    for backend in (cpu, fresh_cuda):
+        net = MLP([6, 7, 5, 3], "tanh", loss, dtype=dtype, output=output, backend=backend)
+        evaluation = Evaluation(net, data.train_images, data.train_labels)
+        for _ in range(3):  # kernel by kernel, captured, replayed
+            result, outputs = evaluation.run(), net.predict_proba(data.train_images)
+            found[backend.name] = np.array([*result, *outputs.ravel()], "float64")
+    assert fresh_cuda.describe()["compiled"]["reason"] == ""
+    assert fresh_cuda.describe()["compiled"]["kernels"] > 0
+    np.testing.assert_allclose(found["cupy"], found["numpy"], rtol=2e-5 if dtype == "float32" else 1e-12)
+
+
+FIRST_RUN = """
+import numpy, cupy
+from cupy.cuda import compiler
+calls, compiling = [], compiler._NVRTCProgram.compile
+def counted(self, *args, **options):
+    calls.append(self.src)
+    return compiling(self, *args, **options)
+compiler._NVRTCProgram.compile = counted
+from twostroke import MLP, Dataset, TrainConfig, select_backend, train
+rng = numpy.random.default_rng(0)
+images, labels = rng.integers(0, 256, (300, 20), dtype="uint8"), rng.integers(0, 10, 300)
+data = Dataset.from_arrays(images, labels, images[:90], labels[:90])
+net = MLP([20, 16, 10], backend=select_backend("cuda"))
+for _ in train(net, data, TrainConfig(epochs=2, batch_size=64, optimizer="momentum")): pass
+print(len(calls))
+"""
+
+
+def test_a_first_training_run_compiles_a_dozen_times(cuda: Any, tmp_path: Path) -> None:
+    """With an empty cache: probe, training and evaluation. Each call costs a twentieth of a second or more."""
+    environment = os.environ | {"CUPY_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", FIRST_RUN]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
+    assert int(found.stdout) <= 12
 
 
 def test_a_last_batch_of_one_is_a_step_like_any_other(fresh_cuda: Any, cpu: Backend) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import shutil
 import subprocess
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.cpu.library import library
 from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Unplayable
+from twostroke.backend.cpu.threads import ThreadGovernor
 from twostroke.data.dataset import Dataset
 from twostroke.engine import epoch as epochs
 from twostroke.engine.mlp import MLP
@@ -536,6 +538,18 @@ class WithoutLibrary(NumpyBackend):
 
     def capture(self, parts: Sequence[Steps]) -> Captured:
         return Player(parts, self._trace, self._governor, None)
+
+
+def test_each_step_has_the_threads_that_its_governor_counts() -> None:
+    """Two governors share the one number of threads of the process."""
+    set_to: list[int] = []
+    seconds: dict[int, float] = {}
+    governors = [ThreadGovernor([1, 2], set_to.append, seconds) for _ in range(2)]
+    for step in range(200):
+        governor = governors[step % 2]
+        counted = governor._count
+        governor.run(partial(time.sleep, 2e-4 if step % 2 else 1e-4))
+        assert set_to[-1] == counted
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))

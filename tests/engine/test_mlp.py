@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
+import sys
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +18,10 @@ from hypothesis import strategies as st
 
 import twostroke as ts
 from twostroke.backend import Backend
+from twostroke.engine import mlp
 from twostroke.engine.initializers import INITIALIZERS
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
-from twostroke.engine.mlp import MAX_WIDTH, PREDICT_ROWS, layer_views, parameter_count
+from twostroke.engine.mlp import MAX_WIDTH, MOST_ROWS, MOST_SIZES, layer_views, parameter_count
 from twostroke.errors import ConfigError, DataError
 
 # --- construction ------------------------------------------------------------------------------------------------
@@ -211,7 +216,7 @@ def probabilities(net: ts.MLP, X: Any) -> Any:
     return E / E.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("n", [1, 5, PREDICT_ROWS, PREDICT_ROWS + 1, 2 * PREDICT_ROWS + 7])
+@pytest.mark.parametrize("n", [1, 5, MOST_ROWS, MOST_ROWS + 1, 2 * MOST_ROWS + 7])
 def test_probabilities(backend: Backend, n: int) -> None:
     net, X = ts.MLP([6, 5, 4, 3], seed=1, backend=backend), pixels(n)
     P = net.predict_proba(X)
@@ -254,6 +259,67 @@ def test_pixels_are_the_same_as_scaled_floats(backend: Backend, dtype: str, limi
     for kind in ("float32", "float64"):
         bound = limit if kind == dtype else 1e-6
         np.testing.assert_allclose(net.predict_proba(X.astype(kind) / np.dtype(kind).type(255)), P, atol=bound)
+
+
+# Passes are captured and kept: what they must not keep.
+
+
+def test_predictions_follow_the_parameters(backend: Backend) -> None:
+    net, X = ts.MLP([6, 5, 3], seed=1, backend=backend), pixels(9)
+    for _ in range(3):
+        net.predict_proba(X)
+    with backend.active():
+        net.parameters *= -2
+    np.testing.assert_allclose(net.predict_proba(X), probabilities(net, X), atol=2e-6)
+    net.parameters = backend.copy_of(ts.MLP([6, 5, 3], seed=2).parameters, "float32")
+    np.testing.assert_allclose(net.predict_proba(X), probabilities(net, X), atol=2e-6)
+    net.to(ts.select_backend("cpu"))
+    np.testing.assert_allclose(net.predict_proba(X), probabilities(net, X), atol=2e-6)
+
+
+def test_any_numbers_of_rows_come_in_any_order(backend: Backend) -> None:
+    net, sizes = ts.MLP([6, 5, 3], seed=1, backend=backend), [*range(1, 2 * MOST_SIZES), 3, 1, 7]
+    for n in sizes:
+        for X in (pixels(n, seed=n), pixels(n, seed=n) / np.float32(255)):
+            expected = probabilities(net, X if X.dtype == "uint8" else X * 255)
+            np.testing.assert_allclose(net.predict_proba(X), expected, atol=2e-6)
+    assert len(net._inference[0]._captured) == MOST_SIZES
+
+
+def test_threads_share_a_network() -> None:
+    net, n_threads = ts.MLP([6, 5, 3], seed=1, backend=ts.select_backend("cpu", 1)), 4
+    inputs = [pixels(200, seed=seed) for seed in range(n_threads)]
+    expected = [net.predict_proba(X) for X in inputs]
+    start, interval = threading.Barrier(n_threads), sys.getswitchinterval()
+
+    def work(mine: int) -> bool:
+        start.wait()
+        return all(np.array_equal(net.predict_proba(inputs[mine]), expected[mine]) for _ in range(200))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(n_threads) as pool:
+            assert all(pool.map(work, range(n_threads)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_network_keeps_little_and_goes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = ts.MLP([6, 5, 3])
+    net.predict_proba(pixels(10))
+    assert len(net._inference) == 1
+    monkeypatch.setattr(mlp, "MOST_KEPT", 16 * (6 + 5 + 3) * 4)
+    net.predict_proba(pixels(17))
+    assert not net._inference
+    net.predict_proba(pixels(16))
+    assert len(net._inference) == 1
+    gone = weakref.ref(net)
+    gc.disable()
+    try:
+        del net
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def layouts(X: Any) -> dict[str, Any]:

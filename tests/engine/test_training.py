@@ -20,9 +20,10 @@ import twostroke as ts
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
 from twostroke.engine.config import DEFAULT_LEARNING_RATE, TrainConfig
+from twostroke.engine.mlp import MOST_ROWS
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.schedules import SCHEDULES, make_schedule
-from twostroke.engine.training import EVALUATION_ROWS, EpochRecord, evaluate, train
+from twostroke.engine.training import EpochRecord, evaluate, train
 from twostroke.errors import ConfigError, DataError, DivergenceError
 
 Floats = NDArray[np.float64]
@@ -679,7 +680,7 @@ def test_odd_data_train(backend: Backend, images: Any, labels: list[int], n_clas
 def test_evaluate_equals_a_forward_written_here(
     backend: Backend, activation: str, loss: str, output: str, dtype: str
 ) -> None:
-    n = EVALUATION_ROWS + 77  # two passes, the second short
+    n = MOST_ROWS + 77  # two passes, the second short
     data = blobs(n=n)
     net = ts.MLP([6, 7, 3], activation, loss, seed=3, dtype=dtype, output=output, backend=backend)
     reference = Reference(net)

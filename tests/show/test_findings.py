@@ -10,7 +10,6 @@ import pytest
 from tests.support.small_runs import echo_network, findings_of, samples, train_run
 from twostroke.backend import Backend, select_backend
 from twostroke.data.dataset import Dataset
-from twostroke.engine import mlp
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import evaluate
 from twostroke.show import findings
@@ -45,7 +44,7 @@ def test_the_test_part_is_computed_once_and_to_the_bit(output: str, monkeypatch:
     images, labels = rng.random((5000, 6), np.float32), rng.integers(0, 3, 5000)
     data, net = Dataset.from_arrays(images[:9], labels[:9], images, labels), MLP([6, 5, 3], output=output, seed=0)
     outputs, result = net.predict_proba(images), evaluate(net, images, labels)
-    monkeypatch.setattr(mlp, "outputs", lambda *_: pytest.fail("a second forward pass"))
+    monkeypatch.setattr(MLP, "infer", lambda *_: pytest.fail("a second forward pass"))
     found = examine({}, net, data)
     assert found.result == result
     assert found.errors == (outputs.argmax(axis=1) != labels).sum()

@@ -18,6 +18,13 @@ class Result(NamedTuple):
     accuracy: float
 
 
+def mean(backend: Backend, values: Array) -> float:
+    """The mean in float64. A sync point."""
+    found = backend.scalars(1, "float64")
+    backend.xp.mean(values, dtype="float64", out=found[0])
+    return float(backend.to_host(found[0]))
+
+
 class Running:
     """One loss and one predicted class per sample, for ``n`` samples."""
 
@@ -34,15 +41,16 @@ class Running:
 
     def result(self, labels: Array) -> Result:
         """Mean loss and accuracy; ``labels`` (n,) in the order of the samples. THE SYNC POINT of an epoch."""
-        xp = self.backend.xp
-        means = xp.stack([xp.mean(self.losses, dtype="float64"), xp.mean(self.predictions == labels, dtype="float64")])
-        loss, accuracy = self.backend.to_host(means).tolist()
+        xp, means = self.backend.xp, self.backend.scalars(2, "float64")
+        xp.mean(self.losses, dtype="float64", out=means[0])
+        right = xp.equal(self.predictions, labels, out=xp.empty_like(self.losses))  # as numbers: one mean for both
+        xp.mean(right, dtype="float64", out=means[1])
+        loss, accuracy = self.backend.to_host(means.cells).tolist()
         return Result(loss, accuracy)
 
     def mean_loss(self, start: int, stop: int) -> float:
         """The mean loss of the samples ``start`` to ``stop``. A sync point."""
-        xp = self.backend.xp
-        return float(self.backend.to_host(xp.mean(self.losses[start:stop], dtype="float64")))
+        return mean(self.backend, self.losses[start:stop])
 
     def first_nonfinite(self) -> tuple[int, float] | None:
         """The position of the first loss that is not finite, and the mean loss before it; None if all are finite."""

@@ -7,11 +7,13 @@ call the kernels layer by layer.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from ..backend import Array, Backend, array_module, host_backend
+from ..backend import Array, Backend, Steps, array_module, host_backend
 from ..data.dataset import check_images
 from ..errors import ConfigError, DataError
 from . import kernels
@@ -20,7 +22,9 @@ from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
 MAX_WIDTH: Final = 1 << 20
-PREDICT_ROWS: Final = 2048  # rows per forward pass: enough for the BLAS to be fast, few enough for the cache
+MOST_ROWS: Final = 2048  # of a forward pass: enough for the BLAS to be fast, few enough for the cache
+MOST_SIZES: Final = 16  # numbers of rows whose pass is kept captured
+MOST_KEPT: Final = 1 << 26  # bytes of activations that a network keeps between two predictions
 
 
 class Layer(NamedTuple):
@@ -101,6 +105,7 @@ class MLP:
             raise DataError("wrong parameters", where="shape, dtype, contiguous", found=found, expected=expected)
         self._parameters = flat
         self.views = layer_views(flat, self.layers)
+        self._inference: list[Inference] = []  # at most one; not in the list while a thread uses it
 
     @property
     def weights(self) -> list[Array]:
@@ -127,7 +132,24 @@ class MLP:
         """
         images = check_images(X, "X", self.layers[0])
         with self.backend.active():
-            return self.backend.to_host(outputs(self, images))
+            return self.backend.to_host(self.infer(images))
+
+    def infer(self, X: Any) -> Array:
+        """The output layer's activations (N, K) on the device, for X (N, D) on the device or on the host; host rows
+        are uploaded in chunks. ``X`` needs only ``len`` and slicing. Several threads may call this at a time."""
+        rows, kept = min(MOST_ROWS, len(X)), self._inference
+        inference = kept.pop() if kept else None
+        if inference is None or inference.capacity < rows:
+            # A weak reference: a cycle would hold device memory until Python looks for cycles.
+            inference = Inference(weakref.proxy(self), min(MOST_ROWS, 1 << (rows - 1).bit_length()))
+        found = self.backend.xp.empty((len(X), self.layers[-1]), self.dtype)
+        for start in range(0, len(X), rows):
+            part = X[start : start + rows]
+            here = array_module(part) is self.backend.xp
+            found[start : start + rows] = inference.run(part if here else self.backend.asarray(part)).A[-1]
+        if not kept and inference.nbytes <= MOST_KEPT:
+            kept.append(inference)
+        return found
 
     def predict(self, X: Any) -> Any:
         """The most probable class of each row of X, (N,) int64 on the host."""
@@ -154,21 +176,53 @@ def forward(net: MLP, buffers: Buffers) -> None:
             backend.elementwise(kernels.times)(A_out, masks[index], A_out)
 
 
-def outputs(net: MLP, X: Any) -> Array:
-    """The output layer's activations (N, K) on the device, for X (N, D) on the device or on the host; host rows are
-    uploaded in chunks. ``X`` needs only ``len`` and slicing."""
-    backend, capacity = net.backend, min(PREDICT_ROWS, len(X))
-    workspace = Workspace(backend, net.layers, net.dtype, capacity, training=False)
-    found = backend.xp.empty((len(X), net.layers[-1]), net.dtype)
-    for start in range(0, len(X), capacity):
-        part = X[start : start + capacity]
-        buffers = workspace.rows(len(part))
-        here = array_module(part) is backend.xp
-        workspace.load_inputs(part if here else backend.asarray(part), buffers)
-        forward(net, buffers)
-        net.loss_kernels.outputs(backend, buffers.A[-1], buffers.rows)
-        found[start : start + len(part)] = buffers.A[-1]
-    return found
+class Inference:
+    """Forward passes over up to ``capacity`` rows, captured for each number of rows.
+
+    With ``scored`` they also compare the outputs with labels. ``sizes`` are numbers of rows to capture at once.
+    """
+
+    def __init__(self, net: MLP, capacity: int, *, scored: bool = False, sizes: Collection[int] = ()) -> None:
+        self.capacity, self.nbytes = capacity, capacity * sum(net.layers) * net.parameters.itemsize
+        self._net, self._scored = net, scored
+        self._workspace = Workspace(net.backend, net.layers, net.dtype, capacity, training=False)
+        self._captured: dict[int, Callable[[], None]] = {}  # the number of rows used last comes last
+        if sizes:
+            self._capture(sizes)
+
+    def run(self, rows: Array, labels: Array | None = None) -> Buffers:
+        """The arrays of a pass over rows (n, D) on the device: outputs (n, K) in A[-1]; with ``labels`` (n,) also
+        losses and predictions. The next pass overwrites them."""
+        n, backend = len(rows), self._net.backend
+        buffers = self._workspace.rows(n)
+        self._workspace.load_inputs(rows, buffers)
+        if labels is not None:
+            backend.xp.copyto(buffers.labels, labels)
+        if n not in self._captured:
+            self._capture([n])
+        run = self._captured[n] = self._captured.pop(n)
+        run()
+        return buffers
+
+    def _capture(self, sizes: Collection[int]) -> None:
+        parts = []
+        for n in sizes:
+            buffers = self._workspace.rows(n)
+            scratch = (*buffers.A[1:-1], buffers.T, buffers.scratch, buffers.rows)
+            parts.append(Steps(partial(self._pass, buffers), scratch=scratch))
+        captured = self._net.backend.capture(parts)
+        self._captured |= {n: partial(captured.run_part, part, 0, 1) for part, n in enumerate(sizes)}
+        while len(self._captured) > MOST_SIZES:
+            del self._captured[next(iter(self._captured))]
+
+    def _pass(self, buffers: Buffers) -> None:
+        net = self._net
+        if self._scored:
+            self._workspace.load_targets(buffers.labels, buffers)
+            score(net, buffers)
+        else:
+            forward(net, buffers)
+            net.loss_kernels.outputs(net.backend, buffers.A[-1], buffers.rows)
 
 
 def loss_forward(net: MLP, buffers: Buffers) -> None:

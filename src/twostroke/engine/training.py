@@ -15,15 +15,14 @@ from ..errors import DivergenceError
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
-from .metrics import Result, Running
-from .mlp import MLP, score
+from .metrics import Result, Running, mean
+from .mlp import MLP, MOST_ROWS, Inference
 from .optimizers import OPTIMIZERS, Momentum, Nesterov, Optimizer
 from .schedules import make_schedule
 from .step import TrainingStep
-from .workspace import Workspace, label_dtype
+from .workspace import label_dtype
 
 POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss", "best_loss")
-EVALUATION_ROWS: Final = 2048
 DIVERGED: Final = 1000.0  # times the first batch's loss: no run recovers from that
 
 
@@ -56,24 +55,20 @@ class Evaluation:
     """A labelled set on the device, with the arrays to evaluate it repeatedly."""
 
     def __init__(self, net: MLP, images: Any, labels: Any, *, keep_outputs: bool = False) -> None:
-        backend, rows = net.backend, min(EVALUATION_ROWS, len(images))
+        backend, rows = net.backend, min(MOST_ROWS, len(images))
         self.net = net
+        self._bounds = list(batch_bounds(len(images), rows))
         with backend.active():
             self._images, self._labels = upload(backend, images, labels, net)
-            self._workspace = Workspace(backend, net.layers, net.dtype, rows, training=False)
+            self._inference = Inference(net, rows, scored=True, sizes={stop - start for start, stop in self._bounds})
             self._running = Running(backend, len(images), net.dtype)
             self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
-        self._bounds = list(batch_bounds(len(images), rows))
 
     def run(self) -> Result:
         """Mean loss and accuracy with the current parameters."""
-        workspace = self._workspace
         with self.net.backend.active():
             for start, stop in self._bounds:
-                buffers = workspace.rows(stop - start)
-                workspace.load_inputs(self._images[start:stop], buffers)
-                workspace.load_targets(self._labels[start:stop], buffers)
-                score(self.net, buffers)
+                buffers = self._inference.run(self._images[start:stop], self._labels[start:stop])
                 self._running.update(start, buffers)
                 if self.outputs is not None:
                     self.outputs[start:stop] = buffers.A[-1]
@@ -291,7 +286,7 @@ def _check_converges(
     net: MLP, running: Running, result: Result, epoch: int, batch_size: int, first_loss: float
 ) -> None:
     """Raise ``DivergenceError`` if the epoch's loss or the parameters are not finite, or the loss has exploded."""
-    finite = bool(net.backend.to_host(net.backend.xp.isfinite(net.parameters).all()))
+    finite = math.isfinite(mean(net.backend, net.parameters))
     if finite and result.loss <= DIVERGED * max(first_loss, 1.0):
         return
     bad = running.first_nonfinite()

@@ -72,7 +72,7 @@ class Workspace:
         self._scratch = empty(capacity * n_out, dtype)
         self._losses, self._rows = empty(capacity, dtype), empty(capacity, dtype)
         self._ones = empty(backward, dtype)
-        self._ones.fill(1)
+        xp.copyto(self._ones, 1.0)
         self._pixels = empty(capacity * n_in, "uint8")
         self._labels = empty(capacity, label_dtype(n_out))
         self._indices, self._predictions = empty(capacity, "int64"), empty(capacity, "int64")
@@ -88,8 +88,8 @@ class Workspace:
             for layer in range(len(hidden))
         ]
         self._keep, self._scale = empty((1, 1), dtype), empty((1, 1), dtype)
-        self._keep.fill(1.0 - dropout)
-        self._scale.fill(1.0 / (1.0 - dropout))
+        xp.copyto(self._keep, 1.0 - dropout)
+        xp.copyto(self._scale, 1.0 / (1.0 - dropout))
         self._threshold = round(dropout * 2**32)
         # In the arrays' dtype: uint8 / 255 with a Python 255 would be computed in float64.
         self._white = xp.dtype(dtype).type(255)

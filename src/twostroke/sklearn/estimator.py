@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..backend import Backend, select_backend
-from ..engine.mlp import DTYPES, MLP, layer_views, outputs
+from ..engine.mlp import DTYPES, MLP, layer_views
 from ..engine.workspace import label_dtype
 from ..errors import ConfigError, DataError, DivergenceError, missing
 from .solvers import (
@@ -351,7 +351,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
 
     def _judge(self, net: MLP, X: Any, y: Any, sample_weight: Any) -> float:
         """The score on the validation set; NaN if outputs are not finite."""
-        found = net.backend.to_host(outputs(net, DenseRows(X, net.dtype) if hasattr(X, "toarray") else X))
+        found = net.backend.to_host(net.infer(DenseRows(X, net.dtype) if hasattr(X, "toarray") else X))
         if not np.isfinite(found).all():
             return float("nan")
         score = accuracy_score if hasattr(self, "classes_") else r2_score
@@ -367,7 +367,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             X, _ = self._validate(backend, X)
             net = self._network(backend)
             X = upload_rows(backend, X, net.dtype) if is_device_array(X) else X
-            found = outputs(net, DenseRows(X, net.dtype) if hasattr(X, "toarray") else X)
+            found = net.infer(DenseRows(X, net.dtype) if hasattr(X, "toarray") else X)
             return np.array(backend.to_host(found))
 
     def predict(self, X: Any) -> np.ndarray:

@@ -47,6 +47,7 @@ class NumpyBackend(Backend):
         self._constants: dict[Any, np.ndarray] = {}
         self._seconds: dict[int, float] = {}
         self._governors: dict[Any, ThreadGovernor] = {}
+        self._set: int | None = None  # the number of threads that a governor set last
 
     @property
     def xp(self) -> Any:
@@ -122,8 +123,13 @@ class NumpyBackend(Backend):
         work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
         if work not in self._governors:
             counts = sorted({1, max(1, self._most // 2), self._most})
-            self._governors[work] = ThreadGovernor(counts, self._pool.set_threads, self._seconds)
+            self._governors[work] = ThreadGovernor(counts, self._set_threads, self._seconds)
         return self._governors[work]
+
+    def _set_threads(self, count: int) -> None:
+        if count != self._set:
+            self._pool.set_threads(count)
+            self._set = count
 
     def _trace(self, step: Callable[[], None]) -> Tape:
         """Run ``step`` and note its calls into NumPy and BLAS with their arguments: small steps spend half their time
@@ -141,11 +147,13 @@ class NumpyBackend(Backend):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        for governor in self._governors.values():
-            governor.resume()
+        self._set = None
         # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
         with self._pool.limited(self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            yield
+            try:
+                yield
+            finally:
+                self._set = None
 
     def synchronize(self) -> None:
         pass

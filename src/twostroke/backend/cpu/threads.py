@@ -22,8 +22,9 @@ TRIAL_SHARE: Final = 0.05  # the part of all time that trials of slower counts m
 class ThreadGovernor:
     """Runs steps of one kind with the fastest number of threads.
 
-    ``set_threads`` applies a count; ``seconds``, shared by all governors of a backend, is the time that each count
-    was in use. Each count is tried for one window, the fastest is kept for a while, then all are tried again.
+    ``set_threads`` applies a count; it is called before all work, as other governors set theirs in between.
+    ``seconds``, shared by all governors of a backend, is the time that each count was in use. Each count is tried for
+    one window, the fastest is kept for a while, then all are tried again.
     """
 
     def __init__(self, counts: list[int], set_threads: Callable[[int], None], seconds: dict[int, float]) -> None:
@@ -40,13 +41,10 @@ class ThreadGovernor:
 
     def _begin(self, count: int) -> None:
         self._count, self._spent, self._steps = count, 0.0, 0
-        self._applied = False
 
     def run(self, work: Callable[[], Any], steps: int = 1) -> None:
         """Run ``work``, which does ``steps`` steps, and note its time."""
-        if not self._applied:
-            self._set_threads(self._count)
-            self._applied = True
+        self._set_threads(self._count)
         started = time.perf_counter()
         work()
         spent = time.perf_counter() - started
@@ -56,10 +54,6 @@ class ThreadGovernor:
         self._steps += steps
         if self._spent >= WINDOW_S and (self._steps >= MIN_STEPS or self._has_lost()):
             self._end_window()
-
-    def resume(self) -> None:
-        """Set the count again before the next step: other code may have changed it."""
-        self._applied = False
 
     def _has_lost(self) -> bool:
         """Whether the count on trial is already far slower than one tried before."""

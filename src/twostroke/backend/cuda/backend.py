@@ -59,7 +59,7 @@ class CupyBackend(Backend):
         try:
             with cupy.cuda.Device(self._index):
                 self._handle = OwnHandle(self.tf32)
-                a, out, fresh = (cupy.full((2, 2), value, "float32") for value in (3, 0, np.nan))
+                a, out, fresh = (cupy.full((2, 2), value, "float32") for value in (3.0, 0.0, np.nan))
 
                 def products() -> None:
                     self.gemm(a, a, out, 0.5, 2.0)
@@ -285,9 +285,9 @@ def self_test(index: int) -> None:
     backend = CupyBackend(index)
     with backend.active():
         x = backend.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))
-        y = cupy.ones((2, 3), dtype=np.float32)
+        y = backend.asarray(np.ones((2, 3), dtype=np.float32))
         backend.elementwise(add_twice)(x, y)
-        out = cupy.ones((2, 2), dtype=np.float32)
+        out = backend.asarray(np.ones((2, 2), dtype=np.float32))
         backend.gemm(x, y.T, out, alpha=0.5, beta=2.0)
         backend.synchronize()
         found = backend.to_host(out)

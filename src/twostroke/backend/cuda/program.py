@@ -49,7 +49,7 @@ class Compiler:
             )
             module = cupy.RawModule(code="\n".join([HEADER, *kernels]), options=OPTIONS)
             self._functions |= {text: module.get_function(name) for text, name in new.items()}
-        self._kernels, self._launches = self._kernels + len(new), len(plans[0])
+        self._kernels, self._launches = self._kernels + len(new), self._launches or len(plans[0])
         self._seconds += time.perf_counter() - started
         return [_runner([self._launch(item) for item in plan]) for plan in plans]
 
@@ -58,7 +58,7 @@ class Compiler:
         self.fault = self.fault or (str(error).splitlines() or [type(error).__name__])[0]
 
     def describe(self) -> dict[str, object]:
-        """Kernels compiled so far, in how many seconds; launches of the last step; why a step was not compiled."""
+        """Kernels compiled so far, in how many seconds; launches of the first step; why a step was not compiled."""
         return {
             "kernels": self._kernels,
             "seconds": self._seconds,
