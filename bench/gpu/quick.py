@@ -4,6 +4,7 @@ question of yes or no: copies and allocations are, a speed is not."""
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -242,6 +243,62 @@ def judged(seen: Counter[str] | str, steps: int) -> dict[str, Any]:
         return {"seen": False, "reason": f"{seen['kernels']} kernels in {steps} steps", "ok": True, **counts}
     ok = all(seen[kind] <= A_FEW for kind in ("copies up", "copies down", "other copies", "waits"))
     return {"seen": True, "kernels_per_step": seen["kernels"] / steps, "ok": ok, **counts}
+
+
+# --- the first run, and inference -----------------------------------------------------------------------------
+
+
+def first_run() -> dict[str, Any]:
+    """A first ``twostroke train`` with an empty cache, and a second: NVRTC's calls, its seconds and all seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CUPY_CACHE_DIR"] = f"{folder}/cache"  # read when CuPy is imported
+        from cupy.cuda import compiler
+
+        from twostroke.cli import main
+
+        spent: list[float] = []
+        compiling = compiler._NVRTCProgram.compile
+
+        def counted(program: Any, *args: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return compiling(program, *args, **options)
+            finally:
+                spent.append(time.perf_counter() - started)
+
+        compiler._NVRTCProgram.compile = counted
+        runs = []
+        for turn in ("first", "second"):
+            spent.clear()
+            started = time.perf_counter()
+            code = main(["train", "--device", "cuda", "--out", f"{folder}/{turn}"])
+            seconds = time.perf_counter() - started
+            runs.append({"exit": code, "nvrtc_calls": len(spent), "nvrtc_seconds": sum(spent), "seconds": seconds})
+    return {"ok": not any(one["exit"] for one in runs), "first": runs[0], "again": runs[1]}
+
+
+def inference() -> dict[str, Any]:
+    """Microseconds of ``predict_proba`` on host images, and of an evaluation of the test set, both ways."""
+    import numpy as np
+
+    from twostroke import MLP, load_dataset
+    from twostroke.engine.training import Evaluation
+
+    data = load_dataset("mnist")
+    found: dict[str, dict[str, float]] = {}
+    outputs = []
+    for name, backend in {"call by call": make_backend("0"), "compiled": make_backend("auto")}.items():
+        net, times = MLP(SMALL, backend=backend), found.setdefault(name, {})
+        for n in (1, 16, 128, 1024, 10_000):
+            work = partial(net.predict_proba, data.test_images[:n])
+            work(), work(), work()
+            times[f"{n} images"] = statistics.median(microseconds(backend, work, 9, 20))
+        outputs.append(net.predict_proba(data.test_images))
+        evaluation = Evaluation(net, data.test_images, data.test_labels)
+        evaluation.run(), evaluation.run(), evaluation.run()
+        times["evaluation"] = statistics.median(microseconds(backend, evaluation.run, 9, 20))
+    away = float(np.abs(outputs[0] - outputs[1]).max())
+    return {"ok": away < 1e-5, "away": away, "us": found}
 
 
 # --- times ----------------------------------------------------------------------------------------------------

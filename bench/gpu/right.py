@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
+from bench.processes import Done, run
+
+SANITIZERS: Final = ("memcheck", "racecheck", "synccheck")
+SANITIZER_S: Final = 60.0
+FOUND: Final = 9  # the exit code of one that found something
 SMALL: Final = (784, 128, 10)
 
 
@@ -100,6 +109,48 @@ def same_bits(data: Any, layers: tuple[int, ...], batch: int) -> dict[str, Any]:
     used = reasons == {""}
     ok = all(same.values()) and used
     return {"ok": ok, "same_bits": same, "from_call_by_call": away, "used": used, "reasons": sorted(reasons)}
+
+
+def sanitizer() -> dict[str, Any]:
+    """What NVIDIA's compute-sanitizer says of compiled steps: addresses, races in shared memory, barriers."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return {"ok": True, "seen": False, "reason": "there is no compute-sanitizer"}
+
+    def sanitized(name: str) -> Done:
+        options = [tool, "--tool", name, "--error-exitcode", str(FOUND)]
+        script = Path(__file__).with_name("session.py")
+        return run([*options, sys.executable, str(script), "--part", "small_runs"], SANITIZER_S)
+
+    with ThreadPoolExecutor(len(SANITIZERS)) as pool:
+        found = dict(zip(SANITIZERS, pool.map(sanitized, SANITIZERS), strict=True))
+    tools = {name: {"exit": done.code, "output": done.out[-2000:] + done.err[-1000:]} for name, done in found.items()}
+    return {"ok": all(done.code == 0 for done in found.values()), "seen": True, "tools": tools}
+
+
+def small_runs() -> dict[str, Any]:
+    """Training, evaluation and prediction in which each kind of generated kernel has a part: tiles of three sizes,
+    products by row, remainders. Every array has memory of its own, so that an address beyond one is seen."""
+    import cupy
+    import numpy as np
+
+    from twostroke import MLP, Dataset, TrainConfig
+    from twostroke.engine.optimizers import OPTIMIZERS
+    from twostroke.engine.training import TrainingRun
+
+    cupy.cuda.set_allocator(None)
+    rng, ran = np.random.default_rng(0), 0
+    for layers, batch, n in (((784, 128, 10), 128, 300), ((20, 33, 17, 10), 64, 150), ((20, 33, 10), 4, 10)):
+        images, labels = rng.integers(0, 256, (n, layers[0]), dtype=np.uint8), rng.integers(0, 10, n)
+        data = Dataset.from_arrays(images, labels, images[: n // 2], labels[: n // 2], n_classes=10)
+        for optimizer in OPTIMIZERS:
+            backend = make_backend("auto")
+            config = TrainConfig(epochs=3, batch_size=batch, optimizer=optimizer, dropout=0.2, l2=1e-4, lr=1e-3)
+            job = TrainingRun(MLP(layers), data, config, backend)
+            while not job.done:
+                job.advance()
+            ran += len(job.net.predict_proba(images))
+    return {"ok": True, "predicted": ran}
 
 
 def make_backend(mode: str, *, captured: bool = True) -> Any:

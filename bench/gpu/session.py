@@ -81,6 +81,10 @@ DUELS: Final = (
     "--device", "cuda", "--threads", "4", "--blocks", "8", "--settle-ms", "5", "--no-save", "--limit", "95",
     "--row-limit", "40", "--json", "{out}/duel-cuda.json", "--peer", *GPU_PEERS,
 )  # fmt: skip
+BY_BATCH: Final = (
+    *DUELS[: DUELS.index("--limit")], "--limit", "60", "--row-limit", "20", "--json", "{out}/duel-cuda-batches.json",
+    "--peer", "jax-scan", "torch-graph", "--batch-size", "16", "1024", "4096",
+)  # fmt: skip
 TO_98: Final = ("--device", "cuda", "--seeds", "100", "--no-save")
 WORKERS: Final = str(min(8, os.cpu_count() or 1))
 # Warnings of the packages that happen to be there are no failures here.
@@ -89,15 +93,16 @@ SUITE: Final = [
     "-W", "default",
 ]  # fmt: skip
 PARTS: Final = [
-    Part("doctor", "right", 40, "what the machine has", _twostroke("doctor", "--json")),
-    Part("tests", "right", 150, "the test suite's GPU tests", SUITE),
+    Part("doctor", "right", 20, "what the machine has", _twostroke("doctor", "--json")),
+    Part("tests", "right", 120, "the test suite's GPU tests", SUITE),
     Part("verify_grad", "right", 30, "the four equations on the GPU", _verify("grad")),
     Part("verify_parity", "right", 25, "CPU and GPU agree", _verify("parity")),
     Part("verify_resume", "right", 30, "resume is exact on the GPU", _verify("resume")),
     Part("tf32_fails_parity", "right", 25, "TF32 must fail the float32 limits"),
-    Part("captured", "right", 50, "compiled steps end in the same bits however they are launched"),
-    Part("repeat", "right", 40, "ten runs, bit for bit"),
+    Part("captured", "right", 40, "compiled steps end in the same bits however they are launched"),
+    Part("repeat", "right", 30, "ten runs, bit for bit"),
     Part("accuracy", "right", 40, "the same seed on both devices"),
+    Part("sanitizer", "right", 70, "what NVIDIA's compute-sanitizer finds"),
     Part("memory", "right", 30, "out of memory, then a smaller batch", None, MEMORY),
     _fault(
         "memory_command", "the command line out of memory", "out of GPU memory", "cuda",
@@ -106,16 +111,20 @@ PARTS: Final = [
     _fault("no_such_gpu", "cuda:7 where there is none", "there is no cuda:7, this machine has cuda:0", "cuda:7"),
     _fault("no_gpu", "a driver, and no GPU to be seen", "no CUDA GPU found", "cuda", CUDA_VISIBLE_DEVICES=""),
     Part("step", "quick", 30, "launches, allocations and host time of a step call by call", None, CALL_BY_CALL),
-    Part("trace", "quick", 40, "a profiler's trace of an epoch: kernels, copies, waits"),
-    Part("waterfall", "quick", 50, "time of a step, way by way, and the floors"),
+    Part("trace", "quick", 30, "a profiler's trace of an epoch: kernels, copies, waits"),
+    Part("waterfall", "quick", 40, "time of a step, way by way, and the floors"),
+    Part("first_run", "quick", 20, "a first training run with an empty cache, and a second"),
+    Part("inference", "quick", 25, "prediction and evaluation, call by call and compiled"),
     Part("large", "quick", 40, "784-4096-4096-10 at batch 8192 against its GEMMs"),
     Part("duels", "quick", 105, "against PyTorch and JAX", _script("duel.py", *DUELS)),
+    Part("duels_by_batch", "quick", 65, "against JAX's scan and PyTorch's graph, batch by batch",
+         _script("duel.py", *BY_BATCH)),
     Part(
         "time_to_accuracy", "quick", 65, "100 seeds to 98 %, three clocks",
         _script("time_to_accuracy.py", *TO_98, "--limit", "35", "--cold", "3"),
     ),
     Part(
-        "time_to_accuracy_again", "quick", 30, "the same, in the graphs of the first seed, a launch an epoch",
+        "time_to_accuracy_again", "quick", 25, "the same, in the graphs of the first seed, a launch an epoch",
         _script("time_to_accuracy.py", *TO_98, "--limit", "20", "--cold", "0", "--reuse"),
         {"TWOSTROKE_CAPTURE": "epoch"},
     ),
@@ -226,7 +235,8 @@ def _trace_headline(found: Any) -> str:
 
 
 def _duels_headline(found: Any) -> str:
-    return ", ".join(f"{row['peer']} {row['ratio']:.2f}" for row in found["rows"] if row["status"] == "ok")
+    rows = [row for row in found["rows"] if row["status"] == "ok"]
+    return ", ".join(f"{row['peer']} at {row['batch_size']}: {row['ratio']:.2f}" for row in rows)
 
 
 def _to_98_headline(found: Any) -> str:
@@ -248,6 +258,13 @@ HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "trace": _trace_headline,
     "waterfall": _waterfall_headline,
     "duels": _duels_headline,
+    "duels_by_batch": _duels_headline,
+    "sanitizer": lambda found: "all right" if found["seen"] else str(found["reason"]),
+    "first_run": lambda found: (
+        f"{found['first']['nvrtc_calls']} NVRTC calls, {found['first']['nvrtc_seconds']:.2f} s;"
+        f" the whole run {found['first']['seconds']:.2f} s, again {found['again']['seconds']:.2f} s"
+    ),
+    "inference": lambda found: ", ".join(f"{name} {us:.0f} us" for name, us in found["us"]["compiled"].items()),
     "time_to_accuracy": _to_98_headline,
     "time_to_accuracy_again": _to_98_headline,
     "large": _large_headline,

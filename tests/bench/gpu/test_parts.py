@@ -20,8 +20,9 @@ from twostroke import Dataset, TrainConfig
 LAYERS = (6, 5, 3)
 
 
-# Two need a compiled step, and so a GPU or the emulated one.
-PARTS = [part for part in session.PARTS if part.argv is None and part.name not in ("captured", "waterfall")]
+# Those that compile need a GPU, or the emulated one.
+COMPILED = ("captured", "waterfall", "first_run", "sanitizer")
+PARTS = [part for part in session.PARTS if part.argv is None and part.name not in COMPILED]
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
