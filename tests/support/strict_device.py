@@ -458,9 +458,12 @@ class StrictBackend(Backend):
 
 
 class HostDeviceArray(np.ndarray[Any, Any]):
-    """A NumPy array with CuPy's ``data.ptr``."""
+    """A NumPy array with CuPy's ``data.ptr`` and ``set``."""
 
     __module__ = "cupy"
+
+    def set(self, host: Any, stream: Any = None) -> None:
+        self[...] = host
 
     @property
     def data(self) -> Any:

@@ -58,9 +58,10 @@ class Evaluation:
         backend, rows = net.backend, min(MOST_ROWS, len(images))
         self.net = net
         self._bounds = list(batch_bounds(len(images), rows))
+        sizes = list(dict.fromkeys(stop - start for start, stop in self._bounds))  # the largest first
         with backend.active():
             self._images, self._labels = upload(backend, images, labels, net)
-            self._inference = Inference(net, rows, scored=True, sizes={stop - start for start, stop in self._bounds})
+            self._inference = Inference(net, rows, scored=True, sizes=sizes)
             self._running = Running(backend, len(images), net.dtype)
             self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
 

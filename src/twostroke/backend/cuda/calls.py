@@ -76,7 +76,8 @@ class Call:
     """``out`` <- ``name`` of ``operands``, over ``rows`` x ``columns`` elements.
 
     ``name`` is a ufunc, "copy", a reduction of each row, or "gemm": out <- operands[2] a b + operands[3] out. ``kind``
-    is the dtype that a ufunc computes in. ``depth`` is the inner dimension of a product, ``run`` calls cuBLAS for it.
+    is the dtype that a ufunc computes in. ``depth`` is the inner dimension of a product, ``run`` calls cuBLAS for it;
+    without ``run`` it is computed ``by_row``, or in a tile of so many rows and columns and so deep a block.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Call:
     depth: int = 0
     run: Callable[[], None] | None = None
     by_row: bool = False
+    tile: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def reads(self) -> Iterator[View]:

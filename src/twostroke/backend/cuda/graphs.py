@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 import cupy
+import numpy as np
 
 from ...errors import ConfigError
 from ..base import Array, Captured, Steps
@@ -130,7 +131,7 @@ class Graphs(Captured):
 
     def run_part(self, part: int, first: int, stop: int) -> None:
         if self.parts[part].moves:
-            cupy.copyto(self._positions[part, :1], first)
+            self._positions[part, :1].set(np.array([first]), cupy.cuda.get_current_stream())
         for _ in range(first, stop):
             self._launches[part]()
 

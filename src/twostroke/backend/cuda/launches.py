@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import le
 from typing import Final
 
 from ..base import Array
@@ -13,6 +15,10 @@ WARP: Final = 32
 WIDEST: Final = 32 * WARP  # columns of a row that a warp keeps in registers
 # A product of no more multiplications than this, and no deeper, is our own kernels': beyond, cuBLAS is quicker.
 MOST_WORK, DEEPEST = 1 << 26, 2048
+# Tiles of a product: rows, columns and depth of a stage. The largest is taken that keeps the GPU busy; the last is for
+# vectors.
+LARGE, SMALL, FLAT = (32, 32, 32), (16, 16, 64), (4, 16, 64)
+BUSY: Final = 100  # blocks
 MOST_BY_ROW: Final = 1 << 22  # of a product whose rows are computed by themselves
 
 
@@ -163,17 +169,30 @@ def _place(launches: list[Launch], placed: Sequence[tuple[int, Call]], unit: Seq
 # --- values that need no memory ----------------------------------------------------------------------------------
 
 
-def assigned(call: Call) -> Call:
-    """The call; a product that our kernels compute quicker than cuBLAS is given to them."""
-    work = call.rows * call.columns * call.depth
-    if call.run is None or work > MOST_WORK or call.depth > DEEPEST:
+def assigned(call: Call, like: Call | None = None) -> Call:
+    """The call; a product that our kernels compute quicker than cuBLAS is given to them, by row or in tiles.
+
+    ``like`` is the same call of a larger batch, assigned before: then the same is done, and the kernel is shared.
+    """
+    if call.run is None:
         return call
     (a, b, alpha, beta), kind = call.operands, call.out.kind
-    narrow = min(call.columns, call.depth) <= WARP and max(call.columns, call.depth) <= WIDEST // 2
-    if (alpha, beta) == (Number(1.0, kind), Number(0.0, kind)) and narrow and work <= MOST_BY_ROW and call.rows > 1:
-        assert isinstance(a, View)
-        return replace(call, run=None, by_row=True, operands=(replace(a, whole=False), b, alpha, beta))
-    return replace(call, run=None)
+    assert isinstance(a, View)
+    sizes, larger = ((x.rows, x.columns, x.depth) for x in (call, like or call))
+    if like and call.rows > 1 and all(map(le, sizes, larger)):
+        by_row, tile = like.by_row, like.tile
+        if like.run:
+            return call
+    else:
+        work = math.prod(sizes)
+        if work > MOST_WORK or call.depth > DEEPEST:
+            return call
+        narrow = min(sizes[1:]) <= WARP and max(sizes[1:]) <= WIDEST // 2
+        plain = (alpha, beta) == (Number(1.0, kind), Number(0.0, kind))
+        by_row = plain and narrow and work <= MOST_BY_ROW and call.rows > 1
+        large = -(-call.rows // LARGE[0]) * -(-call.columns // LARGE[1]) >= BUSY
+        tile = FLAT if call.rows <= FLAT[0] else LARGE if large else SMALL
+    return replace(call, run=None, by_row=by_row, tile=tile, operands=(replace(a, whole=not by_row), b, alpha, beta))
 
 
 def passing(calls: Sequence[Call], scratch: Iterable[Array]) -> set[int]:

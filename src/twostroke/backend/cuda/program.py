@@ -39,7 +39,14 @@ class Compiler:
         started = time.perf_counter()
         if not all(calls for calls, _ in traces):
             raise Untraceable("it makes no call to the backend")
-        plans = [self._plan(*trace) for trace in traces]
+        first: list[Call] = []
+        plans = []
+        for calls, scratch in traces:
+            if self._own_products:
+                like = first if len(first) == len(calls) else [None] * len(calls)
+                calls = [assigned(*pair) for pair in zip(calls, like, strict=True)]  # noqa: PLW2901
+            first = first or list(calls)
+            plans.append(self._plan(calls, scratch))
         texts = [item.text for plan in plans for item in plan if isinstance(item, KernelSource)]
         new = {text: f"step_{hashlib.sha256(text.encode()).hexdigest()[:12]}" for text in texts}
         new = {text: name for text, name in new.items() if text not in self._functions}
@@ -68,7 +75,6 @@ class Compiler:
 
     def _plan(self, calls: Sequence[Call], scratch: Sequence[Array]) -> list[KernelSource | Call]:
         """The kernels and cuBLAS's products, with as many values as possible in registers alone."""
-        calls = [assigned(call) if self._own_products else call for call in calls]
         private = passing(calls, scratch)
         while True:
             try:

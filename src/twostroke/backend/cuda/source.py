@@ -15,10 +15,6 @@ TYPES: Final = {
     "f": "float", "d": "double", "?": "bool", "B": "unsigned char", "i": "int", "I": "unsigned int", "l": "long long",
     "q": "long long", "L": "unsigned long long",
 }  # fmt: skip
-# Rows, columns and depth of a stage of a product's tile. The largest is taken that keeps the GPU busy; the last is for
-# vectors.
-LARGE, SMALL, FLAT = (32, 32, 32), (16, 16, 64), (4, 16, 64)
-BUSY: Final = 100  # blocks
 
 
 def type_of(kind: str) -> str:
@@ -115,15 +111,16 @@ class _Writer:
         self._names += 1
         return f"v{self._names}"
 
-    def scaled(self, index: str, stride: int) -> str:
-        return f"(long long){index} * {self.n if stride == self.section.rows else stride}"
-
     def place(self, view: View, row: str, column: str) -> str:
         """The element of a view as an expression."""
         row = self.read(view.pick) if view.pick else row
-        terms = [self.scaled(row, view.by_row)] if view.by_row else []
-        terms += [self.scaled(column, view.by_column)] if view.by_column else []
-        terms += [self.scaled(self.read(view.cell), view.jump)] if view.cell else []
+        # Strides of so many rows are not in the text: those of arrays in Fortran order, and of a table's rows.
+        rows = self.section.rows
+        column_stride = self.n if (view.by_row, view.by_column) == (1, rows) else view.by_column
+        terms = [f"(long long){row} * {view.by_row}"] if view.by_row else []
+        terms += [f"(long long){column} * {column_stride}"] if view.by_column else []
+        if view.cell:
+            terms.append(f"(long long){self.read(view.cell)} * {self.n if view.jump == rows else view.jump}")
         return f"{self.kernel.pointer(view)}[{' + '.join(terms) or '0'}]"
 
     def read(self, view: View) -> str:
@@ -150,7 +147,7 @@ class _Tiles(_Writer):
         a, b = call.operands[:2]
         assert isinstance(a, View)
         assert isinstance(b, View)
-        rows, columns, depth = self.tile = self._tile(call)
+        rows, columns, depth = self.tile = call.tile
         across = -(-call.columns // columns)
         self.blocks, self._across = -(-call.rows // rows) * across, across
         along_rows = self.along_rows = a.by_column != 1 and a.columns > 1
@@ -158,11 +155,6 @@ class _Tiles(_Writer):
         kind = type_of(call.out.kind)
         self.type = f"Product<{kind}, {rows}, {columns}, {depth}, {int(along_rows)}, {int(along_columns)}>"
         self.shared = f"{self.type}::BYTES"
-
-    @staticmethod
-    def _tile(call: Call) -> tuple[int, int, int]:
-        large = -(-call.rows // LARGE[0]) * -(-call.columns // LARGE[1]) >= BUSY
-        return FLAT if call.rows <= FLAT[0] else LARGE if large else SMALL
 
     def read(self, view: View) -> str:
         if view not in self.values:
