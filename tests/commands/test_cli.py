@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import twostroke
+from twostroke.backend import Backend
 from twostroke.cli import main
 from twostroke.commands import training_job as train_command
 from twostroke.commands.terminal import Stopped, uninterrupted
@@ -499,6 +500,28 @@ def test_predict_reads_images(run: Any, model: Path, tmp_path: Path) -> None:
     assert [one["source"] for one in json.loads(out)["predictions"]] == [str(path) for path in paths]
     paths[1].write_bytes(b"no image")
     refused(run("predict", model, *paths), 4, "b.jpg", "PNG")
+
+
+def test_predict_computes_where_it_is_told(run: Any, tiny: str, model: Path) -> None:
+    words = ["predict", model, "--index", 4, "--data", tiny]
+    assert run(*words)[1].splitlines()[14].startswith("tiny test sample 4: ")  # no line about the device
+    code, out, err = run(*words, "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "device: cpu, 1 thread: cpu was asked for"
+    assert json.loads(run(*words, "--json")[1])["device"] == "cpu"
+    assert out.splitlines()[1:] == run(*words)[1].splitlines()
+    refused(run(*words, "--device", "tpu"), 2, "--device", "'tpu'", "cuda:N")
+    refused(run(*words, "--device", "cuda:77"), 3, "GPU")
+
+
+def test_a_gpu_predicts_what_the_cpu_does(cuda: Backend, run: Any, tiny: str, model: Path) -> None:
+    for device in ("auto", "cuda", cuda.device):
+        code, out, err = run("predict", model, "--index", 4, "--data", tiny, "--device", device, "--json")
+        assert (code, err) == (0, "")
+        found, here = json.loads(out), json.loads(run("predict", model, "--index", 4, "--data", tiny, "--json")[1])
+        assert (found["device"], here["device"]) == (cuda.device, "cpu")
+        there, here = (one["predictions"][0]["probabilities"] for one in (found, here))
+        assert there == pytest.approx(here, abs=1e-6)
 
 
 def test_predict_s_help_says_how_a_picture_is_prepared(run: Any) -> None:

@@ -59,12 +59,14 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 _INPUTS = "pixels: uint8 0..255, scaled inside. scaled: numbers as they are. Default: as the training data was."
 _CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, the file over the preset."
 _DISTRIBUTED = f"Train together with the other processes of: {COMMAND}."
+_ONE_BY_ONE = "Where the network is computed, as for evaluate. Default: cpu, the quickest for one picture at a time."
 _WIDTHS = "Widths, inputs to outputs. Default: 784,128,10."
 
 Text: TypeAlias = str | None
 Data = Annotated[Text, _setting(SETTINGS["data"])]
 Device = Annotated[Text, _setting(SETTINGS["device"])]
 Threads = Annotated[Text, _setting(SETTINGS["threads"])]
+PredictDevice = Annotated[Text, _option(RUN, SETTINGS["device"].metavar, _ONE_BY_ONE, "--device")]
 Model = Annotated[Path, _argument("MODEL", "A model.safetensors written by: twostroke train.")]
 Target = Annotated[Path, _argument("TARGET", "The file to write: NAME.onnx.")]
 Inputs = Annotated[Text, _option(RUN, "pixels|scaled", _INPUTS)]

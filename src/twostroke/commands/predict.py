@@ -13,7 +13,7 @@ from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
-from . import check_model, options
+from . import check_model, options, select
 from .terminal import encodes, hush, say
 
 
@@ -22,6 +22,7 @@ def predict(
     images: options.Images = None,
     index: options.Index = None,
     data: options.IndexData = None,
+    device: options.PredictDevice = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -35,7 +36,10 @@ def predict(
         raise ConfigError("bad arguments", found=what, expected="one of them", remedy="See: twostroke predict --help.")
     if data is not None and index is None:
         raise ConfigError("--data without --index", where="--data", found=repr(data), remedy="Add --index I.")
-    net = load_model(model)
+    tell = hush if json else say
+    net = load_model(model, backend=select(device or "cpu", "1"))
+    if device:
+        tell(text.device_line(net.backend))
     shape: tuple[int, ...] = (FIELD, FIELD)
     samples: list[tuple[str, Any, int | None]] = []
     if index is None:
@@ -55,9 +59,10 @@ def predict(
         outputs = net.predict_proba(pixels)[0]
         predictions.append(record.prediction_record(title, outputs, label))
         for line in text.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
-            (hush if json else say)(line)
+            tell(line)
     if json:
-        say(to_json({"model": str(model), "output": net.output, "predictions": predictions}))
+        found = {"model": str(model), "device": net.backend.device, "output": net.output, "predictions": predictions}
+        say(to_json(found))
 
 
 def _check_takes_images(net: MLP, model: Path) -> None:
