@@ -57,6 +57,12 @@ def test_the_command_prints_a_table_and_writes_a_file(run: Run, tmp_path: Path) 
     assert [record["batch_size"] for record in result["records"]] == [1, 4]
 
 
+def test_without_a_gpu_it_says_from_which_batch_one_would_pay(run: Run) -> None:
+    assert " would pay from batch 1\n" in run(*QUICK, "--gpu", "0,1e12")[1]
+    found = run(*QUICK, "--gpu", "1e6,1e12")[1]
+    assert "; a GPU with a step of 1,000,000 us and a rate of 1,000,000,000,000 samples/s would " in found
+
+
 def test_the_last_line_of_json_is_the_list_of_records(run: Run, tmp_path: Path) -> None:
     code, out, _ = run(*QUICK, "--out", str(tmp_path / "o"), "--json")
     assert code == 0
@@ -115,6 +121,10 @@ def test_the_command_writes_the_picture(run: Run, tmp_path: Path) -> None:
         (["--devices", "cpu,auto"], 2, ["--devices", "'cpu,auto'", "cuda:N joined by commas"]),
         (["--devices", "cuda:4096"], 3, ["the GPU cannot be used"]),
         (["--out", "/dev/null/x"], 2, ["--out /dev/null/x"]),
+        (["--gpu", "59"], 2, ["--gpu", "'59'", "59,40e6"]),
+        (["--gpu", "fast,1"], 2, ["--gpu", "'fast,1'", "59,40e6"]),
+        (["--gpu", "nan,1"], 2, ["--gpu", "found nan,1", "59,40e6"]),
+        (["--gpu", "1,0"], 2, ["--gpu", "found 1,0", "59,40e6"]),
         (["--rounds", "5"], 2, ["--rounds", "twostroke bench --help"]),
     ],
 )

@@ -199,6 +199,36 @@ def test_the_verdict_is_in_words_and_the_result_is_strict_json(name: str, verdic
     assert parsed["kind"] == "twostroke-bench"
 
 
+@pytest.mark.parametrize(
+    ("gpu", "layers", "said"),
+    [
+        (
+            None,
+            [784, 128, 10],
+            "an H200 with a step of 59 us and a rate of 40,000,000 samples/s would pay from batch 12",
+        ),
+        (
+            (300e-6, 5e6),
+            [4, 2],
+            "a GPU with a step of 300 us and a rate of 5,000,000 samples/s would pay from batch 90",
+        ),
+        ((0.0, 5e6), [4, 2], "a GPU with a step of 0 us and a rate of 5,000,000 samples/s would pay from batch 1"),
+        ((1e-3, 2e5), [4, 2], "a GPU with a step of 1,000 us and a rate of 200,000 samples/s would never pay"),
+        (None, [4, 2], None),
+    ],
+)
+def test_a_gpu_that_is_not_here_is_supposed(
+    gpu: tuple[float, float] | None, layers: list[int], said: str | None
+) -> None:
+    """On the line of a CPU's step of 20 us + B / 300,000 samples/s."""
+    records = [record | {"layers": layers} for record in synthetic({"cpu": CPU})]
+    verdict = "no GPU was measured: no crossover"
+    assert summarise(records, {}, gpu)["verdict"] == (f"{verdict}; {said}" if said else verdict)
+    assert summarise(records[:1], {}, gpu)["verdict"] == verdict  # one batch size has no fit
+    with_gpu = summarise(synthetic({"cpu": CPU, "cuda:0": GPU}), {}, gpu)["verdict"]
+    assert "would" not in with_gpu
+
+
 def test_what_was_not_measured_is_in_the_result() -> None:
     assert RESULTS["no GPU"]["not_measured"] == {"cuda": "CuPy is not installed"}
     assert json.loads(to_json(RESULTS["flat"]))["fits"]["cpu"]["rate"] is None  # infinite

@@ -21,6 +21,7 @@ def bench(
     batch_sizes: options.BatchSizes = None,
     devices: options.Devices = None,
     seconds: options.Seconds = None,
+    gpu: options.SupposedGpu = None,
     threads: options.Threads = None,
     out: options.BenchOut = None,
     json: options.BenchJson = False,
@@ -29,16 +30,16 @@ def bench(
     """Measure training throughput over batch sizes on every device, and the batch size from which a GPU is faster."""
     tell, to_tell = hush if json else say, complain if json else say
     try:
-        config = benchmark.BenchConfig.parse(layers, batch_sizes, devices, threads, seconds)
+        config = benchmark.BenchConfig.parse(layers, batch_sizes, devices, threads, seconds, gpu)
         found, missing = benchmark.find_devices(config)
     except ConfigError as error:
         flags = {name: f"--{name.replace('_', '-')}" for name in ("layers", "batch_sizes", "devices", "threads")}
-        raise named(error, {**flags, "seconds": "--seconds", "device": "--devices"}) from error
+        raise named(error, {**flags, "seconds": "--seconds", "gpu": "--gpu", "device": "--devices"}) from error
     folder = writable_folder(Path(out or "runs/bench"), "--out")
     for device, reason in missing.items():
         to_tell(f"not measured: {device}: {reason}")
     tell(f"measuring {', '.join(found)}: about {config.seconds * len(found):.0f} s")
-    result = summarise(benchmark.measure(config, found), missing)
+    result = summarise(benchmark.measure(config, found), missing, config.gpu)
     for line in [*chart.table(result), result["verdict"]]:
         tell(line)
     files = {"bench.json": f"{to_json(result)}\n".encode()}

@@ -60,6 +60,7 @@ _INPUTS = "pixels: uint8 0..255, scaled inside. scaled: numbers as they are. Def
 _CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, the file over the preset."
 _DISTRIBUTED = f"Train together with the other processes of: {COMMAND}."
 _ONE_BY_ONE = "Where the network is computed, as for evaluate. Default: cpu, the quickest for one picture at a time."
+_SUPPOSED = "Without a GPU here: from which batch would one pay, whose step takes US + B / RATE? Default: an H200."
 _WIDTHS = "Widths, inputs to outputs. Default: 784,128,10."
 
 Text: TypeAlias = str | None
@@ -126,5 +127,6 @@ Devices = Annotated[
     Text, _option(RUN, "auto|cpu,cuda:N", "What to measure. auto: the CPU and every GPU that works. Default: auto.")
 ]
 Seconds = Annotated[float | None, _option(RUN, "S", "About how long, for each device, S > 0. Default: 10.")]
+SupposedGpu = Annotated[Text, _option(RUN, "US,RATE", _SUPPOSED, "--gpu")]
 BenchOut = Annotated[Text, _option(RUN, "DIR", "Where bench.json and bench.png go. Default: runs/bench.", "--out")]
 BenchJson = Annotated[bool, _option(RUN, None, "Print one JSON list of records and nothing else.", "--json")]

@@ -16,6 +16,7 @@ from ..engine.metrics import Result
 from ..engine.mlp import MLP
 from ..engine.training import EpochRecord, TrainingRun, evaluate
 from ..errors import ConfigError, ModelError
+from ..measure.quicker import advice
 from ..models.checkpoint import restore, save_checkpoint
 from ..models.model_file import save_model
 from ..provenance import to_json, versions
@@ -80,7 +81,10 @@ class Job:
     def make_run(self, net: MLP, data: Dataset, backend: Backend) -> TrainingRun:
         """The run before its first step: of this process alone, or of all ranks."""
         if not self.distributed:
-            return TrainingRun(net, data, self.settings.config, backend)
+            run = TrainingRun(net, data, self.settings.config, backend)
+            if self.settings.device == "auto" and (line := advice(run, data, self.settings.threads)):
+                warnings.warn(line, stacklevel=2)
+            return run
         facts = {**versions(), "--checkpoint-every": self.every, "--tf32": self.settings.tf32}
         facts["device"] = backend.name
         run = DistributedRun(net, data, self.settings.config, backend, communicator=self.ranks, facts=facts)

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 BASELINE: Final = "cpu"  # the device that the others are compared with
+# Seconds and samples/s of a step on an H200, by network: what a GPU that is not here might do.
+H200: Final = {(784, 128, 10): (59e-6, 40e6)}
 HUBER: Final = 1.345  # in standard deviations: residuals below it have full weight
 
 
@@ -103,6 +105,13 @@ def _fits_cross(base: Fit | None, other: Fit | None) -> float | None:
     return max(0.0, lag / gain)
 
 
+def supposed(base: Fit, t0: float, rate: float, name: str) -> str:
+    """From which batch size a GPU that is not here would pay: ``t0`` seconds and ``rate`` samples/s of its step."""
+    crossing = _fits_cross(base, Fit(t0, rate, 0.0, 0))
+    step = f"{name} with a step of {1e6 * t0:,.0f} us and a rate of {rate:,.0f} samples/s would"
+    return f"{step} never pay" if crossing is None else f"{step} pay from batch {max(1, math.ceil(crossing)):,}"
+
+
 def _check(
     sizes: Sequence[int], wins: Sequence[bool], measured: float | None, crossing: float | None, fit: Fit | None
 ) -> str:
@@ -119,8 +128,13 @@ def _check(
     return f"the fits agree: {says}" if agree else f"the fits disagree: {says}"
 
 
-def summarise(records: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) -> dict[str, Any]:
-    """The complete result: records, a fit per device, crossovers with the CPU, and why devices were not measured."""
+def summarise(
+    records: Sequence[Mapping[str, Any]], missing: Mapping[str, str], gpu: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """The complete result: records, a fit per device, crossovers with the CPU, and why devices were not measured.
+
+    Where no GPU was measured, the verdict supposes one: ``gpu``, or the H200 if the network is the one measured there.
+    """
     curves: dict[str, dict[int, float]] = {}
     for record in records:
         curves.setdefault(record["device"], {})[record["batch_size"]] = record["step_seconds"]
@@ -133,7 +147,9 @@ def summarise(records: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) 
     elif base is None:
         verdict = "the CPU was not measured: no crossover"
     else:
-        verdict = "no GPU was measured: no crossover"
+        verdict, given = "no GPU was measured: no crossover", gpu or H200.get(tuple(records[0]["layers"]))
+        if given and (fit := fits[BASELINE]):
+            verdict += f"; {supposed(fit, *given, 'a GPU' if gpu else 'an H200')}"
     return {
         "kind": "twostroke-bench",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

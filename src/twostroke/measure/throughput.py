@@ -32,6 +32,7 @@ from .crossover import BASELINE
 LAYERS: Final = "784,128,10"
 BATCH_SIZES: Final = "1,4,16,64,128,256,1024,4096"
 MAX_BATCH, MAX_SECONDS = 1 << 20, 3600.0
+GPU_EXPECTED: Final = "microseconds and samples/s of its step, such as 59,40e6"
 ROWS, BYTES = 60_000, 1 << 26  # samples: as many as MNIST, or as fit into so many bytes
 LEARNING_RATE: Final = 1e-4  # for random labels: changes every weight, does not diverge
 LEAST_BLOCK_S, BLOCK_S = 5e-3, 20e-3  # long enough to make the two synchronisations negligible
@@ -48,6 +49,7 @@ class BenchConfig:
     devices: str = "auto"  # or names separated by commas
     threads: int | str = "auto"
     seconds: float = 10.0  # per device
+    gpu: tuple[float, float] | None = None  # one to suppose where none is: seconds and samples/s of its step
 
     def __post_init__(self) -> None:
         if len(self.layers) < 2 or not all(1 <= width <= MAX_WIDTH for width in self.layers):
@@ -61,6 +63,10 @@ class BenchConfig:
         if not 0 < self.seconds <= MAX_SECONDS:
             expected = f"a number > 0 and <= {MAX_SECONDS:g}"
             raise ConfigError("bad seconds", where="seconds", found=self.seconds, expected=expected)
+        if self.gpu and not (0 <= self.gpu[0] < math.inf and 0 < self.gpu[1] < math.inf):
+            raise ConfigError(
+                "bad GPU", where="gpu", found=f"{1e6 * self.gpu[0]:g},{self.gpu[1]:g}", expected=GPU_EXPECTED
+            )
 
     @classmethod
     def parse(
@@ -70,6 +76,7 @@ class BenchConfig:
         devices: str | None = None,
         threads: str | None = None,
         seconds: float | None = None,
+        gpu: str | None = None,
     ) -> BenchConfig:
         """The settings from command-line values; None means the default."""
         return cls(
@@ -80,6 +87,7 @@ class BenchConfig:
             devices="auto" if devices is None else devices,
             threads=int(threads) if threads and threads.isdecimal() else threads or "auto",
             seconds=10.0 if seconds is None else seconds,
+            gpu=None if gpu is None else _gpu(gpu),
         )
 
 
@@ -89,6 +97,14 @@ def _integers(argument: str, text: str) -> tuple[int, ...]:
     except ValueError as error:
         what = f"bad {argument.replace('_', ' ')}"
         raise ConfigError(what, where=argument, found=repr(text), expected="whole numbers joined by commas") from error
+
+
+def _gpu(text: str) -> tuple[float, float]:
+    try:
+        t0, rate = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigError("bad GPU", where="gpu", found=repr(text), expected=GPU_EXPECTED) from error
+    return t0 / 1e6, rate
 
 
 def _joined(numbers: Sequence[int]) -> str:
