@@ -22,7 +22,18 @@ from .commands.export import export
 from .commands.mpi_job import in_job, leave, refuse_several
 from .commands.predict import predict
 from .commands.report import report
-from .commands.terminal import ClosedPipe, Stopped, complain, discard_stdout, say, stoppable, tolerate_encodings
+from .commands.terminal import (
+    NAME,
+    ClosedPipe,
+    Stopped,
+    at_home,
+    complain,
+    discard,
+    program,
+    say,
+    stoppable,
+    tolerate_encodings,
+)
 from .commands.train import train
 from .commands.verify import verify
 from .errors import DeviceError, TwoStrokeError
@@ -54,7 +65,7 @@ def _twostroke(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (by default the process's own) and return its exit code."""
-    words = list(sys.argv[1:] if args is None else args)
+    words = [at_home(word) for word in (sys.argv[1:] if args is None else args)]
     if own_process := args is None and "--debug" not in words:
         sys.unraisablehook = lambda _: None  # once a GPU is lost every destructor of CuPy fails
     tolerate_encodings()
@@ -63,13 +74,13 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow: DivergenceError says it better
             warnings.showwarning = lambda message, *_, **__: complain(f"note: {message}")
-            code = app(words, prog_name="twostroke", standalone_mode=False, obj=words)
+            code = app(words, prog_name=NAME, standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except (ClosedPipe, SystemExit) as end:
         # Typer raises SystemExit when it has completed a word, rich and click when stdout is closed.
         if isinstance(end, SystemExit) and not end.code:
             return 0
-        discard_stdout()
+        discard(sys.stdout)
         line = f"error: ended by {type(end).__name__}" if in_job() else None
         return leave(line, ClosedPipe.exit_code, words)
     except (Exception, Stopped, KeyboardInterrupt) as error:
@@ -92,7 +103,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"error: {error}", error.exit_code
     if isinstance(error, UsageError):
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "twostroke"
+        command = program() + (context.command_path.removeprefix(NAME) if context else "")
         message = error.format_message()
         return f"error: {message}{'' if message.endswith(('.', '?')) else '.'} See: {command} --help", 2
     if isinstance(error, Stopped):

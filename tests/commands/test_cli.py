@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +22,11 @@ import twostroke
 from twostroke.backend import Backend
 from twostroke.cli import main
 from twostroke.commands import training_job as train_command
-from twostroke.commands.terminal import Stopped, uninterrupted
+from twostroke.commands.terminal import Stopped, stoppable_after_work, uninterrupted
 from twostroke.data.digit_image import BOX, FIELD
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import TrainingRun
+from twostroke.measure.throughput import BenchConfig
 from twostroke.models.model_file import describe_model, load_model, save_model
 from twostroke.runs.folder import locked
 from twostroke.runs.settings import SETTINGS, resolve
@@ -426,6 +429,31 @@ def test_val_size_is_a_number_or_a_fraction(value: str) -> None:
     assert repr(found) == value
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbflr = 0.25\r\n")
+    assert resolve({}, file).config.lr == 0.25
+
+
+def test_the_home_folder_in_a_file_and_behind_an_equals_sign(
+    run: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = Path(shutil.copy(tiny, tmp_path))
+    write(tmp_path / "run.toml", f'data = "~/{data.name}"\nout = "~/a"\nepochs = 1\ndevice = "cpu"')
+    assert run("train", "--config=~/run.toml", "-q")[0] == 0
+    assert run("train", f"~/{data.name}", "--device", "cpu", "--epochs", 1, "--out=~/b", "-q")[0] == 0
+    assert {path.parent.name for path in tmp_path.glob("*/model.safetensors")} == {"a", "b"}
+    assert run("evaluate", "~/b/model.safetensors", data, "--device", "cpu")[0] == 0
+
+
+def test_layers_as_the_run_prints_them(tmp_path: Path) -> None:
+    file = write(tmp_path / "run.toml", 'layers = "784-30-10"')
+    assert resolve({"layers": "784-128-10"}).layers == (784, 128, 10)
+    assert resolve({}, file).layers == (784, 30, 10)
+    assert BenchConfig.parse(layers="6-5-3").layers == (6, 5, 3)
+
+
 BAD_FILES = {
     "rate = 1": ["rate", "unknown setting", "lr"],
     'lr = "fast"': ["lr", "'fast'", "a number"],
@@ -529,6 +557,28 @@ def test_predict_s_help_says_how_a_picture_is_prepared(run: Any) -> None:
     assert code == 0
     for words in (f"a box of {BOX} x {BOX}", "centre of mass", f"a field of {FIELD} x {FIELD}"):
         assert words in " ".join(out.split())
+
+
+def test_predict_takes_the_model_of_the_newest_run(
+    run: Any, tiny: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = Image.new("L", (90, 90), 255)
+    picture.paste(0, (40, 10, 50, 80))
+    picture.save("a.PNG")
+    refused(run("predict", "a.PNG"), 5, "no model yet", "runs/*/model.safetensors", "twostroke train", "MODEL")
+    for age, name in enumerate(["new", "old"]):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        target = tmp_path / "runs" / name / "model.safetensors"
+        target.write_bytes(model.read_bytes() if name == "new" else b"not a model")
+        os.utime(target, (1e9 - age, 1e9 - age))
+    code, out, err = run("predict", "a.PNG", "a.PNG")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "model: runs/new/model.safetensors"
+    assert out.count("\na.PNG: ") == 2
+    found = json.loads(run("predict", "a.PNG", "--json")[1])
+    assert (found["model"], len(found["predictions"])) == ("runs/new/model.safetensors", 1)
+    assert run("predict", "--index", 4, "--data", tiny)[1].startswith("model: runs/new/model.safetensors\n")
 
 
 def test_predict_wants_one_kind_of_thing(run: Any, tiny: str, model: Path) -> None:
@@ -699,7 +749,9 @@ def training(tiny: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
+)
 def test_a_signal_ends_training_with_nothing_half_written(
     number: signal.Signals, code: int, training: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -709,9 +761,97 @@ def test_a_signal_ends_training_with_nothing_half_written(
     assert err.startswith(f"stopped by {number.name} after step ")
     assert isinstance(training.args, list)
     words = " ".join(map(str, training.args[3:]))
-    assert err.endswith(f" Go on with: twostroke {words} --resume\n")
+    assert err.endswith(f" Go on with: {shlex.join(COMMAND)} {words} --resume\n")
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.safetensors", "model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == b"old"
+
+
+@pytest.mark.timeout(60)
+def test_under_nohup_a_closed_terminal_ends_nothing(tiny: str, tmp_path: Path) -> None:
+    words = ["train", tiny, "--device", "cpu", "--epochs", "1000000", "--log-format", "json", "--out", str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["nohup", *COMMAND, *words], stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT) as child:
+        assert child.stdout
+        child.stdout.readline()
+        child.send_signal(signal.SIGHUP)
+        for _ in range(50):
+            assert child.stdout.readline().startswith(b'{"event": "epoch"')
+        child.terminate()
+        assert b"stopped by SIGTERM after step " in child.communicate()[1]
+
+
+def test_the_cpu_s_limit_is_said_again_and_again_and_heard_once() -> None:
+    heard: list[int] = []
+    with stoppable_after_work(heard.append):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGXCPU)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGXCPU]
+
+
+@pytest.mark.timeout(60)
+def test_a_closed_terminal_saves(tiny: str, tmp_path: Path) -> None:
+    """The terminal of a run with its bar is gone in the middle of a line."""
+    pty = pytest.importorskip("pty")
+    words = ["train", tiny, "--device", "cpu", "--epochs", "1000000", "--out", str(tmp_path)]
+    child, terminal = pty.fork()
+    if not child:
+        os.execve(COMMAND[0], [*COMMAND, *words], ENVIRONMENT | {"TERM": "xterm"})
+    seen = b""
+    while b"  3/1000000" not in seen:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
+    done = process(*words, "--resume", "--dry-run")
+    assert " of them done, on 240 samples" in done.stdout
+
+
+# --- how the command was called --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The command as pip installs it."""
+    path = tmp_path / "a venv" / "bin" / "twostroke"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!{sys.executable}\nimport sys\nfrom twostroke.cli import main\nsys.exit(main())\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [
+        ("twostroke", "twostroke"),
+        ("'a venv/bin/twostroke'", "'a venv/bin/twostroke'"),
+        ("a\\ venv/../a\\ venv/bin/twostroke", "'a venv/../a venv/bin/twostroke'"),
+        ("python -m twostroke", "python -m twostroke"),
+        ("python -W error -m twostroke", "python -W error -m twostroke"),
+    ],
+)
+def test_what_to_do_next_is_said_as_the_command_was_called(
+    called: str, said: str, tiny: str, script: Path, tmp_path: Path
+) -> None:
+    on_path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = ENVIRONMENT | {"PATH": ":".join([str(script.parent)] * (called == "twostroke") + on_path)}
+    environment |= {"DATA": tiny}
+
+    def shell(line: str) -> tuple[int, str, str]:
+        words = ["bash", "-c", line]
+        done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = shell(f"{called} train $DATA --device cpu --epochs 1")
+    assert (code, err) == (0, "")
+    evaluate, predict = [line[6:] for line in out.splitlines() if line.startswith(("next: ", "      "))]
+    assert evaluate == f"{said} evaluate runs/tiny/model.safetensors {tiny}"
+    assert shell(evaluate)[0] == 0
+    assert predict == f"{said} predict runs/tiny/model.safetensors IMAGE.png"
+    assert shell(f"{called} trian")[2].endswith(f" See: {said} --help\n")
+    assert shell(f"{called} evaluate")[2].endswith(f" See: {said} evaluate --help\n")
+    assert shell(f"{called} predict")[2].endswith(f" See: {said} predict --help.\n")
 
 
 @pytest.mark.timeout(60)

@@ -144,7 +144,7 @@ def test_stopped_at_random_instants_and_continued_by_the_printed_command(
         assert said.startswith(f"stopped by {number.name} after step ")
         stops.append(int(said.split()[-1]))
         assert not (folder / MODEL).exists()
-        assert shlex.split(command) == ["twostroke", *options, "--out", str(folder), "--resume"]
+        assert shlex.split(command) == [*COMMAND, *options, "--out", str(folder), "--resume"]
         # exec: the next signal is for the program and not for the shell around it
         process = go(f"exec {command}", shell=True)
     found, out, err = end(process)

@@ -8,7 +8,9 @@ from ..backend import Backend, select_backend
 from ..data.dataset import Dataset, check_fit
 from ..engine.mlp import MLP
 from ..errors import ConfigError, ModelError
+from ..runs.folder import newest_model
 from ..runs.settings import as_integer, named
+from .terminal import program
 
 
 def select(device: str | None, threads: str | None) -> Backend:
@@ -17,6 +19,14 @@ def select(device: str | None, threads: str | None) -> Backend:
         return select_backend(device or "auto", as_integer(threads or "auto"))
     except ConfigError as error:
         raise named(error, {"device": "--device", "threads": "--threads"}) from error
+
+
+def newest_unless(model: Path | None) -> Path:
+    """``model``, or the model of the newest run."""
+    if found := model or newest_model():
+        return found
+    remedy = f"Train one first: {program()} train. Or name a MODEL."
+    raise ModelError("no model yet", where="runs/*/model.safetensors", remedy=remedy)
 
 
 def check_model(net: MLP, data: Dataset, model: Path) -> None:

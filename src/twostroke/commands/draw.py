@@ -7,18 +7,16 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError, ModelError, need
+from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named
 from ..show import drawing, text
-from . import options, select
+from . import newest_unless, options, select
 from .terminal import Stopped, say, stoppable_after_work
 
-MODEL: Final = Path("runs/mnist/model.safetensors")  # where `twostroke train` writes it
 PORT: Final = 8028
 LAST_PORT: Final = 65535
 
@@ -34,9 +32,7 @@ def draw(
     need("draw", "twostroke draw")
     if not 0 <= port <= LAST_PORT:
         raise ConfigError("no such port", where="--port", found=port, expected=f"0..{LAST_PORT}")
-    if model is None and not MODEL.exists():
-        raise ModelError("no model yet", where=MODEL, remedy="Train one first: twostroke train. Or name a MODEL.")
-    path = model or MODEL
+    path = newest_unless(model)
     net = load_model(path, backend=select("cpu", "1"))
     drawing.check_reads_drawings(net, path)
     try:
@@ -63,7 +59,7 @@ def _has_screen() -> bool:
 
 
 def _until_stopped(run: Callable[[], None]) -> None:
-    """Run until SIGINT or SIGTERM, then raise ``Stopped``, as every command does."""
+    """Run until a signal, then raise ``Stopped``, as every command does."""
     seen: list[int] = []
 
     def end(number: int) -> None:

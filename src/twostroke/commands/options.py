@@ -69,6 +69,10 @@ Device = Annotated[Text, _setting(SETTINGS["device"])]
 Threads = Annotated[Text, _setting(SETTINGS["threads"])]
 PredictDevice = Annotated[Text, _option(RUN, SETTINGS["device"].metavar, _ONE_BY_ONE, "--device")]
 Model = Annotated[Path, _argument("MODEL", "A model.safetensors written by: twostroke train.")]
+OptionalModel = Annotated[
+    Path | None,
+    _argument("MODEL", "A model.safetensors written by: twostroke train. Default: the newest run's in runs/."),
+]
 Target = Annotated[Path, _argument("TARGET", "The file to write: NAME.onnx.")]
 Inputs = Annotated[Text, _option(RUN, "pixels|scaled", _INPUTS)]
 Classes = Annotated[Text, _option(RUN, "NAME,NAME,...", "What the label is called, for each output. Default: 0,1,...")]
@@ -106,7 +110,7 @@ Report = Annotated[
 ]
 DrawModel = Annotated[
     Path | None,
-    _argument("MODEL", "A model of images of 28 x 28. Default: runs/mnist/model.safetensors, which train writes."),
+    _argument("MODEL", "A model of images of 28 x 28. Default: that of the newest run in runs/."),
 ]
 Port = Annotated[int, _option(RUN, "N", "Where the page is, on 127.0.0.1. 0: any port that is free. Default: 8028.")]
 NoBrowser = Annotated[bool, _option(RUN, None, "Do not open the page: only say where it is.", "--no-browser")]

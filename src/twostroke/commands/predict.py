@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from ..data.dataset import load_dataset
-from ..data.digit_image import FIELD, prepare_digit
+from ..data.digit_image import FIELD, SUFFIXES, prepare_digit
 from ..engine.mlp import MLP
 from ..errors import ConfigError, ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
-from . import check_model, options, select
-from .terminal import encodes, hush, say
+from . import check_model, newest_unless, options, select
+from .terminal import encodes, hush, program, say
 
 
 def predict(
-    model: options.Model,
+    model: options.OptionalModel = None,
     images: options.Images = None,
     index: options.Index = None,
     data: options.IndexData = None,
@@ -31,12 +31,20 @@ def predict(
     A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled into a box of
     20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28.
     """
+    if model and model.suffix.lower() in SUFFIXES:
+        images = [model, *(images or [])]
+        model = None
     if bool(images) == (index is not None):
         what = "both images and --index" if images else "neither an image nor --index"
-        raise ConfigError("bad arguments", found=what, expected="one of them", remedy="See: twostroke predict --help.")
+        raise ConfigError(
+            "bad arguments", found=what, expected="one of them", remedy=f"See: {program()} predict --help."
+        )
     if data is not None and index is None:
         raise ConfigError("--data without --index", where="--data", found=repr(data), remedy="Add --index I.")
     tell = hush if json else say
+    if model is None:
+        model = newest_unless(model)
+        tell(f"model: {model}")
     net = load_model(model, backend=select(device or "cpu", "1"))
     if device:
         tell(text.device_line(net.backend))

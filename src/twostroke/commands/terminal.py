@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import IO, Any, Final, NoReturn, TypeAlias, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..errors import TwoStrokeError
+from ..ranks.watchdog import ENDING
 
 Say: TypeAlias = Callable[[str], None]
+NAME: Final = "twostroke"
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM. Not an Exception, so that no ``except Exception`` catches it."""
+    """A signal of ``ENDING``. Not an Exception, so that no ``except Exception`` catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -41,7 +44,7 @@ def say(line: str) -> None:
     except BrokenPipeError:
         raise ClosedPipe from None
     except OSError as error:
-        discard_stdout()
+        discard(sys.stdout)
         raise TwoStrokeError("cannot write the output", where="standard output", found=error.strerror) from error
 
 
@@ -65,6 +68,23 @@ def in_shell(path: Path | str) -> str:
     return shlex.quote(text) if text.isprintable() else f"${text!a}"
 
 
+def at_home(word: str) -> str:
+    """A word of the command line with the home folder for its ~, which no shell replaces in --out=~/runs."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
+
+
+def program() -> str:
+    """How this program was called, as a shell takes it: twostroke, .venv/bin/twostroke, python -m twostroke."""
+    called = Path(sys.argv[0])
+    words = [NAME]
+    if called.name == "__main__.py" and called.parent.name == NAME:
+        words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    elif called.name == NAME and called.resolve() != Path(shutil.which(NAME) or "").resolve():
+        words = [sys.argv[0]]
+    return " ".join(map(in_shell, words))
+
+
 def encodes(text: str) -> bool:
     """Whether stdout can show these characters."""
     try:
@@ -81,19 +101,37 @@ def tolerate_encodings() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def discard_stdout() -> None:
-    """Redirect stdout to /dev/null, so that the interpreter's flush at exit raises nothing."""
+def discard(stream: Any) -> None:
+    """Redirect stdout or stderr to /dev/null, so that the interpreter's flush at exit raises nothing."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Screen:
+    """stdout for rich. Once the terminal is closed nothing is shown: a signal ends the run in good order."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout  # rich puts itself in the place of sys.stdout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            discard(self._stream)
+        return len(text)
 
 
 @contextlib.contextmanager
 def live_epochs(epochs: int) -> Iterator[Say]:
     """Yield a function that prints an epoch's line and advances a progress bar; without a terminal there is no bar."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    if not (console.is_terminal and sys.stdout and sys.stdout.isatty()):
+    if not (sys.stdout and sys.stdout.isatty()):
         yield say
         return
+    console = Console(file=cast(IO[str], _Screen()), soft_wrap=True, highlight=False, markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeElapsedColumn())
     with Progress(SpinnerColumn(), TextColumn("training"), *columns, console=console, transient=True) as bar:
         task = bar.add_task("training", total=epochs)
@@ -106,8 +144,10 @@ def live_epochs(epochs: int) -> Iterator[Say]:
 
 
 def _signals() -> tuple[int, ...]:
-    """Those that end a run; none outside the main thread, where Python handles none."""
-    return (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    """Those that end a run; none outside the main thread, where Python handles none. Under nohup, SIGHUP ends none."""
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    return tuple(n for n in ENDING if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -121,7 +161,7 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def stoppable() -> contextlib.AbstractContextManager[None]:
-    """SIGINT and SIGTERM raise ``Stopped`` inside the block."""
+    """Signals raise ``Stopped`` inside the block."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise Stopped(number)
@@ -130,10 +170,15 @@ def stoppable() -> contextlib.AbstractContextManager[None]:
 
 
 def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractContextManager[None]:
-    """The first SIGINT or SIGTERM inside the block calls ``request``; a second one raises ``Stopped``."""
+    """The first signal inside the block calls ``request``; a second one raises ``Stopped``.
+
+    SIGXCPU comes again each second, as long as the process saves what it has.
+    """
     seen: list[int] = []
 
     def stop(number: int, _: Any) -> None:
+        if seen and number == signal.SIGXCPU:
+            return
         if seen:
             raise Stopped(number)
         seen.append(number)
@@ -144,7 +189,7 @@ def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractC
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM to the end of the block."""
+    """Defer signals to the end of the block."""
     waiting: list[int] = []
     with _handled(lambda number, _: waiting.append(number)):
         yield

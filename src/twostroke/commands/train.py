@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from ..ranks.mpi import joined
 from ..runs.config_file import to_toml
 from ..runs.settings import Settings, named, resolve
 from . import options
-from .terminal import discard_stdout, say
+from .terminal import discard, program, say
 from .training_job import Job, rehearse, run_training
 
 SHOWN: Final = "# All settings of a run. In a FILE.toml: twostroke train --config FILE.toml"
@@ -40,11 +41,11 @@ def train(
 ) -> None:
     """Train a network and save it. Without arguments: MNIST, preset fast.
 
-    SIGINT or SIGTERM ends the run after its step, with a checkpoint from which --resume goes on.
+    Ctrl-C, or a signal, ends the run after its step, with a checkpoint from which --resume goes on.
     """
     with joined(distributed) as ranks:
         if ranks.rank:  # rank 0 speaks for all
-            discard_stdout()
+            discard(sys.stdout)
             warnings.simplefilter("ignore")
         log = _log_format(log_format, json)
         agree(ranks, {"--dry-run": dry_run, "--show-config": show_config, "--resume": resume})
@@ -67,7 +68,9 @@ def _log_format(log_format: str | None, json: bool) -> str:
         raise ConfigError("unknown format", where="--log-format", found=repr(log_format), expected="text or json")
     if json and log_format:
         found = f"--json and --log-format {log_format}"
-        raise ConfigError("bad arguments", found=found, expected="one of them", remedy="See: twostroke train --help.")
+        raise ConfigError(
+            "bad arguments", found=found, expected="one of them", remedy=f"See: {program()} train --help."
+        )
     return "record" if json else log_format or "text"
 
 

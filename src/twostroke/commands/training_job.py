@@ -38,7 +38,7 @@ from ..runs.settings import Settings
 from ..show import text
 from ..show.findings import examine
 from .report import write_page
-from .terminal import Say, Stopped, hush, in_shell, live_epochs, say, stoppable_after_work, uninterrupted
+from .terminal import Say, Stopped, hush, in_shell, live_epochs, program, say, stoppable_after_work, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def run_training(job: Job) -> None:
                 tell_epoch(epoch)
             while not run.done and not run.stopping:
                 done = run.advance(job.steps_to_checkpoint(run.steps))
-                if done:
+                if done and (run.done or not run.stopping):  # where a terminal was closed, save before saying anything
                     tell_epoch(done)
                 if job.every and not run.stopping and (run.done or run.steps % job.every == 0):
                     save()
@@ -194,10 +194,10 @@ def _stopping(job: Job, run: TrainingRun, data: Dataset, checkpoint: Path) -> It
         if run.stopping and not run.done:
             save()
             number = max(max(numbers, default=0) for numbers in job.ranks.allgather_obj(signals))
-            launcher = ["mpirun", "-n", str(job.ranks.size)] if job.distributed else []
-            words = [*launcher, "twostroke", *(word for word in job.words if word != "--resume"), "--resume"]
+            launcher = f"mpirun -n {job.ranks.size} " if job.distributed else ""
+            words = [*(word for word in job.words if word != "--resume"), "--resume"]
             stop = Stopped(number)
-            stop.add_note(f"after step {run.steps}. Go on with: {' '.join(map(in_shell, words))}")
+            stop.add_note(f"after step {run.steps}. Go on with: {launcher}{program()} {' '.join(map(in_shell, words))}")
             raise stop
 
 
@@ -216,9 +216,9 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     if job.page:
         write_page(examine(result, net, data), folder, tell)
     source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"
-    tell(f"next: twostroke evaluate {in_shell(model)}{source}")
+    tell(f"next: {program()} evaluate {in_shell(model)}{source}")
     where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"
-    tell(f"      twostroke predict {in_shell(model)} {where}")
+    tell(f"      {program()} predict {in_shell(model)} {where}")
     lines = {"text": text.result_line, "record": to_json, "json": record.result_json}
     say(lines[job.log](result))
 

@@ -23,6 +23,7 @@ FIELD: Final = 28  # side of the result in pixels
 BOX: Final = 20  # longer side of the digit in pixels
 MAX_PIXELS: Final = 50_000_000
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # decoded by Pillow itself, without other programs
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 MIN_CONTRAST: Final = 16  # of 255; JPEG noise on an empty page is less
 INK: Final = 0.2  # of the strongest ink; less is paper, shadow or JPEG noise
 

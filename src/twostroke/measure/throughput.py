@@ -80,7 +80,7 @@ class BenchConfig:
     ) -> BenchConfig:
         """The settings from command-line values; None means the default."""
         return cls(
-            layers=_integers("layers", LAYERS if layers is None else layers),
+            layers=_integers("layers", LAYERS if layers is None else layers.replace("-", ",")),
             batch_sizes=tuple(
                 sorted(set(_integers("batch_sizes", BATCH_SIZES if batch_sizes is None else batch_sizes)))
             ),

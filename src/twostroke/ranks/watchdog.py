@@ -16,6 +16,7 @@ from ..errors import ConfigError, PeerError
 
 WATCHDOG: Final = "TWOSTROKE_WATCHDOG"
 WATCHDOG_S: Final = 600.0
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)  # the signals that end a run
 HURRY_S: Final = 10.0  # the limit after a signal: its sender should not have to wait for a frozen rank
 TICKS: Final = 20  # per limit: counted, not timed, so that a process that was itself suspended is not ended
 
@@ -70,10 +71,10 @@ class Watchdog:
         os._exit(code)  # the main thread is inside MPI and will not return
 
     def _heard(self, seconds: float) -> int:
-        """SIGINT or SIGTERM, if received within ``seconds``; else 0."""
+        """A signal that ends a run, if received within ``seconds``; else 0."""
         if not select.select([self._signals], [], [], seconds)[0]:
             return 0
-        return max((n for n in os.read(self._signals, 4096) if n in (signal.SIGINT, signal.SIGTERM)), default=0)
+        return max((n for n in os.read(self._signals, 4096) if n in ENDING), default=0)
 
 
 def watchdog_limit() -> float:

@@ -18,7 +18,7 @@ def read_config(file: Path, known: Mapping[str, tuple[type, ...]]) -> dict[str, 
     Raises ``ConfigError``, which names the file and the key.
     """
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         found, remedy = error.strerror, "Check the path of --config."
         raise ConfigError("cannot read the configuration", where=file, found=found, remedy=remedy) from error

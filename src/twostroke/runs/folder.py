@@ -50,6 +50,11 @@ def would_be_writable(folder: Path, argument: str) -> Path:
     return folder
 
 
+def newest_model(root: Path = Path("runs")) -> Path | None:
+    """The model that was written last into a folder of ``root``, where runs write by default."""
+    return max(root.glob(f"*/{MODEL}"), key=lambda path: path.stat().st_mtime, default=None)
+
+
 def write_file(path: Path, data: bytes, what: str, error: type[TwoStrokeError] = ConfigError, remedy: str = "") -> None:
     """Write ``data`` atomically; raise ``error`` "cannot write ``what``"."""
     try:

@@ -6,6 +6,8 @@ texts, pages and records, and the command that repeats a run.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,11 +39,19 @@ def as_integer(value: Any) -> Any:
 
 
 def _widths(value: str | list[Any]) -> tuple[int, ...]:
-    widths = [as_integer(part) for part in (value.split(",") if isinstance(value, str) else value)]
+    widths = [as_integer(part) for part in (re.split("[,-]", value) if isinstance(value, str) else value)]
     if not all(type(width) is int for width in widths):
-        expected, remedy = "whole numbers joined by commas: inputs, hidden layers, outputs", "For MNIST: 784,128,10."
+        expected, remedy = (
+            "whole numbers joined by commas or dashes: inputs, hidden layers, outputs",
+            "For MNIST: 784,128,10.",
+        )
         raise ConfigError("bad layers", where="layers", found=repr(value), expected=expected, remedy=remedy)
     return tuple(widths)
+
+
+def _path(value: str) -> str:
+    """A path, where no shell has put the home folder in the place of its ~."""
+    return os.path.expanduser(value)
 
 
 def _samples(value: float) -> float:
@@ -104,7 +114,7 @@ _RECIPES = " ".join(f"[bold]{name}[/bold]: {preset.purpose}." for name, preset i
 
 SETTINGS: Final = _table(
     Setting("data", RUN, "mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.",
-            default="mnist", positional=True),
+            default="mnist", positional=True, convert=_path),
     Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.",
             default="fast"),
     Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.",
@@ -153,7 +163,7 @@ SETTINGS: Final = _table(
     Setting("threads", RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.", (str, int),
             default="auto", convert=as_integer),
     Setting("tf32", RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", (bool,), default=False),
-    Setting("out", RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA."),
+    Setting("out", RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA.", convert=_path),
 )  # fmt: skip
 # What a record holds under the setting's own key. Of data, device and threads it holds what was found and used.
 RECORDED: Final = [one for one in SETTINGS.values() if one.of_network or one.of_training or one.name == "preset"]
