@@ -101,14 +101,15 @@ def test_a_run_says_what_it_does_and_saves_a_model(run: Any, tiny: str, tmp_path
     )
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    heads = ["device: cpu, 1 thread: cpu was asked for", "data: tiny, 240 ", "network: 784-", "settings: preset fast, "]
+    heads = ["device:   cpu, 1 thread: cpu was ", "data:     tiny, 240 ", "network:  784-", "settings: preset fast, "]
     heads += [
-        "epoch 1/3  ",
-        "epoch 2/3  ",
-        "epoch 3/3  ",
-        "model: ",
-        "next: twostroke evaluate ",
-        "      twostroke predict ",
+        "  epoch train loss, acc  test loss, acc  seconds left",
+        "    1/3  ",
+        "    2/3  ",
+        "    3/3  ",
+        "model:    ",
+        "next:     twostroke evaluate ",
+        "          twostroke predict ",
     ]
     heads += ["test accuracy 100.00%, "]
     assert len(lines) == len(heads)
@@ -288,7 +289,7 @@ def test_any_output_path_works(name: str, run: Any, tiny: str, tmp_path: Path) -
     code, out, _ = run("train", tiny, "--device", "cpu", "--epochs", 1, "--out", folder)
     assert code == 0
     assert (folder / "model.safetensors").is_file()
-    command = next(line for line in out.splitlines() if line.startswith("next: ")).removeprefix("next: twostroke ")
+    command = next(line for line in out.splitlines() if line.startswith("next: ")).removeprefix("next:     twostroke ")
     words = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True).stdout
     assert words.decode().split("\0")[:3] == ["evaluate", str(folder / "model.safetensors"), tiny]
 
@@ -317,7 +318,7 @@ def test_a_log_of_json_lines(run: Any, tiny: str, tmp_path: Path) -> None:
     assert result == json.loads((tmp_path / "record.json").read_text())
     assert result["history"] == [{key: value for key, value in one.items() if key != "event"} for one in epochs]
     assert json.loads(run(*words, "--log-format", "json", "-q")[1])["event"] == "result"
-    assert run(*words, "--log-format", "text")[1].startswith("device: cpu")
+    assert run(*words, "--log-format", "text")[1].startswith("device:   cpu")
     refused(run(*words, "--log-format", "xml"), 2, "--log-format", "'xml'", "text or json")
     refused(run(*words, "--log-format", "json", "--json"), 2, "--json and --log-format json", "train --help")
 
@@ -343,7 +344,7 @@ def test_a_dry_run_writes_nothing(run: Any, tiny: str, tmp_path: Path, monkeypat
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert [line.split(":")[0] for line in lines[:4]] == ["device", "data", "network", "settings"]
-    assert lines[4] == "steps: 2 an epoch, 6 in all, on 180 samples"
+    assert lines[4] == "steps:    2 an epoch, 6 in all, on 180 samples"
     assert lines[5].startswith("memory: ")
     assert str(tmp_path / "new" / "folder" / "model.safetensors") in lines[6]
     assert lines[-1] == "dry run: nothing was trained, nothing was written"
@@ -535,7 +536,7 @@ def test_predict_computes_where_it_is_told(run: Any, tiny: str, model: Path) -> 
     assert run(*words)[1].splitlines()[14].startswith("tiny test sample 4: ")  # no line about the device
     code, out, err = run(*words, "--device", "cpu")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "device: cpu, 1 thread: cpu was asked for"
+    assert out.splitlines()[0] == "device:   cpu, 1 thread: cpu was asked for"
     assert json.loads(run(*words, "--json")[1])["device"] == "cpu"
     assert out.splitlines()[1:] == run(*words)[1].splitlines()
     refused(run(*words, "--device", "tpu"), 2, "--device", "'tpu'", "cuda:N")
@@ -741,7 +742,7 @@ def training(tiny: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
     )
     assert child.stdout
-    while not (line := child.stdout.readline()).startswith("epoch "):
+    while not (line := child.stdout.readline()).startswith("      2/1000000 "):
         assert line
     yield child
     child.kill()
@@ -845,7 +846,7 @@ def test_what_to_do_next_is_said_as_the_command_was_called(
 
     code, out, err = shell(f"{called} train $DATA --device cpu --epochs 1")
     assert (code, err) == (0, "")
-    evaluate, predict = [line[6:] for line in out.splitlines() if line.startswith(("next: ", "      "))]
+    evaluate, predict = (line[10:] for line in out.splitlines()[-3:-1])
     assert evaluate == f"{said} evaluate runs/tiny/model.safetensors {tiny}"
     assert shell(evaluate)[0] == 0
     assert predict == f"{said} predict runs/tiny/model.safetensors IMAGE.png"
@@ -880,7 +881,7 @@ def test_a_live_bar_only_on_a_terminal(tiny: str, tmp_path: Path, run: Any) -> N
     pty = pytest.importorskip("pty")
     master, slave = pty.openpty()
     words = ["train", tiny, "--device", "cpu", "--epochs", "2", "--out", str(tmp_path)]
-    environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"}
+    environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "60"}
     child = subprocess.Popen([*COMMAND, *words], stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     seen = io.BytesIO()
@@ -894,5 +895,7 @@ def test_a_live_bar_only_on_a_terminal(tiny: str, tmp_path: Path, run: Any) -> N
     text = seen.getvalue().decode()
     assert "\x1b[" in text
     assert "epochs" in text
-    assert "epoch 2/2  train loss" in text
+    assert "epochs, left" in text
+    assert "    2/2  " in text
+    assert all(len(line) <= 60 for line in text.split("model: ")[0].split("\r\n") if "\x1b" not in line)
     assert "\x1b[" not in run(*words)[1]

@@ -107,7 +107,7 @@ def same_run(folder: Path, whole: Path) -> None:
 
 def until_epoch(process: Process, number: int) -> None:
     assert process.stdout
-    start = re.compile(rf"epoch +{number}\b")
+    start = re.compile(rf" +{number}/")
     while not start.match(line := process.stdout.readline()):
         assert line, process.communicate()[1]
 

@@ -157,7 +157,7 @@ def test_an_unknown_check(cpu: Backend) -> None:
 def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "grad", "--device", "cpu"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("device: cpu, 1 thread")
+    assert out[0].startswith("device:   cpu, 1 thread")
     assert out[-1].startswith("verify grad: all ")
     assert main(["verify", "resume", "--device", "cpu", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

@@ -54,8 +54,8 @@ def test_json_holds_no_nan_and_no_numpy() -> None:
 
 def test_the_first_lines_name_every_setting(data: Dataset) -> None:
     backend = select_backend("cpu", 1)
-    assert report.device_line(backend) == "device: cpu, 1 thread: cpu was asked for"
-    assert report.data_line(data) == "data: tiny, 4 training and 4 test samples, 2 x 3 uint8, 3 classes"
+    assert report.device_line(backend) == "device:   cpu, 1 thread: cpu was asked for"
+    assert report.data_line(data) == "data:     tiny, 4 training and 4 test samples, 2 x 3 uint8, 3 classes"
     net = MLP([6, 4, 3], seed=7)
     line = report.network_line(net)
     for word in (
@@ -101,13 +101,20 @@ def test_sharing_cores_is_said_in_one_line() -> None:
     assert "2 ranks share 1 core and" in report.crowded_line(2, 1)
 
 
-def test_an_epoch_is_one_line() -> None:
-    assert report.epoch_line(epoch()) == (
-        "epoch  1/10  train loss 0.2500 acc  50.00%  test loss 0.1250 acc 100.00%  2.00 s  1,000 samples/s"
-    )
+def test_epochs_are_a_table() -> None:
+    assert report.epoch_head(["train", "test"], 10) == "  epoch train loss, acc  test loss, acc  seconds left"
+    assert report.epoch_line(epoch()) == "   1/10  0.2500  50.00%  0.1250 100.00%     2.00  18s"
     line = report.epoch_line(epoch(val_loss=3e26, val_accuracy=0.1, test_loss=None, test_accuracy=None))
-    assert "val loss 3e+26 acc  10.00%" in line
-    assert "test" not in line
+    assert line == "   1/10  0.2500  50.00%   3e+26  10.00%     2.00  18s"
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(0.01, "10s"), (0.12, "120s"), (0.5, "8m"), (20.0, "6h"), (700.0, "8d")])
+def test_the_table_fits_60_columns_and_says_what_remains(seconds: float, left: str) -> None:
+    row = epoch(epoch=1, epochs=999, val_loss=99.99996, val_accuracy=1.0, train_seconds=seconds)
+    lines = [report.epoch_head(["train", "val", "test"], 999), report.epoch_line(row)]
+    assert [len(line) for line in lines] == [60, 60]
+    assert lines[0] == "  epoch train loss, acc   val loss, acc  test loss, acc left"
+    assert lines[1].split() == ["1/999", "0.2500", "50.00%", "100", "100.00%", "0.1250", "100.00%", left]
 
 
 def test_a_run_s_record_has_the_contract_s_keys(data: Dataset) -> None:

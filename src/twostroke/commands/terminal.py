@@ -8,13 +8,14 @@ import shlex
 import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeAlias, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from ..errors import TwoStrokeError
 from ..ranks.watchdog import ENDING
@@ -85,6 +86,14 @@ def program() -> str:
     return " ".join(map(in_shell, words))
 
 
+def fitted(line: str, indent: int) -> list[str]:
+    """On a terminal, the line broken at words, its second part and those after it indented; else the line."""
+    if not (sys.stdout and sys.stdout.isatty()):
+        return [line]
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.wrap(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
 def encodes(text: str) -> bool:
     """Whether stdout can show these characters."""
     try:
@@ -132,7 +141,7 @@ def live_epochs(epochs: int) -> Iterator[Say]:
         yield say
         return
     console = Console(file=cast(IO[str], _Screen()), soft_wrap=True, highlight=False, markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeElapsedColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs, left"), TimeRemainingColumn())
     with Progress(SpinnerColumn(), TextColumn("training"), *columns, console=console, transient=True) as bar:
         task = bar.add_task("training", total=epochs)
 

@@ -38,7 +38,18 @@ from ..runs.settings import Settings
 from ..show import text
 from ..show.findings import examine
 from .report import write_page
-from .terminal import Say, Stopped, hush, in_shell, live_epochs, program, say, stoppable_after_work, uninterrupted
+from .terminal import (
+    Say,
+    Stopped,
+    fitted,
+    hush,
+    in_shell,
+    live_epochs,
+    program,
+    say,
+    stoppable_after_work,
+    uninterrupted,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,11 @@ class Job:
         """Says a line of the log, where there is one."""
         return hush if self.quiet or self.log != "text" else say
 
+    def tell_row(self, line: str) -> None:
+        """Say a line of the head of the log."""
+        for part in fitted(line, text.KEYS):
+            self.tell(part)
+
     @property
     def writes(self) -> bool:
         """Whether this process writes the files."""
@@ -88,7 +104,7 @@ class Job:
         facts = {**versions(), "--checkpoint-every": self.every, "--tf32": self.settings.tf32}
         facts["device"] = backend.name
         run = DistributedRun(net, data, self.settings.config, backend, communicator=self.ranks, facts=facts)
-        self.tell(text.ranks_line(run.describe(), backend))
+        self.tell_row(text.ranks_line(run.describe(), backend))
         if self.ranks.crowded:
             warnings.warn(text.crowded_line(self.ranks.local_size, self.ranks.host_cores), stacklevel=2)
         return run
@@ -106,7 +122,7 @@ def run_training(job: Job) -> None:
             _resume(job, run, data, folder)
         if job.writes and not run.done:
             set_aside(folder / RECORD, out)
-        with _epochs_told(job) as tell_epoch, _stopping(job, run, data, folder / CHECKPOINT) as save:
+        with _epochs_told(job, data) as tell_epoch, _stopping(job, run, data, folder / CHECKPOINT) as save:
             for epoch in run.history:
                 tell_epoch(epoch)
             while not run.done and not run.stopping:
@@ -138,7 +154,7 @@ def rehearse(job: Job) -> None:
 
 def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     """The data, the network on the host, and the backend; each with its line of the log."""
-    settings, ranks, tell = job.settings, job.ranks, job.tell
+    settings, ranks, tell = job.settings, job.ranks, job.tell_row
     # Ranks on one machine divide its cores: their threads would wait for each other on a shared core.
     threads = ranks.cores if job.distributed and settings.threads == "auto" else settings.threads
     place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
@@ -162,16 +178,21 @@ def _resume(job: Job, run: TrainingRun, data: Dataset, folder: Path) -> None:
 
 
 @contextmanager
-def _epochs_told(job: Job) -> Iterator[Callable[[EpochRecord], None]]:
+def _epochs_told(job: Job, data: Dataset) -> Iterator[Callable[[EpochRecord], None]]:
     """A function that says an epoch in the format that was asked for."""
+    config = job.settings.config
+    measured = {"train": True, "val": config.val_size, "test": len(data.test_images)}
     if job.quiet or job.log == "record":
         yield lambda _: None
-    elif job.log == "json":
+        return
+    if job.log == "json":
         yield lambda epoch: say(record.epoch_json(epoch))
-    elif job.distributed:  # no bar: an MPI launcher gives its ranks a terminal, whatever its own output is
+        return
+    say(text.epoch_head([name for name, one in measured.items() if one], config.epochs))
+    if job.distributed:  # no bar: an MPI launcher gives its ranks a terminal, whatever its own output is
         yield lambda epoch: say(text.epoch_line(epoch))
     else:
-        with live_epochs(job.settings.config.epochs) as tell:
+        with live_epochs(config.epochs) as tell:
             yield lambda epoch: tell(text.epoch_line(epoch))
 
 
@@ -212,13 +233,13 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     with uninterrupted():
         save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
         _write_record(result, folder / RECORD, model)
-    tell(f"model: {model}")
+    tell(text.row("model", str(model)))
     if job.page:
         write_page(examine(result, net, data), folder, tell)
     source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"
-    tell(f"next: {program()} evaluate {in_shell(model)}{source}")
+    tell(text.row("next", f"{program()} evaluate {in_shell(model)}{source}"))
     where = "IMAGE.png" if net.layers[0] == FIELD * FIELD else f"--index 0 --data{source}"
-    tell(f"      {program()} predict {in_shell(model)} {where}")
+    tell(text.row("", f"{program()} predict {in_shell(model)} {where}"))
     lines = {"text": text.result_line, "record": to_json, "json": record.result_json}
     say(lines[job.log](result))
 

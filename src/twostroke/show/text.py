@@ -17,6 +17,7 @@ from ..runs.settings import SETTINGS
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 BAR_WIDTH = 28
+KEYS = 10  # the width of the first words of a run
 PAYS = 1.3  # the least speed-up that makes twice the ranks worthwhile
 
 
@@ -28,44 +29,45 @@ def _loss(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
+def row(key: str, value: str) -> str:
+    """A line of a run's head: what is told, aligned, and its value."""
+    return f"{f'{key}:' if key else '':<{KEYS}}{value}"
+
+
 def device_line(backend: Backend) -> str:
     """The device, its threads, and why it was chosen."""
     threads = f", {backend.threads} thread{_s(backend.threads)}" if backend.threads else ""
     if backend.auto:
         threads = f", as many of {backend.threads} threads as pay"
-    return f"device: {backend.device}{threads}: {backend.reason}"
+    return row("device", f"{backend.device}{threads}: {backend.reason}")
 
 
 def data_line(data: Dataset) -> str:
     """The data set: sizes, shape, dtype, classes."""
     shape = " x ".join(map(str, data.image_shape))
-    return (
-        f"data: {data.name}, {len(data.train_images):,} training and {len(data.test_images):,} test samples,"
-        f" {shape} {data.train_images.dtype}, {data.n_classes} classes"
-    )
+    sizes = f"{len(data.train_images):,} training and {len(data.test_images):,} test samples"
+    return row("data", f"{data.name}, {sizes}, {shape} {data.train_images.dtype}, {data.n_classes} classes")
 
 
 def network_line(net: MLP) -> str:
     """All settings of the network."""
     shape, count = "-".join(map(str, net.layers)), parameter_count(net.layers)
-    return (
-        f"network: {shape}, {count:,} parameters, {net.activation}, {net.output} output,"
-        f" {net.loss} loss, {net.init} weights, {net.dtype}, seed {net.seed}"
-    )
+    kinds = f"{net.activation}, {net.output} output, {net.loss} loss, {net.init} weights, {net.dtype}, seed {net.seed}"
+    return row("network", f"{shape}, {count:,} parameters, {kinds}")
 
 
 def settings_line(config: TrainConfig, preset: str) -> str:
     """How it is trained; a setting without a phrase of its own is left out at its default."""
     values = asdict(config) | {"lr": config.learning_rate}
     parts = [one.in_line(values) for one in SETTINGS.values() if one.of_training]
-    return f"settings: preset {preset}, {', '.join(part for part in parts if part)}"
+    return row("settings", f"preset {preset}, {', '.join(part for part in parts if part)}")
 
 
 def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
     """The ranks of a distributed run: ``DistributedRun.describe``."""
     threads = f", {backend.threads} thread{_s(backend.threads)} each" if backend.threads else ""
     hosts = f" on {ranks['hosts']} machine{_s(ranks['hosts'])} by {ranks['mpi']}" if "mpi" in ranks else ""
-    return f"ranks: {ranks['ranks']}{hosts}{threads}; gradients are summed by {ranks['gradients_summed_by']}"
+    return row("ranks", f"{ranks['ranks']}{hosts}{threads}; gradients are summed by {ranks['gradients_summed_by']}")
 
 
 def crowded_line(ranks: int, cores: int) -> str:
@@ -101,27 +103,45 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """What ``plan_record`` adds to the first lines of a run."""
     done = f", {plan['done_steps']:,} of them done" if plan["done_steps"] else ""
     per_epoch, steps = plan["steps_per_epoch"], plan["steps"]
+    used, data = plan["memory_bytes"] / 1e6, plan["data_bytes"] / 1e6
     lines = [
-        f"steps: {per_epoch:,} an epoch, {steps:,} in all{done}, on {plan['training_samples']:,} samples",
-        f"memory: {plan['memory_bytes'] / 1e6:,.1f} MB of arrays on {plan['device']};"
-        f" the data as read: {plan['data_bytes'] / 1e6:,.1f} MB",
-        f"files: {', '.join(plan['files'])}",
+        row("steps", f"{per_epoch:,} an epoch, {steps:,} in all{done}, on {plan['training_samples']:,} samples"),
+        row("memory", f"{used:,.1f} MB of arrays on {plan['device']}; the data as read: {data:,.1f} MB"),
+        row("files", ", ".join(plan["files"])),
     ]
     if plan["replaced"]:
-        lines.append(f"replaced: {', '.join(plan['replaced'])}")
+        lines.append(row("replaced", ", ".join(plan["replaced"])))
     return [*lines, "dry run: nothing was trained, nothing was written"]
 
 
+def epoch_head(names: Sequence[str], epochs: int) -> str:
+    """The head of the table of epochs; ``names`` are train, val, test, as far as they are measured."""
+    columns = "".join(f"{f'{name} loss, acc':>16}" for name in names)
+    return f"{'epoch':>{_width(epochs)}}{columns}{'' if len(names) > 2 else '  seconds'} left"
+
+
 def epoch_line(record: EpochRecord) -> str:
-    """One epoch, in columns."""
-    number = f"{record.epoch:>{len(str(record.epochs))}}/{record.epochs}"
-    parts = [f"epoch {number}"]
-    for name in ("train", "val", "test"):
+    """One epoch as a row of the table, with the time that remains; up to 999 epochs fit in 60 columns."""
+    cells = f"{f'{record.epoch}/{record.epochs}':>{_width(record.epochs)}}"
+    shown = [name for name in ("train", "val", "test") if getattr(record, f"{name}_loss") is not None]
+    for name in shown:
         loss, accuracy = getattr(record, f"{name}_loss"), getattr(record, f"{name}_accuracy")
-        if loss is not None:
-            parts.append(f"{name} loss {_loss(loss)} acc {accuracy:7.2%}")
-    parts += [f"{record.train_seconds:.2f} s", f"{record.samples_per_second:,.0f} samples/s"]
-    return "  ".join(parts)
+        cells += f" {f'{loss:.4f}' if abs(loss) < 99.9 else f'{loss:.3g}':>7}{accuracy:>8.2%}"
+    if len(shown) < 3:
+        cells += f"{record.train_seconds:>9.2f}"
+    return f"{cells}{_span(record.train_seconds * (record.epochs - record.epoch)):>5}"
+
+
+def _width(epochs: int) -> int:
+    return max(7, 2 * len(str(epochs)) + 1)
+
+
+def _span(seconds: float) -> str:
+    """A time in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def result_line(record: Mapping[str, Any]) -> str:
