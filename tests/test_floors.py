@@ -50,8 +50,8 @@ MOST_LINES = {
     "sklearn": 900,
     "show": 1110,
     "measure": 1090,
-    "commands": 1140,
-    "rest": 2990,
+    "commands": 1190,
+    "rest": 3000,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000
 # The maths knows no array module: it is given one.

@@ -20,6 +20,7 @@ from .commands.draw import draw
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.mpi_job import in_job, leave, refuse_several
+from .commands.options import Group, add
 from .commands.predict import predict
 from .commands.report import report
 from .commands.terminal import (
@@ -41,9 +42,9 @@ from .version import __version__
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
 
-app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False)
 for command in (train, evaluate, predict, draw, report, export, bench, verify, doctor):
-    app.command()(command)
+    add(app, command)
 
 
 @app.callback(invoke_without_command=True)

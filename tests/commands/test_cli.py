@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 import twostroke
 from twostroke.backend import Backend
-from twostroke.cli import main
+from twostroke.cli import app, main
 from twostroke.commands import training_job as train_command
 from twostroke.commands.terminal import Stopped, stoppable_after_work, uninterrupted
 from twostroke.data.digit_image import BOX, FIELD
@@ -632,6 +633,43 @@ def test_every_option_is_explained(run: Any, monkeypatch: pytest.MonkeyPatch) ->
         assert f"--{key.replace('_', '-')}" in out
     for flag in ("--eta", "--config", "--json", "--quiet", "-q", "--debug"):
         assert flag in out
+
+
+def test_the_help_of_train_tells_what_is_chosen_and_breaks_no_word(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = [line.strip("│ ").split("  ")[-1].strip() for line in run("train", "--help")[1].splitlines()]
+    text = " ".join(" ".join(shown).split())
+    assert "The update of the weights. One of sgd, momentum, nesterov, adam, adamw. Default: momentum." in text
+    assert "One of constant, one-cycle, step, cosine. Default: one-cycle." in text
+    assert "full: one step an epoch. Default: 192." in text
+    assert "N >= 1. Default: 4." in text
+    assert "Default: 0.4, the preset's," in text
+    assert "Default: 784,192,10 on MNIST." in text
+
+
+COMMANDS = {one.name or "": one for one in get_command(app).commands.values()}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_no_flag_has_a_type(name: str, run: Any) -> None:
+    code, out, _ = run(*[name] * bool(name), "--help")
+    assert code == 0
+    assert "--help" in out
+    assert "bool" not in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_command_s_help_can_be_typed(name: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, found = run(name, "--help")[1].split(" For example:")
+    lines = found.split("\n")
+    examples = [line.strip() for line in lines if line.strip()]
+    assert len(examples) == 2
+    for line in examples:
+        first, second, *words = shlex.split(line)
+        assert (first, second) == ("twostroke", name)
+        context = COMMANDS[name].make_context(name, words, obj=words)
+        assert not context.args
 
 
 def test_importing_the_package_does_not_import_the_command_line_s_libraries() -> None:

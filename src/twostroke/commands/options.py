@@ -5,16 +5,66 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ..ranks.mpi import COMMAND
 from ..runs.settings import NETWORK, RUN, SETTINGS, TRAINING, Setting
 
+PRINTED: Final = "What it prints"
+WIDEST: Final = 20  # a column of choices that is wider would be broken in the middle of a word
+
+# Two for each command, below its help.
+EXAMPLES: Final = {
+    "train": ["--layers 784,512,10 --epochs 10", "digits.npz --val-size 0.1 --patience 3 --out runs/mine"],
+    "evaluate": ["runs/mnist/model.safetensors", "runs/mine/model.safetensors digits.npz --json"],
+    "predict": ["seven.png", "runs/mnist/model.safetensors --index 7"],
+    "draw": ["", "letters.safetensors --classes a,b,c --port 0"],
+    "report": ["runs/mnist", "runs/mnist --png --out page"],
+    "export": ["runs/mnist/model.safetensors digits.onnx", "letters.safetensors letters.onnx --classes a,b,c"],
+    "bench": ["--seconds 3", "--layers 784,512,512,10 --devices cpu,cuda:0"],
+    "verify": ["grad", "parity --device cuda"],
+    "doctor": ["", "--json"],
+}
+
+
+def _without_types(flags: list[Any]) -> list[Any]:
+    """The options of a command; beside a flag its help shows no <bool>."""
+    for one in flags:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return flags
+
+
+class Command(TyperCommand):
+    """A command with plain flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """All commands, with plain flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def add(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Register a command. Its help is its docstring, wrapped anew, and its examples."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    examples = [f"twostroke {command.__name__} {words}".strip() for words in EXAMPLES[command.__name__]]
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(cls=Command, help=text, epilog="\n\n".join(["For example:", *examples]))(command)
+
 
 def _option(panel: str, metavar: str | None, text: str, *names: str) -> Any:
     words = _words(metavar)
+    if metavar and words and len(metavar) > WIDEST:
+        what, default, value = text.partition(" Default:")
+        text, metavar = f"{what} One of {metavar.replace('|', ', ')}.{default}{value}", "NAME"
     return typer.Option(
         *names, metavar=metavar, show_default=False, rich_help_panel=panel, help=text, autocompletion=words
     )
@@ -104,7 +154,7 @@ Distributed = Annotated[bool, _option(RUN, None, _DISTRIBUTED, "--distributed")]
 DryRun = Annotated[
     bool, _option(RUN, None, "Check everything, say what would be done, train and write nothing.", "--dry-run")
 ]
-LogFormat = Annotated[Text, _option(RUN, "text|json", "json: one object a line, for each epoch and the result.")]
+LogFormat = Annotated[Text, _option(PRINTED, "text|json", "json: one object a line, for each epoch and the result.")]
 Report = Annotated[
     bool, _option(RUN, None, "Write DIR/report.html too: the run as one web page. Needs the extra plot.", "--report")
 ]
@@ -118,9 +168,9 @@ RunFolder = Annotated[Path, _argument("RUN", "The folder that a run wrote to: mo
 ReportData = Annotated[Text, _option(RUN, "mnist|PATH", "Other data to test on. Default: what the run used.", "--data")]
 ReportOut = Annotated[Path | None, _option(RUN, "DIR", "Where report.html and pictures go. Default: RUN.", "--out")]
 Png = Annotated[bool, _option(RUN, None, "Write the pictures as PNG files too.", "--png")]
-Json = Annotated[bool, _option(RUN, None, "Print one JSON object and nothing else.", "--json")]
-Quiet = Annotated[bool, _option(RUN, None, "Print the last line only.", "--quiet", "-q")]
-Debug = Annotated[bool, _option(RUN, None, "Show the traceback of an error.", "--debug")]
+Json = Annotated[bool, _option(PRINTED, None, "Print one JSON object and nothing else.", "--json")]
+Quiet = Annotated[bool, _option(PRINTED, None, "Print the last line only.", "--quiet", "-q")]
+Debug = Annotated[bool, _option(PRINTED, None, "Show the traceback of an error.", "--debug")]
 Index = Annotated[int | None, _option(RUN, "I", "Instead of an image: a sample of the test part of --data, from 0.")]
 IndexData = Annotated[Text, _option(RUN, "mnist|PATH", "Where --index looks. Default: mnist.", "--data")]
 BenchLayers = Annotated[Text, _option(NETWORK, SETTINGS["layers"].metavar, _WIDTHS, "--layers")]
@@ -133,4 +183,4 @@ Devices = Annotated[
 Seconds = Annotated[float | None, _option(RUN, "S", "About how long, for each device, S > 0. Default: 10.")]
 SupposedGpu = Annotated[Text, _option(RUN, "US,RATE", _SUPPOSED, "--gpu")]
 BenchOut = Annotated[Text, _option(RUN, "DIR", "Where bench.json and bench.png go. Default: runs/bench.", "--out")]
-BenchJson = Annotated[bool, _option(RUN, None, "Print one JSON list of records and nothing else.", "--json")]
+BenchJson = Annotated[bool, _option(PRINTED, None, "Print one JSON list of records and nothing else.", "--json")]

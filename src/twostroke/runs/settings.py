@@ -25,6 +25,7 @@ from ..errors import ConfigError, TwoStrokeError
 from .config_file import read_config
 from .presets import PRESETS
 
+FAST: Final = PRESETS["fast"]  # where a run starts from unless another preset is named
 # Fields of TrainConfig without an option: a run of the command line always has the default.
 LIBRARY_ONLY: Final = frozenset({"evaluate_test"})
 NETWORK, TRAINING, RUN = "The network", "How it is trained", "The run"  # the panels of --help
@@ -105,7 +106,9 @@ def _table(*settings: Setting) -> dict[str, Setting]:
     for one in settings:
         default = (NETWORK_DEFAULTS | TRAINING_DEFAULTS).get(one.name, one.default)
         label, record_key = one.label or one.name.replace("_", " "), one.record_key or one.name
-        table[one.name] = replace(one, default=default, label=label, record_key=record_key)
+        value = getattr(FAST.config, one.name, dict(FAST.network).get(one.name, default))
+        text = one.help if "efault" in one.help or value in (None, False) else f"{one.help} Default: {value}."
+        table[one.name] = replace(one, default=default, label=label, record_key=record_key, help=text)
     return table
 
 
@@ -117,7 +120,8 @@ SETTINGS: Final = _table(
             default="mnist", positional=True, convert=_path),
     Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.",
             default="fast"),
-    Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's.",
+    Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's."
+            f" Default: 784,{FAST.hidden[0]},10 on MNIST.",
             (str, list), convert=_widths),
     Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation."),
     Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample."),
@@ -132,7 +136,8 @@ SETTINGS: Final = _table(
     Setting("optimizer", TRAINING, "|".join(OPTIMIZERS), "The update of the weights.",
             phrase=lambda s: s["optimizer"]),
     Setting("lr", TRAINING, "NUMBER",
-            "The highest learning rate, > 0. Default: the preset's, or what suits another --optimizer.",
+            "The highest learning rate, > 0."
+            f" Default: {FAST.config.lr}, the preset's, or what suits another --optimizer.",
             (float, int), aliases=("--eta",), record_key="learning_rate", label="highest learning rate",
             follows="optimizer", phrase=lambda s: f"learning rate {s['lr']:g}"),
     Setting("momentum", TRAINING, "NUMBER", "For momentum and nesterov: 0 <= NUMBER < 1. Default: 0.9.", (float, int),
