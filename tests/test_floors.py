@@ -50,8 +50,8 @@ MOST_LINES = {
     "sklearn": 900,
     "show": 1110,
     "measure": 1090,
-    "commands": 1190,
-    "rest": 3000,
+    "commands": 1210,
+    "rest": 3060,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000
 # The maths knows no array module: it is given one.

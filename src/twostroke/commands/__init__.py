@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from ..backend import Backend, select_backend
 from ..data.dataset import Dataset, check_fit
 from ..engine.mlp import MLP
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, DataError, ModelError, TwoStrokeError
 from ..runs.folder import newest_model
 from ..runs.settings import as_integer, named
 from .terminal import program
@@ -27,6 +28,14 @@ def newest_unless(model: Path | None) -> Path:
         return found
     remedy = f"Train one first: {program()} train. Or name a MODEL."
     raise ModelError("no model yet", where="runs/*/model.safetensors", remedy=remedy)
+
+
+def doubt(lines: list[str], *, strict: bool, error: type[TwoStrokeError] = DataError) -> None:
+    """Note what looks wrong, or raise ``error``."""
+    for line in lines:
+        if strict:
+            raise error(line, remedy="Without --strict this is only noted.")
+        warnings.warn(line, stacklevel=2)
 
 
 def check_model(net: MLP, data: Dataset, model: Path) -> None:

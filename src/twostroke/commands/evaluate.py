@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ..data.dataset import load_dataset
+from ..data.doubts import guessing, input_doubts
 from ..engine.metrics import class_counts
 from ..engine.training import evaluate_outputs
+from ..errors import ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
-from . import check_model, options, select
+from . import check_model, doubt, options, select
 from .terminal import hush, say
 
 
@@ -18,6 +20,7 @@ def evaluate(
     data: options.Data = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    strict: options.Strict = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -28,6 +31,7 @@ def evaluate(
     check_model(net, source, model)
     for line in (text.device_line(backend), text.data_line(source), text.network_line(net)):
         tell(line)
+    doubt(input_doubts(source), strict=strict)
     test, outputs = evaluate_outputs(net, source.test_images, source.test_labels)
     classes = class_counts(source.test_labels, outputs.argmax(axis=1), net.layers[-1])
     for line in text.class_table(classes):
@@ -36,3 +40,4 @@ def evaluate(
     errors = f"{result['errors']:,} errors in {result['samples']:,}"
     last = f"test accuracy {test.accuracy:.2%} ({errors}), test loss {test.loss:.4f}"
     say(to_json(result) if json else last)
+    doubt(guessing(test.accuracy, source.test_labels), strict=strict, error=ModelError)

@@ -114,6 +114,7 @@ _SUPPOSED = "Without a GPU here: from which batch would one pay, whose step take
 _WIDTHS = "Widths, inputs to outputs. Default: 784,128,10."
 
 Text: TypeAlias = str | None
+Strict = Annotated[bool, _setting(SETTINGS["strict"])]
 Data = Annotated[Text, _setting(SETTINGS["data"])]
 Device = Annotated[Text, _setting(SETTINGS["device"])]
 Threads = Annotated[Text, _setting(SETTINGS["threads"])]

@@ -12,10 +12,11 @@ from typing import Any
 from ..backend import Backend, select_backend
 from ..data.dataset import Dataset, load_dataset
 from ..data.digit_image import FIELD
+from ..data.doubts import doubts, guessing
 from ..engine.metrics import Result
 from ..engine.mlp import MLP
 from ..engine.training import EpochRecord, TrainingRun, evaluate
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, DivergenceError, ModelError
 from ..measure.quicker import advice
 from ..models.checkpoint import restore, save_checkpoint
 from ..models.model_file import save_model
@@ -37,6 +38,7 @@ from ..runs.folder import (
 from ..runs.settings import Settings
 from ..show import text
 from ..show.findings import examine
+from . import doubt
 from .report import write_page
 from .terminal import (
     Say,
@@ -162,6 +164,7 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     tell(text.device_line(backend))
     data = load_dataset(settings.data)
     tell(text.data_line(data))
+    doubt(doubts(data), strict=settings.strict)
     net = settings.make_network(data)
     tell(text.network_line(net))
     tell(text.settings_line(settings.config, settings.preset))
@@ -242,6 +245,7 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     tell(text.row("", f"{program()} predict {in_shell(model)} {where}"))
     lines = {"text": text.result_line, "record": to_json, "json": record.result_json}
     say(lines[job.log](result))
+    doubt(guessing(test.accuracy, data.test_labels), strict=settings.strict, error=DivergenceError)
 
 
 def _write_record(result: dict[str, Any], path: Path, model: Path) -> None:

@@ -252,7 +252,7 @@ def _count_classes(labels: NDArray[Any], where: str) -> int:
     # A rare label above a gap is taken for a damaged byte, which would silently widen the network.
     if len(values) > 1 and values[-1] > values[-2] + 1 and 50 * counts[-1] < counts.mean():
         found = f"value {values[-1]} at index {int(labels.argmax())} ({counts[-1]} in all)"
-        remedy = f"Repair the data, or pass n_classes={values[-1] + 1} if it is right."
+        remedy = f"Repair the data, or pass n_classes={int(values[-1]) + 1} if it is right."
         raise _bad("a label is out of range", where, found, f"0..{values[-2]} like all others", remedy)
     return int(values[-1]) + 1
 

@@ -168,6 +168,8 @@ SETTINGS: Final = _table(
     Setting("threads", RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.", (str, int),
             default="auto", convert=as_integer),
     Setting("tf32", RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", (bool,), default=False),
+    Setting("strict", RUN, None, "What would only be noted is an error: data or a result that looks wrong.", (bool,),
+            default=False),
     Setting("out", RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA.", convert=_path),
 )  # fmt: skip
 # What a record holds under the setting's own key. Of data, device and threads it holds what was found and used.
@@ -183,6 +185,7 @@ class Settings:
     device: str
     threads: int | str
     tf32: bool
+    strict: bool
     out: str | None
     layers: tuple[int, ...] | None
     hidden: tuple[int, ...]
