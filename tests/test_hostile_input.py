@@ -27,6 +27,7 @@ from twostroke.files import sealed_file
 from twostroke.files.atomic_file import previous
 from twostroke.files.idx import read_idx
 from twostroke.models.checkpoint import restore, save_checkpoint
+from twostroke.models.model_file import describe_model
 
 MIB = 1 << 20
 Note = Callable[[str, float], None]
@@ -133,6 +134,22 @@ def test_a_huge_file_that_is_no_model_is_not_read(path: Path, start: bytes) -> N
             ts.load_model(path)
 
 
+@pytest.mark.parametrize("size", [8 << 30, sealed_file.MAX_FILE_BYTES])
+def test_a_good_file_made_longer_is_not_read(path: Path, good: bytes, size: int) -> None:
+    """Its header says where its tensors end."""
+    model = path.with_name("model.safetensors")
+    ts.save_model(ts.MLP((3, 2)), model)
+    for file, read in ((path, lambda: refuse(path)), (model, lambda: refused_model(model))):
+        os.truncate(file, size)
+        assert peak(read) < MIB
+
+
+def refused_model(path: Path) -> None:
+    for read in (ts.load_model, describe_model):
+        with pytest.raises(ModelError, match="of header and"):
+            read(path)
+
+
 def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
     size = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + size]), data[8 + size :]
@@ -158,12 +175,10 @@ def test_an_identity_that_promises_a_huge_network_allocates_nothing(path: Path, 
     text = json.loads(header["__metadata__"]["run"])
     text["identity"]["layers"] = [10**9] * 1000
     text["position"]["epoch"] = 10**12
-    raw = json.dumps(text)
-    digest = hashlib.sha256(raw.encode())
-    for name in sorted(set(header) - {"__metadata__"}):
-        first, last = header[name]["data_offsets"]
-        digest.update(name.encode() + body[first:last])
-    header["__metadata__"] |= {"run": raw, "sha256": digest.hexdigest()}
+    header["__metadata__"] |= {"run": json.dumps(text)}
+    del header["__metadata__"]["sha256"]
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + body)
+    header["__metadata__"] |= {"sha256": digest.hexdigest()}
     path.write_bytes(packed(header, body))
 
     def other() -> None:

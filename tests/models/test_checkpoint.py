@@ -8,7 +8,7 @@ import math
 import os
 import random
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.support.strict_device import StrictBackend
 from twostroke.backend import Backend
 from twostroke.engine.config import TrainConfig
 from twostroke.engine.optimizers import OPTIMIZERS
-from twostroke.engine.training import TrainingRun
+from twostroke.engine.training import EpochRecord, TrainingRun
 from twostroke.errors import ConfigError, ModelError
 from twostroke.files.atomic_file import previous
 from twostroke.models.checkpoint import identity, restore, save_checkpoint
@@ -374,18 +374,32 @@ def take_apart(data: bytes) -> tuple[Header, Text, dict[str, bytes]]:
 
 def put_together(header: Header, text: Any, tensors: dict[str, bytes]) -> bytes:
     """A forged file with a valid checksum: every other check must work without it."""
-    raw = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
-    digest = hashlib.sha256(raw.encode("utf-8", "surrogatepass"))
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name])
-    header["__metadata__"] |= {"run": raw, "sha256": digest.hexdigest()}
+    meta = header["__metadata__"]
+    meta |= {"run": text if isinstance(text, str) else json.dumps(text, sort_keys=True)}
+    meta.pop("sha256", None)
     body = b""
     for name, content in tensors.items():
         header[name]["data_offsets"] = [len(body), len(body) + len(content)]
         body += content
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + body)
+    if meta.get("format_version") == "1":
+        digest = hashlib.sha256(meta["run"].encode("utf-8", "surrogatepass"))
+        for name in sorted(tensors):
+            digest.update(name.encode() + tensors[name])
+    meta["sha256"] = digest.hexdigest()
     packed = json.dumps(header).encode()
     packed += b" " * (-len(packed) % 8)
     return len(packed).to_bytes(8, "little") + packed + body
+
+
+def older(header: Header, text: Text, tensors: dict[str, bytes]) -> tuple[Header, Text, dict[str, bytes]]:
+    """The same in format version 1, which kept the history as JSON."""
+    header["__metadata__"]["format_version"] = "1"
+    names = [field.name for field in fields(EpochRecord)]
+    rows = np.frombuffer(tensors.pop("history")).reshape(header.pop("history")["shape"]).tolist()
+    values = [[*map(int, row[:3]), *(None if x == -math.inf else x for x in row[3:])] for row in rows]
+    text["history"] = [dict(zip(names, row, strict=True)) for row in values]
+    return header, text, tensors
 
 
 def refused(path: Path, *parts: str) -> str:
@@ -413,10 +427,11 @@ def good(path: Path) -> bytes:
 
 
 def test_the_builder_of_these_tests_builds_good_files(path: Path, good: bytes) -> None:
-    path.write_bytes(put_together(*take_apart(good)))
-    run = start()
-    restore(run, DATA, path)
-    assert facts(run) == facts(advance(start(), 9))
+    for parts in (take_apart(good), older(*take_apart(good))):
+        path.write_bytes(put_together(*parts))
+        run = start()
+        restore(run, DATA, path)
+        assert facts(run) == facts(advance(start(), 9))
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"half", b"gone", b"pickle"])
@@ -570,7 +585,7 @@ def test_a_diverged_run_never_replaces_a_good_one(backend: Backend, path: Path, 
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("version", ["2", "0", "", "one", None, 1])
+@pytest.mark.parametrize("version", ["3", "0", "", "one", None, 1])
 def test_other_format_versions(path: Path, good: bytes, version: Any) -> None:
     header, text, tensors = take_apart(good)
     header["__metadata__"]["format_version"] = version
@@ -604,7 +619,7 @@ FAULTS: list[tuple[str, Any]] = [
     ("position", None), ("position", []), ("position", "x"), ("position", {}), ("position", 5),
     ("history", None), ("history", {}), ("history", "x"), ("history", []), ("history", 5), ("history", [[]]),
     ("history", [None]), ("history", ["x"]), ("history", [{}]), ("history", [{"epoch": 1}]),
-    *((f"history.{name}", value) for name in ("epoch", "steps", "epochs") for value in some("1", None, 1.0, True)),
+    *((f"history.{name}", value) for name in ("epoch", "steps", "epochs") for value in some("1", None, 1.5, True)),
     *((f"history.{name}", value) for name in ("train_loss", "learning_rate") for value in some("1", None, [], 10**400)),
     ("history.test_loss", "1"), ("history.val_accuracy", []), ("history.epoch", 2), ("history.surplus", 1),
     ("identity", None), ("identity", []), ("identity", "x"),
@@ -615,15 +630,73 @@ FAULTS: list[tuple[str, Any]] = [
 def test_a_position_or_a_history_that_makes_no_sense(path: Path, good: bytes, key: str, value: Any) -> None:
     """Each with a right checksum."""
     header, text, tensors = take_apart(good)
+    if key.startswith("history"):
+        header, text, tensors = older(header, text, tensors)
     assert (text["position"]["epoch"], text["position"]["batch"], text["position"]["steps"]) == (1, 2, 9)
     change(text, key, value)
     path.write_bytes(put_together(header, text, tensors))
     refused(path, "damaged or foreign")
 
 
+def put(column: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda rows: np.where(np.arange(12) == column, value, rows)
+
+
+HISTORIES: list[Callable[[np.ndarray], np.ndarray]] = [
+    lambda rows: rows[:0], lambda rows: np.vstack([rows, rows]), lambda rows: rows[:, 1:], lambda rows: rows.ravel(),
+    lambda rows: rows.astype("f4"), put(0, 2.0), put(0, math.nan), put(1, math.inf), put(1, -1.0), put(2, 0.5),
+    put(2, 2.0**53), put(4, -math.inf), put(11, -math.inf),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HISTORIES)
+def test_a_history_that_is_none(path: Path, good: bytes, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Each with a right checksum."""
+    header, text, tensors = take_apart(good)
+    rows = change(np.frombuffer(tensors["history"]).reshape(1, 12))
+    header["history"] |= {"shape": list(rows.shape), "dtype": {4: "F32", 8: "F64"}[rows.itemsize]}
+    tensors["history"] = rows.tobytes()
+    path.write_bytes(put_together(header, text, tensors))
+    refused(path, "no readable position")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.0, 5e-324, None])
+def test_a_history_keeps_every_value(path: Path, value: float | None) -> None:
+    run = advance(start(), 15)
+    run.history[0] = replace(run.history[0], test_loss=value, steps=2**53 - 1)
+    save_checkpoint(run, DATA, path)
+    restore(again := start(), DATA, path)
+    assert repr(again.history) == repr(run.history)
+
+
+def test_a_long_history_is_read_again(path: Path) -> None:
+    """It stood in the header: after some 3,000 epochs that was too large to be read."""
+    run = advance(start(config={"epochs": 10_000}), 7)
+    run.history = [replace(run.history[0], epoch=number, epochs=10_000) for number in range(1, 9_001)]
+    run.epoch, run.steps = 9_000, 9_000 * 7
+    save_checkpoint(run, DATA, path)
+    restore(again := start(config={"epochs": 10_000}), DATA, path)
+    assert again.history == run.history
+
+
+def test_what_could_not_be_read_again_is_not_written(path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the newest file nor the one before it is touched."""
+    save_checkpoint(run := advance(start(), 10), DATA, path)
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    for limit in ("MAX_HEADER_BYTES", "MAX_FILE_BYTES"):
+        advance(run, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"twostroke.files.sealed_file.{limit}", 1000)
+            patch.setattr("twostroke.models.checkpoint._is_sound", lambda _: True)
+            with pytest.raises(ModelError, match="could not be read again") as caught:
+                save_checkpoint(run, DATA, path)
+        assert str(path) in str(caught.value)
+        assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
 @pytest.mark.parametrize("part", ["position", "history", "identity"])
 def test_a_part_that_is_missing(path: Path, good: bytes, part: str) -> None:
-    header, text, tensors = take_apart(good)
+    header, text, tensors = older(*take_apart(good))
     del text[part]
     path.write_bytes(put_together(header, text, tensors))
     refused(path, "damaged or foreign")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -64,10 +65,13 @@ def put_together(header: Header | bytes, tensors: bytes) -> bytes:
 def sealed(header: Header, tensors: bytes) -> bytes:
     """A forged file with a valid checksum: every other check must work without it."""
     meta = header["__metadata__"]
-    digest = hashlib.sha256(meta["settings"].encode())
-    for name in sorted(set(header) - {"__metadata__"}):
-        start, end = header[name]["data_offsets"]
-        digest.update(name.encode() + tensors[start:end])
+    meta.pop("sha256", None)
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + tensors)
+    if meta.get("format_version") == "1":  # over the settings and the tensors only
+        digest = hashlib.sha256(meta["settings"].encode())
+        for name in sorted(set(header) - {"__metadata__"}):
+            start, end = header[name]["data_offsets"]
+            digest.update(name.encode() + tensors[start:end])
     meta["sha256"] = digest.hexdigest()
     return put_together(header, tensors)
 
@@ -79,9 +83,9 @@ def with_settings(data: bytes, **changes: Any) -> bytes:
     return sealed(header, tensors)
 
 
-def build(tensors: dict[str, Any], **changes: Any) -> bytes:
+def build(tensors: dict[str, Any], version: str = "2", **changes: Any) -> bytes:
     """A sealed file of these tensors, in this order, with the settings of ``make()`` and changes to them."""
-    header: Header = {"__metadata__": {"format": "twostroke", "format_version": "1", "origin": "{}", "input": ""}}
+    header: Header = {"__metadata__": {"format": "twostroke", "format_version": version, "origin": "{}", "input": ""}}
     values = {name: getattr(make(), name) for name in SETTINGS} | changes
     header["__metadata__"]["settings"] = json.dumps(values, sort_keys=True)
     names = {"float32": "F32", "float64": "F64", "float16": "F16", "int64": "I64", "int32": "I32"}
@@ -174,7 +178,7 @@ def test_plain_safetensors_reads_it(path: Path) -> None:
             assert np.array_equal(file.get_tensor(f"W{number}"), net.weights[number - 1])
             assert np.array_equal(file.get_tensor(f"b{number}"), net.biases[number - 1][0])
     assert metadata["format"] == "twostroke"
-    assert metadata["format_version"] == "1"
+    assert metadata["format_version"] == "2"
     assert json.loads(metadata["settings"])["layers"] == [4, 3, 2]
     origin = json.loads(metadata["origin"])
     assert origin["twostroke"] == ts.__version__
@@ -441,7 +445,7 @@ def test_a_file_that_is_older_than_a_setting_has_its_default(path: Path, monkeyp
     assert load_model(path).init == "glorot"
 
 
-@pytest.mark.parametrize("version", ["2", "10", "0", "", "1.0", "one", None, 1, ["1"]])
+@pytest.mark.parametrize("version", ["3", "10", "0", "", "1.0", "one", None, 1, ["1"]])
 def test_other_format_versions(path: Path, version: Any) -> None:
     header, tensors = take_apart(saved(path))
     header["__metadata__"]["format_version"] = version
@@ -457,8 +461,8 @@ def test_other_format_versions(path: Path, version: Any) -> None:
 
 
 def test_the_builder_of_these_tests_builds_good_files(path: Path) -> None:
-    for dtype in ("float32", "float64"):
-        path.write_bytes(build(arrays(dtype=dtype), dtype=dtype))
+    for dtype, version in itertools.product(("float32", "float64"), "12"):
+        path.write_bytes(build(arrays(dtype=dtype), version, dtype=dtype))
         net = load_model(path)
         expected = np.concatenate([array.ravel() for array in arrays(dtype=dtype).values()])
         assert np.array_equal(net.parameters, expected)
@@ -607,6 +611,18 @@ def test_a_swap_of_two_layers_is_found(path: Path) -> None:
     refused(path, "SHA-256")
 
 
+@pytest.mark.parametrize("key", ["origin", "input", "settings"])
+def test_an_edited_text_is_found(path: Path, key: str) -> None:
+    """``twostroke export`` takes the scaling of pixels from the origin."""
+    save_model(make(), path, {"input": "uint8"})
+    header, tensors = take_apart(path.read_bytes())
+    header["__metadata__"][key] = header["__metadata__"][key].replace("i", "h")
+    path.write_bytes(put_together(header, tensors))
+    refused(path, "" if key == "settings" else "SHA-256")
+    with pytest.raises(ModelError):
+        describe_model(path)
+
+
 def test_a_missing_checksum_is_not_a_pass(path: Path) -> None:
     header, tensors = take_apart(saved(path))
     for value in (None, "", "0" * 64, 5):
@@ -652,9 +668,12 @@ def test_any_bytes_give_a_network_or_a_model_error(path: Path, data: st.DataObje
         net = load_model(path)
     except ModelError:
         return
-    # Only what the checksum does not cover may have changed.
+    # Nothing but the form of the header may have changed.
     assert np.array_equal(net.parameters, make().parameters)
     assert net.layers == (4, 3, 2)
+    described = describe_model(path)
+    path.write_bytes(good)
+    assert described == describe_model(path)
 
 
 # --- memory --------------------------------------------------------------------------------------------------------
@@ -711,6 +730,25 @@ def test_a_diverged_network_never_replaces_a_good_one(backend: Backend, path: Pa
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+UNREADABLE: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "long": ((4, 3, 2), {"note": "x" * 1_100_000}),
+    "deep": ((1,) * 9_000, {}),
+}
+
+
+@pytest.mark.parametrize(("layers", "provenance"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_what_could_not_be_read_again_is_not_written(
+    path: Path, layers: tuple[int, ...], provenance: dict[str, Any]
+) -> None:
+    before = saved(path)
+    with pytest.raises(ModelError, match="could not be read again") as caught:
+        save_model(make(layers), path, provenance)
+    assert str(path) in str(caught.value)
+    assert "Nothing was written" in str(caught.value)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("where", ["missing/m.safetensors", "folder", "file/m.safetensors", "folder/../missing/m"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 import twostroke as ts
 from twostroke.backend import Backend
 from twostroke.data.dataset import Dataset
 from twostroke.engine.training import TrainingRun
-from twostroke.runs.record import array_bytes
+from twostroke.errors import ModelError
+from twostroke.runs.record import array_bytes, read_record, record_bytes
 
 
 class Held:
@@ -43,3 +47,13 @@ def test_a_run_holds_its_samples_parameters_and_work(backend: Backend) -> None:
     assert sizes["sgd"] > parameters + images.nbytes
     assert parameters <= sizes["momentum"] - sizes["sgd"] < 1.2 * parameters
     assert sizes["adam"] - sizes["momentum"] >= parameters
+
+
+def test_a_record_that_could_not_be_read_again_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(record_bytes({"epochs": 1}, path, path))
+    size = path.stat().st_size
+    monkeypatch.setattr("twostroke.runs.record.MAX_RECORD_BYTES", size)
+    assert read_record(path) == {"epochs": 1}
+    with pytest.raises(ModelError, match=rf"{path}: found {size + 1} bytes, expected <= {size}\. It was not written"):
+        record_bytes({"epochs": 10}, path, path)

@@ -249,5 +249,5 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
 
 
 def _write_record(result: dict[str, Any], path: Path, model: Path) -> None:
-    text = f"{to_json(result)}\n".encode()
-    write_file(path, text, "the record", ModelError, f"The model is saved in {model}.")
+    data = record.record_bytes(result, path, model)
+    write_file(path, data, "the record", ModelError, f"The model is saved in {model}.")

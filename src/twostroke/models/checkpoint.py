@@ -1,7 +1,7 @@
 """Checkpoints: a training run in one file, from which it resumes with the bits of a run that was never stopped.
 
 The order of samples is a function of (seed, epoch), so the state is the parameters, the optimiser's arrays, the
-position, and the losses and predictions of the current epoch. The previous checkpoint is kept.
+position, the losses and predictions of the current epoch, and the history. The previous checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
@@ -26,9 +26,12 @@ from ..engine.mlp import network_settings
 from ..engine.training import POSITION, EpochRecord, TrainingRun
 from ..errors import ConfigError, ModelError
 from ..files.atomic_file import previous
-from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, read_json, write_sealed
+from ..files.sealed_file import check_seal, damaged, pack, parse_header, read_bytes, read_json, write_sealed
 
 KIND: Final = "twostroke-checkpoint"
+HISTORY: Final = "history"  # the tensor, (epochs, fields of a record) float64; a value that a run has not is NO_VALUE
+MOST_EXACT: Final = 2**53  # up to here float64 holds every integer
+NO_VALUE: Final = -math.inf  # no loss or accuracy is that
 RECORD_TYPES: Final = get_type_hints(EpochRecord)  # once: to evaluate annotations is to compile, which no reader may
 
 
@@ -64,15 +67,15 @@ def save_checkpoint(run: TrainingRun, data: Dataset, path: Path) -> Path:
             raise ModelError("not finite", where=name, remedy=f"The training diverges; {path} was not touched.")
     position = {name: None if value == math.inf else value for name, value in run.position.items()}
     position["optimizer_steps"] = run.steps
-    history = [asdict(record) for record in run.history]
-    run_text = {"identity": identity(run, data), "position": position, "history": history}
+    tensors[HISTORY] = _history_tensor(run.history)
+    texts = {"run": json.dumps({"identity": identity(run, data), "position": position}, sort_keys=True)}
+    content = pack(path, KIND, texts, tensors)
     if _is_sound(path):  # a damaged one must not replace the last good one
         try:
             os.replace(path, previous(path))
         except OSError as error:
             raise ModelError("cannot keep the old checkpoint", where=path, found=error.strerror) from error
-    texts = {"run": json.dumps(run_text, sort_keys=True)}
-    write_sealed(path, KIND, texts, tensors, sealed="run")
+    write_sealed(path, KIND, content)
     return path
 
 
@@ -107,9 +110,15 @@ def restore(run: TrainingRun, data: Dataset, path: Path) -> list[str]:
 def _read(where: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read a checkpoint and check its digest; return its text and its tensors."""
     content = read_bytes(where)
-    metadata = parse_header(content, where).get("__metadata__", {})
-    text = read_json(metadata, "run", where, KIND)
-    return text, load_sealed(content, metadata["run"], metadata.get("sha256"), where)
+    header = parse_header(content, where)
+    text = read_json(header.get("__metadata__"), "run", where, KIND)
+    tensors = check_seal(content, header, "run", where)
+    if "history" in text:  # of format version 1
+        try:
+            tensors[HISTORY] = _history_tensor([EpochRecord(**values) for values in text["history"]])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise damaged(where, f"no readable history ({error!r})") from error
+    return text, tensors
 
 
 def _is_sound(file: Path) -> bool:
@@ -132,7 +141,7 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
         values = ", ".join(f"{key} {theirs.get(key)} there and {ours.get(key)} here" for key in differing)
         remedy = "Use the same options, or another --out."
         raise ConfigError("a checkpoint of another run", where=where, found=values, remedy=remedy)
-    arrays = run.state
+    arrays, records = run.state, tensors.pop(HISTORY, np.empty(0))
     shapes = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     found = {name: (tensor.shape, str(tensor.dtype)) for name, tensor in tensors.items()}
     if found != shapes:
@@ -141,9 +150,8 @@ def _restore(run: TrainingRun, data: Dataset, file: Path) -> None:
         if name not in ("losses", "predictions") and not np.isfinite(tensor).all():
             raise damaged(where, f"{name} is not finite")
     try:
-        position, history = _position(text["position"], run), _history(text["history"])
-        if len(history) != position["epoch"]:
-            raise ValueError(f"{len(history)} records")
+        position = _position(text["position"], run)
+        history = _history(records, position["epoch"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(where, f"no readable position ({error!r})") from error
     backend = run.net.backend
@@ -172,16 +180,27 @@ def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
     return position
 
 
-def _history(records: list[dict[str, Any]]) -> list[EpochRecord]:
+def _history_tensor(history: Sequence[EpochRecord]) -> np.ndarray:
+    rows = [[NO_VALUE if value is None else value for value in astuple(record)] for record in history]
+    if not all(_is_number(value) for row in rows for value in row):
+        raise ValueError("a value that is no number")
+    return np.array(rows, np.float64).reshape(len(rows), len(RECORD_TYPES))
+
+
+def _history(records: np.ndarray, epochs: int) -> list[EpochRecord]:
+    if records.shape != (epochs, len(RECORD_TYPES)) or records.dtype != np.float64:
+        raise ValueError(f"a history of {records.shape} {records.dtype}")
+    kinds = [get_args(hint) or (hint,) for hint in RECORD_TYPES.values()]  # float and None, float, or int
     history = []
-    for number, values in enumerate(records, start=1):
-        record = EpochRecord(**values)
-        for name, hint in RECORD_TYPES.items():
-            value, kinds = values[name], get_args(hint) or (hint,)  # of float | None, or of int
-            if value is None and NoneType in kinds:
-                continue
-            if not _is_number(value) or (int in kinds and type(value) is not int):
-                raise ValueError(f"{name} {value!r}")
+    for number, row in enumerate(records.tolist(), start=1):
+        values: list[Any] = []
+        for value, kind in zip(row, kinds, strict=True):
+            if value == NO_VALUE and NoneType not in kind:
+                raise ValueError(f"a missing value in epoch {number}")
+            if int in kind and not (value.is_integer() and 0 <= value < MOST_EXACT):
+                raise ValueError(f"{value!r} in epoch {number}")
+            values.append(None if value == NO_VALUE else int(value) if int in kind else value)
+        record = EpochRecord(*values)
         if record.epoch != number:
             raise ValueError(f"epoch {record.epoch} at {number}")
         history.append(record)

@@ -17,7 +17,7 @@ import numpy as np
 from ..backend import Backend
 from ..engine.mlp import DTYPES, MLP, SETTINGS, network_settings, parameter_count
 from ..errors import ConfigError, ModelError
-from ..files.sealed_file import damaged, load_sealed, parse_header, read_bytes, read_json, write_sealed
+from ..files.sealed_file import check_seal, damaged, pack, parse_header, read_bytes, read_json, write_sealed
 from ..version import __version__
 
 KIND: Final = "twostroke"
@@ -28,8 +28,8 @@ ALWAYS_SAVED: Final = frozenset({"layers", "activation", "output", "loss", "init
 def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None) -> Path:
     """Write ``net`` to ``path`` atomically and durably, and return ``path``.
 
-    ``provenance`` is stored as the model's origin, for information. Raises ``ModelError`` if weights are not finite or
-    the file cannot be written.
+    ``provenance`` is stored as the model's origin, for information. Raises ``ModelError`` if weights are not finite,
+    if the file could not be read again, or if it cannot be written.
     """
     path = Path(path)
     tensors = host_tensors(net, path)
@@ -40,7 +40,7 @@ def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any
         "origin": json.dumps(origin, sort_keys=True, default=str),
         "input": "rows of pixels 0..255 divided by 255, or floats already scaled",
     }
-    write_sealed(path, KIND, texts, tensors, sealed="settings")
+    write_sealed(path, KIND, pack(path, KIND, texts, tensors))
     return path
 
 
@@ -52,9 +52,8 @@ def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) 
     where = Path(path).absolute()
     data = read_bytes(where)
     header = parse_header(data, where)
-    metadata = header.pop("__metadata__", {})
-    net = _network(metadata, header, len(data), where, backend)
-    tensors = load_sealed(data, metadata["settings"], metadata.get("sha256"), where)
+    net = _network(header, len(data), where, backend)
+    tensors = check_seal(data, header, "settings", where)
     flat = np.concatenate([tensors[name].ravel() for name in _shapes(net.layers)])
     if not np.isfinite(flat).all():
         raise ModelError("weights are not finite", where=where, remedy="The training diverged: train again.")
@@ -63,10 +62,13 @@ def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) 
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings and origin recorded in a model file, without its tensors. Raises ``ModelError``."""
+    """The settings and origin recorded in a model file, which is checked like its tensors. Raises ``ModelError``."""
     where = Path(path).absolute()
-    metadata = parse_header(read_bytes(where), where).get("__metadata__", {})
-    return {key: read_json(metadata, key, where, KIND) for key in ("settings", "origin")}
+    data = read_bytes(where)
+    header = parse_header(data, where)
+    described = {key: read_json(header.get("__metadata__"), key, where, KIND) for key in ("settings", "origin")}
+    check_seal(data, header, "settings", where)
+    return described
 
 
 def host_tensors(net: MLP, path: Path) -> dict[str, np.ndarray]:
@@ -91,9 +93,9 @@ def _shapes(layers: tuple[int, ...]) -> dict[str, list[int]]:
     return shapes
 
 
-def _network(metadata: Any, header: dict[str, Any], n_bytes: int, where: Path, backend: Backend | None) -> MLP:
+def _network(header: dict[str, Any], n_bytes: int, where: Path, backend: Backend | None) -> MLP:
     """Make the network that the metadata describes, after a check of the tensors' names, shapes, dtype and size."""
-    settings = read_json(metadata, "settings", where, KIND)
+    settings = read_json(header.get("__metadata__"), "settings", where, KIND)
     try:
         layers = tuple(settings["layers"])
         dtype = settings["dtype"]
@@ -104,13 +106,13 @@ def _network(metadata: Any, header: dict[str, Any], n_bytes: int, where: Path, b
         if min(layers) < 1 or parameter_count(layers) * np.dtype(dtype).itemsize > n_bytes:
             raise damaged(where, f"{n_bytes} bytes for layers {list(layers)}")
         shapes = _shapes(layers)
-        if set(shapes) != set(header):
-            raise damaged(where, f"tensors {sorted(header)}", sorted(shapes))
+        if set(shapes) != (found := header.keys() - {"__metadata__"}):
+            raise damaged(where, f"tensors {sorted(found)}", sorted(shapes))
         names = {"float32": "F32", "float64": "F64"}
         for name, shape in shapes.items():
-            found = (header[name]["dtype"], header[name]["shape"])
-            if found != (names[dtype], shape):
-                raise damaged(where, f"{name} is {found}", (names[dtype], shape))
+            kind = (header[name]["dtype"], header[name]["shape"])
+            if kind != (names[dtype], shape):
+                raise damaged(where, f"{name} is {kind}", (names[dtype], shape))
         return MLP(**settings, backend=backend)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         if isinstance(error, ModelError):

@@ -19,7 +19,7 @@ from ..files.regular_file import absolute, open_regular
 from ..provenance import to_json, versions
 from .settings import RECORDED, SETTINGS, settings_of
 
-MAX_RECORD_BYTES: Final = 1 << 26
+MAX_RECORD_BYTES: Final = 1 << 28  # some 700,000 epochs
 
 
 def run_record(
@@ -133,6 +133,16 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
 def prediction_record(source: str, outputs: Any, label: int | None) -> dict[str, Any]:
     """The prediction for one sample; ``label`` where it is known."""
     return {"source": source, "prediction": int(outputs.argmax()), "label": label, "probabilities": outputs.tolist()}
+
+
+def record_bytes(record: Mapping[str, Any], path: Path, model: Path) -> bytes:
+    """A run's record.json. Raises ``ModelError`` for more than ``read_record`` would take."""
+    data = f"{to_json(record)}\n".encode()
+    if len(data) > MAX_RECORD_BYTES:
+        what, remedy = "the record could not be read again", f"It was not written. The model is saved in {model}."
+        expected = f"<= {MAX_RECORD_BYTES}"
+        raise ModelError(what, where=path, found=f"{len(data)} bytes", expected=expected, remedy=remedy)
+    return data
 
 
 def read_record(path: Path) -> dict[str, Any]:
