@@ -17,23 +17,23 @@ import twostroke
 PACKAGE = Path(twostroke.__file__).parent
 # A room, and the rooms below it that it may import. A file that lies at the top of the package is a room of its own.
 MAY_IMPORT: dict[str, set[str]] = {
-    **{name: set() for name in ("errors", "version", "randomness")},
+    **{name: set() for name in ("errors", "version", "randomness", "signals")},
     "provenance": {"version"},
     "files": {"errors"},
     "data": {"errors", "files", "randomness"},
     "backend": {"errors", "backend.cpu", "backend.cuda"},  # a device itself is imported when it is chosen
     "backend.cpu": {"errors", "backend"},
     "backend.cuda": {"errors", "backend"},
-    "engine": {"errors", "randomness", "data", "backend"},
+    "engine": {"errors", "randomness", "signals", "data", "backend"},
     "models": {"errors", "version", "files", "data", "backend", "engine"},
-    "ranks": {"errors", "data", "backend", "engine"},
+    "ranks": {"errors", "signals", "data", "backend", "engine"},
     "runs": {"errors", "version", "provenance", "files", "data", "backend", "engine", "models"},
     "measure": {"errors", "provenance", "data", "backend", "engine", "models"},
     "show": {"errors", "provenance", "data", "backend", "engine", "runs"},
     "classic": {"errors", "data", "backend", "engine"},
     "sklearn": {"errors", "data", "backend", "engine"},
     "commands": {
-        *("errors", "provenance", "files", "data", "backend", "engine", "models", "ranks", "runs"),
+        *("errors", "provenance", "signals", "files", "data", "backend", "engine", "models", "ranks", "runs"),
         *("measure", "show"),
     },
     "cli": {"errors", "version", "commands"},

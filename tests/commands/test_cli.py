@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ import twostroke
 from twostroke.backend import Backend
 from twostroke.cli import app, main
 from twostroke.commands import training_job as train_command
-from twostroke.commands.terminal import Stopped, stoppable_after_work, uninterrupted
+from twostroke.commands.terminal import Stopped, stoppable_after_work
 from twostroke.data.digit_image import BOX, FIELD
 from twostroke.engine.mlp import MLP
-from twostroke.engine.training import TrainingRun
+from twostroke.engine.training import TrainingRun, evaluate
 from twostroke.measure.throughput import BenchConfig
 from twostroke.models.model_file import describe_model, load_model, save_model
 from twostroke.runs.folder import locked
 from twostroke.runs.settings import SETTINGS, resolve
+from twostroke.signals import uninterrupted
 
 COMMAND = [sys.executable, "-m", "twostroke"]
 # Absolute, because some run in another folder.
@@ -900,10 +901,49 @@ def test_a_signal_waits_for_the_save(run: Any, tiny: str, tmp_path: Path, monkey
         return save_model(*arguments)
 
     monkeypatch.setattr(train_command, "save_model", interrupted)
+    monkeypatch.setattr(train_command, "evaluate", after_a_signal(evaluate))
     code, _, err = run("train", tiny, "--device", "cpu", "--epochs", 1, "--out", tmp_path, "-q")
-    assert (code, err) == (143, "stopped by SIGTERM\n")
+    assert (code, err) == (143, "stopped by SIGTERM\n")  # by the second one
     assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "record.json"]
     load_model(tmp_path / "model.safetensors")
+
+
+def after_a_signal(work: Callable[..., Any]) -> Callable[..., Any]:
+    def signalled(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return work(*arguments)
+
+    return signalled
+
+
+@pytest.mark.parametrize("name", ["evaluate", "save_model", "_write_record", "write_page", "examine"])
+def test_a_signal_after_the_last_step_changes_nothing(
+    run: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(train_command, name, after_a_signal(getattr(train_command, name)))
+    code, out, err = run("train", tiny, "--device", "cpu", "--epochs", 1, "--out", tmp_path, "-q", "--report")
+    assert (code, err) == (0, "")
+    assert out.startswith("test accuracy")
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "record.json", "report.html"]
+
+
+IMPORTING = """
+import os, signal, sys, threading
+sys.argv[0] = {name!r}
+sys.path.insert(0, {folder!r})
+import twostroke.cli
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("-m", -signal.SIGINT), ("/bin/twostroke", -signal.SIGINT), ("x.py", 1)])
+def test_sigint_while_the_command_is_imported_shows_no_traceback(tmp_path: Path, name: str, code: int) -> None:
+    """Another program that imports the package still gets its KeyboardInterrupt."""
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    script = IMPORTING.format(name=name, folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == code or (code == 1 and done.returncode == -signal.SIGINT)
+    assert ("KeyboardInterrupt" in done.stderr) == (code == 1)
 
 
 def test_handlers_are_put_back() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -332,6 +333,71 @@ def test_the_data_are_recognised_by_their_values_not_their_object(path: Path) ->
     twin = blobs()
     assert twin is not DATA
     assert restore(start(data=twin), twin, path)
+
+
+# --- broken off ----------------------------------------------------------------------------------------------------
+
+
+def broken_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, how: Callable[[], object]) -> None:
+    """After each call of ``owner.name``, before its caller has noted that it was done."""
+    real = getattr(owner, name)
+
+    def work(*arguments: Any) -> Any:
+        result = real(*arguments)
+        how()
+        return result
+
+    monkeypatch.setattr(owner, name, work)
+
+
+@pytest.mark.parametrize("where", ["steps", "result", "evaluation", "upload"])
+def test_an_interrupt_leaves_a_run_that_goes_on_to_the_same_bits(
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Ctrl-C raised KeyboardInterrupt between the work and the note that it was done: a step was done twice."""
+    config = {"val_size": 10, "optimizer": "momentum"}
+    run, whole = start(config=config), facts(finish(start(config=config)))
+    owners = {
+        "steps": (run._steps._captured, "run"),
+        "result": (run.running, "result"),
+        "evaluation": (run._evaluations["val"], "run"),
+        "upload": (run._steps, "begin"),
+    }
+    broken_after(monkeypatch, *owners[where], lambda: signal.raise_signal(signal.SIGINT))
+    interrupts = 0
+    while not run.done:
+        try:
+            run.advance(2)
+        except KeyboardInterrupt:
+            interrupts += 1
+        assert not run.stopping
+        save_checkpoint(run, DATA, path)
+        restore(again := start(config=config), DATA, path)
+        assert facts(again) == facts(run)
+    assert interrupts >= 3
+    assert facts(run) == whole
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_that_was_broken_off_within_a_step_does_not_go_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by an exception of the caller's own signal handler: how far the step came is not known."""
+    run, before = start(), facts(finish(start()))
+    save_checkpoint(advance(run, 3), DATA, path)
+
+    def end() -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        broken_after(patch, run._steps._captured, "run", end)
+        with pytest.raises(SystemExit):
+            run.advance()
+    kept = path.read_bytes()
+    for use in (run.advance, lambda: save_checkpoint(run, DATA, path)):
+        with pytest.raises(ts.TwoStrokeError, match=r"broken off within a step: epoch 1\. Restore a checkpoint"):
+            use()
+    assert path.read_bytes() == kept
+    restore(run, DATA, path)
+    assert facts(finish(run)) == before
 
 
 # --- older than a setting ------------------------------------------------------------------------------------------

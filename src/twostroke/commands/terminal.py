@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeAlias, cast
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from ..errors import TwoStrokeError
-from ..ranks.watchdog import ENDING
+from ..signals import handled
 
 Say: TypeAlias = Callable[[str], None]
 NAME: Final = "twostroke"
@@ -152,30 +151,13 @@ def live_epochs(epochs: int) -> Iterator[Say]:
         yield say_above
 
 
-def _signals() -> tuple[int, ...]:
-    """Those that end a run; none outside the main thread, where Python handles none. Under nohup, SIGHUP ends none."""
-    if threading.current_thread() is not threading.main_thread():
-        return ()
-    return tuple(n for n in ENDING if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in _signals()}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
-
-
 def stoppable() -> contextlib.AbstractContextManager[None]:
     """Signals raise ``Stopped`` inside the block."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise Stopped(number)
 
-    return _handled(stop)
+    return handled(stop)
 
 
 def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractContextManager[None]:
@@ -193,14 +175,4 @@ def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractC
         seen.append(number)
         request(number)
 
-    return _handled(stop)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Defer signals to the end of the block."""
-    waiting: list[int] = []
-    with _handled(lambda number, _: waiting.append(number)):
-        yield
-    for number in waiting[:1]:
-        signal.raise_signal(number)
+    return handled(stop)

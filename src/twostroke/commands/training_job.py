@@ -38,20 +38,10 @@ from ..runs.folder import (
 from ..runs.settings import Settings
 from ..show import text
 from ..show.findings import examine
+from ..signals import uninterrupted
 from . import doubt
 from .report import write_page
-from .terminal import (
-    Say,
-    Stopped,
-    fitted,
-    hush,
-    in_shell,
-    live_epochs,
-    program,
-    say,
-    stoppable_after_work,
-    uninterrupted,
-)
+from .terminal import Say, Stopped, fitted, hush, in_shell, live_epochs, program, say, stoppable_after_work
 
 
 @dataclass(frozen=True)
@@ -124,18 +114,19 @@ def run_training(job: Job) -> None:
             _resume(job, run, data, folder)
         if job.writes and not run.done:
             set_aside(folder / RECORD, out)
-        with _epochs_told(job, data) as tell_epoch, _stopping(job, run, data, folder / CHECKPOINT) as save:
-            for epoch in run.history:
-                tell_epoch(epoch)
-            while not run.done and not run.stopping:
-                done = run.advance(job.steps_to_checkpoint(run.steps))
-                if done and (run.done or not run.stopping):  # where a terminal was closed, save before saying anything
-                    tell_epoch(done)
-                if job.every and not run.stopping and (run.done or run.steps % job.every == 0):
-                    save()
-        if job.writes:
-            # Not the last record's: with --patience the best parameters were brought back.
-            _save(job, run, data, evaluate(net, data.test_images, data.test_labels), folder)
+        with _stopping(job, run, data, folder / CHECKPOINT) as save:
+            with _epochs_told(job, data) as tell_epoch:
+                for epoch in run.history:
+                    tell_epoch(epoch)
+                while not run.done and not run.stopping:
+                    done = run.advance(job.steps_to_checkpoint(run.steps))
+                    if done and (run.done or not run.stopping):  # a terminal was closed: save before saying anything
+                        tell_epoch(done)
+                    if job.every and not run.stopping and (run.done or run.steps % job.every == 0):
+                        save()
+            if job.writes and run.done:  # a signal changes nothing any more
+                # Not the last record's: with --patience the best parameters were brought back.
+                _save(job, run, data, evaluate(net, data.test_images, data.test_labels), folder)
 
 
 def rehearse(job: Job) -> None:
@@ -202,7 +193,7 @@ def _epochs_told(job: Job, data: Dataset) -> Iterator[Callable[[EpochRecord], No
 @contextmanager
 def _stopping(job: Job, run: TrainingRun, data: Dataset, checkpoint: Path) -> Iterator[Callable[[], None]]:
     """Let a signal within the block stop the run after its step; then save, and raise ``Stopped``, which says how to go
-    on. Yields the function that saves a checkpoint."""
+    on. A run that is done is not stopped. Yields the function that saves a checkpoint."""
     signals: list[int] = []
 
     def request(number: int) -> None:

@@ -7,11 +7,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
 from ..data.dataset import Dataset, check_fit, check_images, check_labels
-from ..errors import DivergenceError
+from ..errors import DivergenceError, TwoStrokeError
+from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
@@ -135,6 +137,7 @@ class TrainingRun:
         self.net, self.config = net.to(backend) if backend else net, config
         self.bounds = list(batch_bounds(n, batch_size))
         self.stopping = False  # set it (in a signal handler, say) to make ``advance`` return after this step
+        self._within_a_step = False  # while steps are run; still so if they were broken off
         self.history: list[EpochRecord] = []
         self.epoch = self.batch = self.steps = self.waited = 0
         self.seconds = 0.0  # spent in this epoch's steps
@@ -154,10 +157,14 @@ class TrainingRun:
     @property
     def position(self) -> dict[str, Any]:
         """The counters of the run, without arrays and history: saved in checkpoints, broadcast to ranks."""
+        if self._within_a_step:
+            remedy = "Restore a checkpoint, or begin again."
+            raise TwoStrokeError("the run was broken off within a step", where=f"epoch {self.epoch + 1}", remedy=remedy)
         return {name: getattr(self, name) for name in POSITION}
 
     @position.setter
     def position(self, values: Mapping[str, Any]) -> None:
+        self._within_a_step = False
         for name in POSITION:
             setattr(self, name, values[name])
 
@@ -176,20 +183,29 @@ class TrainingRun:
 
     def restart(self, config: TrainConfig) -> None:
         """Go back to the first step; ``config`` may change seed, epochs and lr only. The caller resets the arrays."""
-        self.config, self._uploaded = config, None
+        self.config, self._uploaded, self._within_a_step = config, None, False
         self.epoch = self.batch = self.steps = 0
         self.history.clear()
 
     def advance(self, most_steps: int | None = None) -> EpochRecord | None:
-        """Train to the end of the epoch and return its record; or None after ``most_steps`` or ``stopping``."""
-        backend = self.net.backend
-        last = len(self.bounds) if most_steps is None else min(len(self.bounds), self.batch + most_steps)
+        """Train to the end of the epoch and return its record; or None after ``most_steps`` or ``stopping``.
+
+        Ctrl-C raises ``KeyboardInterrupt`` between two steps: the run can go on, or be saved. After any other exception
+        within a step it can not, and says so.
+        """
+        with late_interrupt(partial(setattr, self, "stopping")):
+            return self._advance(most_steps)
+
+    def _advance(self, most_steps: int | None) -> EpochRecord | None:
+        backend, batch = self.net.backend, self.position["batch"]
+        last = len(self.bounds) if most_steps is None else min(len(self.bounds), batch + most_steps)
         with backend.active():
             started = time.perf_counter()
             if self._uploaded != self.epoch:
                 self._begin_epoch()
-            reached = self._steps.run(self.batch, last, lambda: self.stopping)
-            self.batch, self.steps = reached, self.steps + reached - self.batch
+            self._within_a_step = True
+            self.batch = self._steps.run(batch, last, lambda: self.stopping)
+            self.steps, self._within_a_step = self.steps + self.batch - batch, False
             if self.batch < len(self.bounds):
                 backend.synchronize()
                 self.seconds += time.perf_counter() - started

@@ -194,11 +194,11 @@ class DistributedRun(TrainingRun):
                 self.communicator.bcast_(host)
                 backend.xp.copyto(array, backend.asarray(host))
 
-    def advance(self, most_steps: int | None = None) -> EpochRecord | None:
+    def _advance(self, most_steps: int | None) -> EpochRecord | None:
         assert isinstance(self.running, SharedRunning)
         with self.net.backend.active():
             self.running.begin(self.bounds[self.batch][0])
-            record = super().advance(most_steps)
+            record = super()._advance(most_steps)
             if record is None:
                 self.running.merge(self.bounds[self.batch][0])
                 return None

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from ..errors import ConfigError, PeerError
+from ..signals import ENDING
 
 WATCHDOG: Final = "TWOSTROKE_WATCHDOG"
 WATCHDOG_S: Final = 600.0
-ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)  # the signals that end a run
 HURRY_S: Final = 10.0  # the limit after a signal: its sender should not have to wait for a frozen rank
 TICKS: Final = 20  # per limit: counted, not timed, so that a process that was itself suspended is not ended
 
