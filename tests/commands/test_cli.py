@@ -468,13 +468,51 @@ BAD_FILES = {
     "threads = 0": ["run.toml: threads", "found 0", "auto or 1.."],
     "[lr]\nx = 1": ["lr", "a number"],
     "lr 0.3": ["not a TOML file", "lr = 0.3"],
+    "#" * 65_537: ["not a TOML file", "more than 65536 bytes"],
+    "lr = " + "[" * 199 + "]" * 199: ["lr", "a number"],
+    "lr = " + "[" * 5_000: ["not a TOML file", "more than 200 dots or brackets in a line"],
+    "lr = " + "[\n" * 30_000: ["not a TOML file", "recursion"],
+    ".".join("a" * 30_000) + " = 1": ["not a TOML file", "more than 200 dots or brackets in a line"],
+    "[" + ".".join("a" * 30_000) + "]": ["not a TOML file", "more than 200 dots or brackets in a line"],
+    "lr = {" + ".".join("a" * 30_000) + " = 1}": ["not a TOML file", "more than 200 dots or brackets in a line"],
+    "a" * 60_000 + " = 1": ["unknown setting", "aaa"],
+    "lr = 0x" + "f" * 20_000: ["run.toml: lr", "found 0xfff", "a number"],
+    "device = 0x" + "f" * 20_000: ["run.toml: device", "found 0xfff", "text"],
+    "epochs = " + "9" * 20_000: ["not a TOML file"],
+    "epochs = " + "9" * 4_000: ["run.toml: epochs", "a whole number"],
+    "epochs = 9223372036854775808": ["run.toml: epochs", "a whole number"],
+    "epochs = '" + "x" * 60_000 + "'": ["epochs", "xxx"],
 }
 
 
-@pytest.mark.parametrize("text", BAD_FILES)
+@pytest.mark.parametrize("text", BAD_FILES, ids=lambda text: f"{text[:20]!r}{len(text)}")
 def test_a_bad_configuration_names_file_and_key(text: str, run: Any, tmp_path: Path) -> None:
     file = write(tmp_path / "run.toml", text)
-    refused(run("train", "--device", "cpu", "--config", file), 2, str(file), *BAD_FILES[text])
+    found = run("train", "--device", "cpu", "--config", file)
+    refused(found, 2, str(file), *BAD_FILES[text])
+    assert len(found[2]) < 1_000 + len(str(file))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder", "not text"])
+def test_what_is_no_file_of_text_is_no_configuration(kind: str, run: Any, tmp_path: Path) -> None:
+    """A pipe waits for ever, and /dev/zero has no end."""
+    file = tmp_path / "run.toml"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "not text":
+        file.write_bytes(b"lr = 0.3 # \xff")
+    else:
+        file.symlink_to(kind)
+    words = ["not a TOML file"] if kind == "not text" else ["cannot read the configuration", "--config"]
+    refused(run("train", "--config", file), 2, str(file), *words)
+
+
+def test_settings_that_could_not_be_read_again_are_not_shown(run: Any, tiny: str) -> None:
+    layers = ",".join(["784", *"1" * 22_000, "3"])
+    refused(run("train", tiny, "--layers", layers, "--show-config"), 2, "could not be read again", "65336")
 
 
 def test_a_missing_configuration_is_exit_2(run: Any, tmp_path: Path) -> None:

@@ -475,7 +475,7 @@ def test_weights_ruined_by_the_last_step_are_found() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        *(("epochs", value, "an integer >= 1") for value in (-1, 0, 1.5, True, "4", None, math.nan)),
+        *(("epochs", value, "an integer >= 1") for value in (-1, 0, 1.5, True, "4", None, math.nan, 10**9 + 1)),
         *(("lr", value, "a finite number > 0") for value in (math.nan, math.inf, -math.inf, 0, 0.0, -1)),
         *(("batch_size", value, "an integer >= 1, or full") for value in (0, -3, "half", 1.5, None)),
         *(("momentum", value, "a number >= 0 and < 1") for value in (1, 1.5, -0.1, math.nan)),

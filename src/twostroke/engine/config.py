@@ -51,7 +51,7 @@ class TrainConfig:
     loss, and the best parameters are restored. ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
-    epochs: int = _integer(4, low=1)
+    epochs: int = _checked(4, "an integer >= 1, at most 10^9", lambda v: _is_integer(v, 1) and v <= 10**9)
     batch_size: int | str = _checked(128, "an integer >= 1, or full", lambda v: v == "full" or _is_integer(v, 1))
     seed: int = _integer(0, low=0)
     optimizer: str = _choice("momentum", OPTIMIZERS)
