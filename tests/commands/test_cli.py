@@ -522,6 +522,26 @@ def test_a_missing_configuration_is_exit_2(run: Any, tmp_path: Path) -> None:
 # --- evaluate and predict --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("command", ["evaluate", "predict", "predict --json", "report"])
+def test_outputs_that_overflow_are_an_error(run: Any, tiny: str, model: Path, tmp_path: Path, command: str) -> None:
+    """Finite weights may give NaN: it was shown as a loss, with exit code 0, or ended in a ValueError."""
+    net = MLP([784, 16, 3])
+    net.parameters[:] = 3e38
+    file = save_model(net, tmp_path / "model.safetensors")
+    words: dict[str, list[Any]] = {"evaluate": [tiny], "predict": ["--index", 0, "--data", tiny]}
+    if command == "report":
+        pytest.importorskip("matplotlib")
+        shutil.copy(model.with_name("record.json"), tmp_path)
+        code, _, err = run("report", tmp_path, "--device", "cpu")
+    else:
+        name, *flags = command.split()
+        code, _, err = run(name, file, *words[name], *flags)
+    assert (code, err.count("\n")) == (5, 1), err
+    assert err.startswith("error: the model's outputs overflow: ")
+    assert ("tiny" if command == "report" else str(file)) in err
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_evaluate_shows_errors_by_class(run: Any, tiny: str, model: Path) -> None:
     code, out, err = run("evaluate", model, tiny, "--device", "cpu")
     assert (code, err) == (0, "")

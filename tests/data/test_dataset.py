@@ -362,6 +362,26 @@ def test_npz_of_other_compression(tmp_path: Path) -> None:
     refused(lambda: load_dataset(path), f"{path}[x_train]", "method 14", "8 (deflated)", "numpy.savez")
 
 
+@pytest.mark.parametrize("names", [["x_train.npy"], ["x_train"], ["extra.npy", "extra.npy"]])
+def test_npz_with_a_member_that_is_there_twice(tmp_path: Path, names: list[str]) -> None:
+    """NumPy takes the last one, other readers the first."""
+    path = npz_with(tmp_path, npy((12, 3, 4), data=bytes(144)))
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
+        warnings.simplefilter("ignore")  # of zipfile, of the same
+        for name in names:
+            archive.writestr(name, b"other")
+    refused(lambda: load_dataset(path), path, "an array is there twice", names[0])
+
+
+def test_npz_with_a_damaged_member_that_is_not_used(tmp_path: Path) -> None:
+    path = npz_with(tmp_path, npy((12, 3, 4), data=bytes(144)))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("note", b"what this is")
+    load_dataset(path)
+    path.write_bytes(path.read_bytes().replace(b"what this", b"what thiz"))
+    refused(lambda: load_dataset(path), path, "Bad CRC-32", "note")
+
+
 def test_npz_with_arrays_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     arrays = as_keras(small())

@@ -9,9 +9,10 @@ import pytest
 
 import twostroke as ts
 from twostroke.backend import Backend
-from twostroke.engine.metrics import Result, Running
+from twostroke.engine.metrics import Result, Running, check_finite
 from twostroke.engine.mlp import predict_classes
 from twostroke.engine.workspace import Workspace
+from twostroke.errors import ModelError
 
 
 def feed(running: Running, backend: Backend, losses: list[float], outputs: list[list[float]], cuts: list[int]) -> None:
@@ -70,3 +71,12 @@ def test_means_of_many_samples_are_taken_in_float64() -> None:
     running = Running(backend, n, "float32")
     running.losses[:] = np.float32(0.1)
     assert running.result(np.zeros(n, np.uint8)).loss == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
+    check_finite("x", np.ones(3), 1.0)
+    for results in ([value], [np.ones(2), np.array([1.0, value])]):
+        with pytest.raises(ModelError, match="the model's outputs overflow: x: found NaN or infinity") as caught:
+            check_finite("x", *results)
+        assert "\n" not in str(caught.value)

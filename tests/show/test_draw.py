@@ -92,6 +92,13 @@ def test_a_drawing_is_read_as_predict_reads_its_picture(tmp_path: Path) -> None:
     assert abs(sum(found["outputs"]) - 1) < 1e-5
 
 
+def test_outputs_that_overflow_are_an_error() -> None:
+    net = network()
+    net.parameters[:] = 3e38
+    status, _, body = read(page(net=net), strokes().tobytes())
+    assert (status, json.loads(body)["error"][:47]) == (422, "the model's outputs overflow: digits.safetensor")
+
+
 def test_the_facts_are_the_network_s() -> None:
     status, _, body = ask(page(), "GET", "/network")
     facts = json.loads(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from twostroke.data.dataset import Dataset
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import evaluate
 from twostroke.show import findings
-from twostroke.show.findings import examine, heat, numbers
+from twostroke.show.findings import class_counts, confusion, examine, heat, numbers
 
 
 def test_the_mistakes_are_the_worst_first() -> None:
@@ -128,3 +129,30 @@ def test_a_run_s_own_figures(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert found.matrix.sum() - np.trace(found.matrix) == found.errors > 0
     assert [row["epoch"] for row in found.history] == [1, 2, 3, 4, 5, 6]
     assert found.pictures
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(1, 1), (1, 3), (50, 2), (400, 5), (40, 30)])
+def test_class_counts_are_those_of_the_confusion_matrix(rng: np.random.Generator, samples: int, classes: int) -> None:
+    for _ in range(20):
+        labels, predictions = rng.integers(0, classes, (2, samples))
+        for row, counts in zip(
+            class_counts(labels.astype(np.uint8), predictions, classes),
+            confusion(labels, predictions, classes),
+            strict=True,
+        ):
+            wrong = counts * (np.arange(classes) != row["class"])
+            expected = {"samples": counts.sum(), "errors": wrong.sum()}
+            expected |= {"class": row["class"], "most_taken_for": wrong.argmax() if wrong.any() else None}
+            assert row == expected
+
+
+def test_many_classes_need_no_table_of_their_square() -> None:
+    """The confusion matrix of 40,000 classes takes 12 GiB."""
+    labels = np.arange(40_000, dtype=np.int32)
+    tracemalloc.start()
+    try:
+        rows = class_counts(labels, (labels + 1) % 40_000, 40_000)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert rows[-1] == {"class": 39_999, "samples": 1, "errors": 1, "most_taken_for": 0}

@@ -12,12 +12,13 @@ import pytest
 from twostroke.backend import select_backend
 from twostroke.data.dataset import Dataset
 from twostroke.engine.config import TrainConfig
-from twostroke.engine.metrics import Result, class_counts
+from twostroke.engine.metrics import Result
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import EpochRecord
 from twostroke.provenance import to_json
 from twostroke.runs import record
 from twostroke.show import text as report
+from twostroke.show.findings import class_counts
 
 
 @pytest.fixture

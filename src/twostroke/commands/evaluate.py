@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ..data.dataset import load_dataset
 from ..data.doubts import guessing, input_doubts
-from ..engine.metrics import class_counts
+from ..engine.metrics import check_finite
 from ..engine.training import evaluate_outputs
 from ..errors import ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
+from ..show.findings import class_counts
 from . import check_model, doubt, options, select
 from .terminal import hush, say
 
@@ -33,6 +34,7 @@ def evaluate(
         tell(line)
     doubt(input_doubts(source), strict=strict)
     test, outputs = evaluate_outputs(net, source.test_images, source.test_labels)
+    check_finite(model, test.loss)
     classes = class_counts(source.test_labels, outputs.argmax(axis=1), net.layers[-1])
     for line in text.class_table(classes):
         tell(line)

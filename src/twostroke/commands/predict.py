@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.dataset import load_dataset
 from ..data.digit_image import FIELD, SUFFIXES, prepare_digit
+from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
 from ..errors import ConfigError, ModelError
 from ..models.model_file import load_model
@@ -65,6 +66,7 @@ def predict(
     predictions = []
     for title, pixels, label in samples:
         outputs = net.predict_proba(pixels)[0]
+        check_finite(model, outputs)
         predictions.append(record.prediction_record(title, outputs, label))
         for line in text.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
             tell(line)

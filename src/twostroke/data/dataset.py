@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError, TwoStrokeError
-from ..files.idx import parse_idx, read_bytes, read_idx
+from ..files.idx import CHUNK, parse_idx, read_bytes, read_idx
 from ..files.regular_file import absolute, check_size, open_regular
 from ..randomness import generator
 
@@ -308,18 +308,25 @@ def _read_npz(path: Path) -> tuple[list[NDArray[Any]], dict[str, str]]:
             stored = os.fstat(file.fileno()).st_size
             with zipfile.ZipFile(file) as archive:
                 infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+                if len(infos) < len(archive.infolist()):
+                    twice = ", ".join(sorted(info.filename for info in archive.infolist())[:9])
+                    raise _bad("an array is there twice", at, twice, "different names", "Save it again.")
                 keys = ROLES if infos.keys() >= set(ROLES) else KERAS_NAMES
                 if missing := [key for key in keys if key not in infos]:
                     expected = f"{', '.join(KERAS_NAMES)}, or {', '.join(ROLES)}"
                     what, names = f"{', '.join(missing)} missing", ", ".join([*infos][:9]) or "nothing"
                     raise _bad(what, at, names, expected, "Save the arrays under these names.")
-                check_size(sum(infos[key].file_size for key in keys), stored, at)
+                check_size(sum(info.file_size for info in infos.values()), stored, at)
                 for role, key in zip(ROLES, keys, strict=True):
                     where[role] = f"{at}[{key}]"
                     array = _read_member(archive, infos[key], where[role])
                     # MedMNIST keeps its labels in a column.
                     column = role.endswith("labels") and array.shape[1:] == (1,)
                     arrays.append(array[:, 0] if column else array)
+                for name in sorted(infos.keys() - set(keys)):  # not used, and not damaged either: zipfile compares sums
+                    with _open_member(archive, infos[name], f"{at}[{name}]") as member:
+                        while member.read(CHUNK):
+                            pass
         except TwoStrokeError:
             raise
         except Exception as error:  # zipfile and numpy.lib.format raise a dozen types for a damaged file
@@ -328,13 +335,16 @@ def _read_npz(path: Path) -> tuple[list[NDArray[Any]], dict[str, str]]:
     return arrays, where
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> NDArray[Any]:
-    """Read one array. NumPy allocates what its header claims, so the header is checked first."""
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> IO[bytes]:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may need GiB to unpack
         found, expected = f"method {info.compress_type}", "0 (stored) or 8 (deflated)"
         raise _bad("unsupported compression", where, found, expected, "Save it again with numpy.savez.")
-    member: IO[bytes]
-    with archive.open(info) as member:
+    return archive.open(info)
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> NDArray[Any]:
+    """Read one array. NumPy allocates what its header claims, so the header is checked first."""
+    with _open_member(archive, info, where) as member:
         version = np.lib.format.read_magic(member)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(member)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import Array, Backend
+from ..errors import ModelError
 from .workspace import Buffers
 
 
@@ -61,19 +62,11 @@ class Running:
         return None
 
 
-def confusion(labels: Any, predictions: Any, n_classes: int) -> Any:
-    """The confusion matrix, (K, K) int64: samples of class (row) predicted as class (column)."""
-    counts = np.bincount(labels.astype(np.int64) * n_classes + predictions, minlength=n_classes**2)
-    return counts.reshape(n_classes, n_classes)
-
-
-def class_counts(labels: Any, predictions: Any, n_classes: int) -> list[dict[str, Any]]:
-    """For each class: the number of samples and of errors, and the most frequent wrong prediction."""
-    rows = []
-    for label, counts in enumerate(confusion(labels, predictions, n_classes)):
-        wrong = counts.copy()
-        wrong[label] = 0
-        errors = int(wrong.sum())
-        taken_for = int(wrong.argmax()) if errors else None
-        rows.append({"class": label, "samples": int(counts.sum()), "errors": errors, "most_taken_for": taken_for})
-    return rows
+def check_finite(where: object, *results: Any) -> None:
+    """Raise ``ModelError`` if outputs or losses are not finite: finite weights and inputs may overflow."""
+    if not all(np.isfinite(each).all() for each in results):
+        remedy = "Its weights or the inputs are too large: scale the inputs as in training, or train again."
+        expected = "finite numbers"
+        raise ModelError(
+            "the model's outputs overflow", where=where, found="NaN or infinity", expected=expected, remedy=remedy
+        )

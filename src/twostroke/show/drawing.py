@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..data.digit_image import FIELD, prepare_grey
+from ..engine.metrics import check_finite
 from ..engine.mlp import MLP, parameter_count
 from ..errors import ConfigError, ModelError, TwoStrokeError
 from ..provenance import to_json
@@ -126,7 +127,9 @@ class DrawingPage:
         if int(length) != expected or len(body) != expected:
             raise Refusal("400 Bad Request", f"a drawing has {expected} bytes")
         image = prepare_grey(np.frombuffer(body, np.uint8).reshape(SIDE, SIDE), "drawing")
-        return _json({"image": image[0], "outputs": self.net.predict_proba(image)[0]})
+        outputs = self.net.predict_proba(image)[0]
+        check_finite(self.facts["model"], outputs)
+        return _json({"image": image[0], "outputs": outputs})
 
 
 def check_reads_drawings(net: MLP, model: Path) -> None:
