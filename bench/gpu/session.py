@@ -82,7 +82,7 @@ DUELS: Final = (
     "--row-limit", "40", "--json", "{out}/duel-cuda.json", "--peer", *GPU_PEERS,
 )  # fmt: skip
 BY_BATCH: Final = (
-    *DUELS[: DUELS.index("--limit")], "--limit", "60", "--row-limit", "20", "--json", "{out}/duel-cuda-batches.json",
+    *DUELS[: DUELS.index("--limit")], "--limit", "95", "--row-limit", "40", "--json", "{out}/duel-cuda-batches.json",
     "--peer", "jax-scan", "torch-graph", "--batch-size", "16", "1024", "4096",
 )  # fmt: skip
 TO_98: Final = ("--device", "cuda", "--seeds", "100", "--no-save")
@@ -94,8 +94,8 @@ SUITE: Final = [
 ]  # fmt: skip
 PARTS: Final = [
     Part("doctor", "right", 20, "what the machine has", _twostroke("doctor", "--json")),
-    Part("tests", "right", 120, "the test suite's GPU tests", SUITE),
-    Part("verify_grad", "right", 30, "the four equations on the GPU", _verify("grad")),
+    Part("tests", "right", 100, "the test suite's GPU tests", SUITE),
+    Part("verify_grad", "right", 50, "the four equations on the GPU", _verify("grad")),
     Part("verify_parity", "right", 25, "CPU and GPU agree", _verify("parity")),
     Part("verify_resume", "right", 30, "resume is exact on the GPU", _verify("resume")),
     Part("tf32_fails_parity", "right", 25, "TF32 must fail the float32 limits"),
@@ -111,13 +111,13 @@ PARTS: Final = [
     _fault("no_such_gpu", "cuda:7 where there is none", "there is no cuda:7, this machine has cuda:0", "cuda:7"),
     _fault("no_gpu", "a driver, and no GPU to be seen", "no CUDA GPU found", "cuda", CUDA_VISIBLE_DEVICES=""),
     Part("step", "quick", 30, "launches, allocations and host time of a step call by call", None, CALL_BY_CALL),
-    Part("trace", "quick", 30, "a profiler's trace of an epoch: kernels, copies, waits"),
-    Part("waterfall", "quick", 40, "time of a step, way by way, and the floors"),
+    Part("trace", "quick", 25, "a profiler's trace of an epoch: kernels, copies, waits"),
+    Part("waterfall", "quick", 25, "time of a step, way by way, and the floors"),
     Part("first_run", "quick", 20, "a first training run with an empty cache, and a second"),
-    Part("inference", "quick", 25, "prediction and evaluation, call by call and compiled"),
+    Part("inference", "quick", 20, "prediction and evaluation, call by call and compiled"),
     Part("large", "quick", 40, "784-4096-4096-10 at batch 8192 against its GEMMs"),
     Part("duels", "quick", 105, "against PyTorch and JAX", _script("duel.py", *DUELS)),
-    Part("duels_by_batch", "quick", 65, "against JAX's scan and PyTorch's graph, batch by batch",
+    Part("duels_by_batch", "quick", 100, "against JAX's scan and PyTorch's graph, batch by batch",
          _script("duel.py", *BY_BATCH)),
     Part(
         "time_to_accuracy", "quick", 65, "100 seeds to 98 %, three clocks",

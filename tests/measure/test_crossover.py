@@ -205,7 +205,7 @@ def test_the_verdict_is_in_words_and_the_result_is_strict_json(name: str, verdic
         (
             None,
             [784, 128, 10],
-            "an H200 with a step of 59 us and a rate of 40,000,000 samples/s would pay from batch 12",
+            "an H100 with a step of 15 us and a rate of 49,000,000 samples/s would pay from batch 1",
         ),
         (
             (300e-6, 5e6),

@@ -110,7 +110,7 @@ _INPUTS = "pixels: uint8 0..255, scaled inside. scaled: numbers as they are. Def
 _CONFIG = "Options from a file, one a line: lr = 0.3. Flags win over the file, the file over the preset."
 _DISTRIBUTED = f"Train together with the other processes of: {COMMAND}."
 _ONE_BY_ONE = "Where the network is computed, as for evaluate. Default: cpu, the quickest for one picture at a time."
-_SUPPOSED = "Without a GPU here: from which batch would one pay, whose step takes US + B / RATE? Default: an H200."
+_SUPPOSED = "Without a GPU here: from which batch would one pay, whose step takes US + B / RATE? Default: an H100."
 _WIDTHS = "Widths, inputs to outputs. Default: 784,128,10."
 
 Text: TypeAlias = str | None

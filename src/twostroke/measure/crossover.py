@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 BASELINE: Final = "cpu"  # the device that the others are compared with
-# Seconds and samples/s of a step on an H200, by network: what a GPU that is not here might do.
-H200: Final = {(784, 128, 10): (59e-6, 40e6)}
+# Seconds and samples/s of a step on an H100, by network: what a GPU that is not here might do.
+H100: Final = {(784, 128, 10): (15e-6, 49e6)}
 HUBER: Final = 1.345  # in standard deviations: residuals below it have full weight
 
 
@@ -133,7 +133,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The complete result: records, a fit per device, crossovers with the CPU, and why devices were not measured.
 
-    Where no GPU was measured, the verdict supposes one: ``gpu``, or the H200 if the network is the one measured there.
+    Where no GPU was measured, the verdict supposes one: ``gpu``, or the H100 if the network is the one measured there.
     """
     curves: dict[str, dict[int, float]] = {}
     for record in records:
@@ -147,9 +147,9 @@ def summarise(
     elif base is None:
         verdict = "the CPU was not measured: no crossover"
     else:
-        verdict, given = "no GPU was measured: no crossover", gpu or H200.get(tuple(records[0]["layers"]))
+        verdict, given = "no GPU was measured: no crossover", gpu or H100.get(tuple(records[0]["layers"]))
         if given and (fit := fits[BASELINE]):
-            verdict += f"; {supposed(fit, *given, 'a GPU' if gpu else 'an H200')}"
+            verdict += f"; {supposed(fit, *given, 'a GPU' if gpu else 'an H100')}"
     return {
         "kind": "twostroke-bench",
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
