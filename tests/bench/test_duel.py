@@ -1,5 +1,4 @@
-"""Duels: what is checked before a clock starts, limits; on a GPU what can be proven without one: our side over a fake
-CuPy, refusals, the peers' step."""
+"""Duels: what is checked before a clock starts, limits, refusals, the peers' step; our side on a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ import pytest
 
 from bench import duel, processes
 from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, load_peer, make_problem
-from tests.support.fake_graphs import FakeGraphs, plant_fake_graphs
+from twostroke.backend import Backend
 from twostroke.backend.cuda.probe import probe_cuda
 
 LAYERS, BATCH, BATCHES = (6, 5, 3), 4, 3
@@ -40,21 +39,15 @@ def weights_after(side: Any, steps: Sequence[int]) -> Any:
     return np.concatenate([array.ravel() for array in side.weights()])
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> FakeGraphs:
-    _, gpu = plant_fake_graphs(monkeypatch)
-    monkeypatch.setattr("twostroke.backend.cuda.probe.cupy_wheels", lambda: ["cupy-cuda12x 14.2.0"])
-    return gpu
-
-
-def test_our_side_runs_steps_as_training_does(gpu: FakeGraphs) -> None:
+def test_our_side_runs_steps_as_training_does(cuda: Backend) -> None:
     """In rounds, in single steps and in both, as on the CPU: a launch a step, as ``auto`` does it."""
     ours = load_peer("ours")
-    side = ours.make(problem("cuda"))
+    side: Any = ours.make(problem("cuda"))
     assert side.granularity == BATCHES
-    before = gpu.graph_launches
     found = weights_after(side, [2 * BATCHES])
-    assert gpu.graph_launches == before + 2 * BATCHES
+    launched = side.describe()["graphs"]["launches"]
+    weights_after(side, [2 * BATCHES])
+    assert side.describe()["graphs"]["launches"] == launched + 2 * BATCHES
     expected = weights_after(ours.make(problem("cpu")), [2 * BATCHES])
     assert np.linalg.norm(found - expected) <= 5e-6 * np.linalg.norm(expected)
     mixed = weights_after(ours.make(problem("cuda")), [BATCHES, 2])

@@ -9,7 +9,6 @@ import pytest
 
 from bench import time_to_accuracy
 from bench.gpu import right
-from tests.support.fake_graphs import FakeGraphs
 from twostroke import Dataset, TrainConfig
 from twostroke.backend import Backend
 from twostroke.runs.presets import PRESETS
@@ -29,19 +28,17 @@ def test_a_run_that_is_put_back_ends_as_a_new_one(backend: Backend, data: Datase
         assert found["resident_seconds"] > 0
 
 
-def test_a_second_seed_captures_nothing(gpu: FakeGraphs, data: Dataset) -> None:
+def test_a_second_seed_captures_nothing(cuda: Backend, data: Dataset) -> None:
     config = TrainConfig(epochs=2, batch_size=4, optimizer="momentum", evaluate_test=False)
     backend = right.make_backend("epoch")
     again = time_to_accuracy.Again(data, backend, [5], config)
     again.run_once(config)
-    graphs, seconds = len(gpu.graphs), time_to_accuracy.capture_seconds(backend)
-    assert seconds > 0
-    launches = gpu.graph_launches
+    before = backend.describe()["graphs"]
+    assert before["capture_seconds"] == time_to_accuracy.capture_seconds(backend) > 0
     again.run_once(config.replace(seed=1))
-    assert (len(gpu.graphs), time_to_accuracy.capture_seconds(backend)) == (graphs, seconds)
-    assert gpu.graph_launches == launches + config.epochs
+    assert backend.describe()["graphs"] == before | {"launches": before["launches"] + config.epochs}
     time_to_accuracy.run_once(data, backend, [5], config)
-    assert time_to_accuracy.capture_seconds(backend) > seconds
+    assert time_to_accuracy.capture_seconds(backend) > before["capture_seconds"]
 
 
 # --- arithmetic and arguments ------------------------------------------------------------------------------------
