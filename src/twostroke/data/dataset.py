@@ -218,8 +218,9 @@ def _images(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
         limit = float(np.finfo(np.float32).max)
         if not -limit <= low <= high <= limit:
             _refuse(array, np.abs(array) > limit, where, "values beyond float32", f"at most {limit:.4g}")
-    flat = np.require(array, array.dtype.newbyteorder("="), ["C", "A"]).reshape(len(array), -1)
-    return flat, shape
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    return array.reshape(len(array), -1), shape
 
 
 def _bad(what: str, where: str, found: str, expected: str, remedy: str = "Check the data.") -> DataError:

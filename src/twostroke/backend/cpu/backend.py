@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, cast
 
@@ -145,15 +145,8 @@ class NumpyBackend(Backend):
             vars(self._modules).update(held)
         return tape
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._set = None
-        # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
-        with self._pool.limited(self._most), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            try:
-                yield
-            finally:
-                self._set = None
+    def active(self) -> AbstractContextManager[object]:
+        return _Active(self)
 
     def synchronize(self) -> None:
         pass
@@ -175,6 +168,31 @@ def how_steps_run() -> str:
     """Whether recorded steps are played by the compiled library, or why not."""
     native, reason = library()
     return f"replayed from Python: {reason}" if native is None else f"played, {reason}"
+
+
+class _Active:
+    """Sets the backend's number of threads; then the numbers from before. A prediction takes microseconds, so libraries
+    are called only where a number changes."""
+
+    def __init__(self, backend: NumpyBackend) -> None:
+        self._backend = backend
+        # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
+        self._errors = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+    def __enter__(self) -> None:
+        backend = self._backend
+        backend._set, self._before = None, backend._pool.threads
+        self._others = any(count != backend._most for count in self._before)
+        if self._others:
+            backend._pool.set_threads(backend._most)
+        self._errors.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        backend = self._backend
+        self._errors.__exit__(*error)
+        if self._others or backend._set is not None:
+            backend._pool.threads = self._before
+        backend._set = None
 
 
 class _Modules(threading.local):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -30,21 +29,19 @@ class Pools:
         """A copy with one more library."""
         return Pools([*self._libraries, library])
 
-    def set_threads(self, count: int) -> None:
-        """Set the number in every library."""
-        for library in self._libraries:
+    @property
+    def threads(self) -> list[int]:
+        """The number of each library."""
+        return [library.get() for library in self._libraries]
+
+    @threads.setter
+    def threads(self, counts: Sequence[int]) -> None:
+        for library, count in zip(self._libraries, counts, strict=True):
             library.set(count)
 
-    @contextmanager
-    def limited(self, count: int) -> Iterator[None]:
-        """Within the block, ``count`` threads; then the numbers from before."""
-        before = [library.get() for library in self._libraries]
-        self.set_threads(count)
-        try:
-            yield
-        finally:
-            for library, number in zip(self._libraries, before, strict=True):
-                library.set(number)
+    def set_threads(self, count: int) -> None:
+        """Set the number in every library."""
+        self.threads = [count] * len(self._libraries)
 
 
 class Blas(NamedTuple):
