@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from itertools import pairwise
 from typing import Any
 
@@ -243,6 +245,48 @@ def test_evaluate_counts_right_answers(backend: Backend) -> None:
     assert net.evaluate([(x, np.array([y])) for x, y in classes]) == expected
     assert net.evaluate(zip([x for x, _ in classes], [y for _, y in classes], strict=True)) == expected
     assert type(net.evaluate(samples)) is int
+
+
+def test_one_output_counts_as_1_above_one_half() -> None:
+    """XOR."""
+    net = Network([2, 2, 1], seed=1)
+    net.weights = [np.array([[20.0, 20.0], [-20.0, -20.0]]), np.array([[20.0, 20.0]])]
+    net.biases = [np.array([[-10.0], [30.0]]), np.array([[-30.0]])]
+    samples = [(np.array([[a], [b]]), a ^ b) for a in (0, 1) for b in (0, 1)]
+    assert net.evaluate(samples) == 4
+    assert net.evaluate([(x, np.array([[float(y)]])) for x, y in samples]) == 4
+
+
+def test_evaluate_needs_samples() -> None:
+    with pytest.raises(DataError, match=r"^no samples: test_data: found an empty list, expected \(x, y\) pairs$"):
+        Network([2, 1]).evaluate([])
+
+
+def test_pixels_are_scaled_in_every_method() -> None:
+    rng = np.random.default_rng(0)
+    pixels = [(rng.integers(0, 256, (5, 1), dtype=np.uint8), y) for _, y in pairs(30)]
+    floats = [(x / 255.0, y) for x, y in pixels]
+    found: list[Any] = []
+    expected: list[Any] = []
+    for samples, results in ((pixels, found), (floats, expected)):
+        net = Network([5, 6, 3], seed=1)
+        results.extend([*net.update(*samples[0])[1], net.evaluate(samples), net.feedforward(samples[0][0])])
+        net.SGD(samples, 2, 10, 0.5)
+        net.GD(samples, 2, 0.1)
+        results.extend(net.weights)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_copy_goes_on_as_the_network_does(copied: Any) -> None:
+    net, samples = Network([5, 6, 3], seed=1), pairs(30)
+    net.SGD(samples, 1, 10, 0.5)
+    other = copied(net)
+    for one in (net, other):
+        one.SGD(samples, 2, 10, 0.5)
+    for a, b in zip(net.weights, other.weights, strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_what_sgd_prints(capsys: pytest.CaptureFixture[str]) -> None:

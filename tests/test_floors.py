@@ -43,15 +43,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 # All lines of a room's Python files; "rest" is every room that is not named. Half of backend.cuda compiles a step into
 # kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md).
 MOST_LINES = {
-    "engine": 1980,
+    "engine": 2040,
     "backend.cpu": 900,
     "backend.cuda": 1870,
     "ranks": 800,
-    "sklearn": 900,
+    "sklearn": 960,
     "show": 1110,
     "measure": 1090,
     "commands": 1180,
-    "rest": 3230,
+    "rest": 3250,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000
 # The maths knows no array module: it is given one.

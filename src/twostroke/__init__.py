@@ -22,7 +22,7 @@ from .classic import Network
 from .data.dataset import Dataset, load_dataset
 from .engine.config import TrainConfig
 from .engine.mlp import MLP
-from .engine.training import EpochRecord, evaluate, train
+from .engine.training import EpochRecord, evaluate, fit, train
 from .errors import (
     ConfigError,
     DataError,
@@ -56,6 +56,7 @@ __all__ = [
     "array_module",
     "evaluate",
     "export_onnx",
+    "fit",
     "load_dataset",
     "load_model",
     "save_model",

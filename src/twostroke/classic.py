@@ -7,7 +7,7 @@ Samples are columns here, as in M. Nielsen's ``network.py``: ``x`` (n_in, 1), ``
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -41,8 +41,14 @@ def sigmoid_prime(z: Array) -> Array:
     return derivative
 
 
+def _scaled(values: Any) -> np.ndarray:
+    """Inputs in float64: uint8 pixels scaled to 0..1, as everywhere in this package; other numbers unchanged."""
+    array = np.asarray(values)
+    return array / 255.0 if array.dtype == np.uint8 else array.astype(np.float64)
+
+
 class Network:
-    """A network of sigmoid layers with quadratic cost: ``Network([784, 30, 10])``.
+    """A network of sigmoid layers with quadratic cost: ``Network([784, 30, 10])``. uint8 samples are pixels, 0..255.
 
     ``sizes`` are the widths from input to output, ``dtype`` is "float64" or "float32". Weights and biases are drawn
     from N(0, 1); ``seed`` makes them and the order of samples repeatable (None: a new seed). ``backend`` is the device.
@@ -55,7 +61,7 @@ class Network:
         sizes: Sequence[int],
         backend: Backend | None = None,
         seed: int | None = None,
-        dtype: str = "float64",
+        dtype: Literal["float32", "float64"] = "float64",
     ) -> None:
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -95,12 +101,12 @@ class Network:
 
     def feedforward(self, a: Any) -> np.ndarray:
         """The outputs (n_out, N) for the columns ``a`` (n_in, N)."""
-        outputs: np.ndarray = self.mlp.predict_proba(_rows(a)).T
+        outputs: np.ndarray = self.mlp.predict_proba(_rows(_scaled(a))).T
         return outputs
 
     def update(self, x: Any, y: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(nabla_b, nabla_w): the gradient of the cost 1/2 |a - y|^2 for one sample, or the sum over columns."""
-        buffers = self._load(_rows(x), _rows(y))
+        buffers = self._load(_rows(_scaled(x)), _rows(y))
         with self.mlp.backend.active():
             views = layer_views(self.mlp.backend.xp.empty_like(self.mlp.parameters), self.mlp.layers)
             self._accumulate(buffers, views, 1.0, 0.0, 0.0)
@@ -156,9 +162,14 @@ class Network:
             print(f"Epoch {j}: {self.evaluate(test)} / {len(test)}" if test else f"Epoch {j} complete")
 
     def evaluate(self, test_data: Iterable[Pair]) -> int:
-        """The number of correct predictions for pairs (x, y); y is a class, or a one-hot column."""
+        """The number of correct predictions for pairs (x, y); y is a class, or a one-hot column.
+
+        With one output the prediction is 1 above 0.5, else 0.
+        """
         pairs = list(test_data)
-        answers = self.mlp.predict(np.stack([np.ravel(x) for x, _ in pairs]))
+        if not pairs:
+            raise DataError("no samples", where="test_data", found="an empty list", expected="(x, y) pairs")
+        answers = self.mlp.predict(_scaled(np.stack([np.ravel(x) for x, _ in pairs])))
         truth = [int(np.argmax(y)) if np.size(y) > 1 else int(np.ravel(y)[0]) for _, y in pairs]
         return int((answers == np.array(truth)).sum())
 
@@ -181,7 +192,7 @@ class Network:
         if not samples:
             raise DataError("no samples", where="training_data", found="an empty list", expected="(x, y) pairs")
         try:
-            X = np.stack([np.ravel(x) for x, _ in samples]).astype(np.float64)
+            X = _scaled(np.stack([np.ravel(x) for x, _ in samples]))
             Y = np.stack([np.ravel(y) for _, y in samples]).astype(np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(

@@ -73,8 +73,8 @@ class ModelError(TwoStrokeError, ValueError):
     exit_code = 5
 
 
-class DivergenceError(TwoStrokeError, ArithmeticError):
-    """The loss became infinite or NaN during training."""
+class DivergenceError(TwoStrokeError, ArithmeticError, ValueError):
+    """The loss became infinite or NaN during training. A ``ValueError``, as scikit-learn's searches expect it."""
 
     exit_code = 6
 

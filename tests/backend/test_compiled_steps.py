@@ -155,7 +155,7 @@ def tapes() -> Iterator[tuple[int, tuple[int, int, int], list[np.ndarray], list[
         tape = random_tape(rng, arrays, int(rng.integers(5, 25)))
         largest = 0.0
         for note in tape:
-            play(Plain(), arrays, [note])  # type: ignore[arg-type]
+            play(Plain(), arrays, [note])
             largest = max(largest, *(float(np.abs(flat).max()) for flat in after))
         if largest < LARGEST:
             yield seed, shape, before, tape, after

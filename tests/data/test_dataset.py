@@ -291,7 +291,7 @@ def test_npz_with_fortran_order_columns_and_flat_samples(tmp_path: Path) -> None
     arrays = small("f4")
     stored = {role: np.asfortranarray(array.reshape(len(array), -1).astype(">f4" if array.ndim == 3 else "i8"))
               for role, array in arrays.items()}  # fmt: skip
-    np.savez(tmp_path / "a.npz", **stored)  # type: ignore[arg-type]
+    np.savez(tmp_path / "a.npz", **stored)
     data = load_dataset(tmp_path / "a.npz")
     assert_holds(data, arrays)
     assert data.image_shape == (12,)
@@ -386,7 +386,7 @@ def test_npz_with_arrays_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     arrays = as_keras(small())
     del arrays["y_test"]
-    np.savez(path, other=np.arange(2), **arrays)  # type: ignore[arg-type]
+    np.savez(path, other=np.arange(2), **arrays)
     message = refused(lambda: load_dataset(path), path, "found other, x_train", "train_images", "Save")
     assert message.startswith("y_test missing: ")
     np.savez(path)
@@ -401,7 +401,7 @@ def test_npz_that_holds_a_pickle_runs_nothing(tmp_path: Path) -> None:  # row 42
             return os.mkdir, (str(canary),)
 
     arrays = as_keras(small()) | {"x_train": np.array([Evil()], dtype=object)}
-    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "a.npz", **arrays)
     refused(lambda: load_dataset(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}[x_train]", "dtype object")
     assert not canary.exists()
 

@@ -124,7 +124,7 @@ def test_a_run_that_learned_nothing_says_so_at_its_end(
     labels[240:] = 1
     labels[240:260] = 0
     parts = {"x_train": images[:240], "y_train": labels[:240], "x_test": images[240:], "y_test": labels[240:]}
-    np.savez(tmp_path / "d.npz", **parts)  # type: ignore[arg-type]
+    np.savez(tmp_path / "d.npz", **parts)
     words = ["train", str(tmp_path / "d.npz"), "--device", "cpu", "--epochs", "1", "--lr", "1e-9", "-q"]
     model = tmp_path / "model.safetensors"
     assert main([*words, "--out", str(tmp_path)]) == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import pickle
 import re
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +24,7 @@ from twostroke.backend import Backend
 from twostroke.engine import mlp
 from twostroke.engine.initializers import INITIALIZERS
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
-from twostroke.engine.mlp import MAX_WIDTH, MOST_ROWS, MOST_SIZES, layer_views, parameter_count
+from twostroke.engine.mlp import MAX_WIDTH, MOST_ROWS, MOST_SIZES, layer_views, network_settings, parameter_count
 from twostroke.errors import ConfigError, DataError
 
 # --- construction ------------------------------------------------------------------------------------------------
@@ -108,7 +111,7 @@ def test_a_seed_of_the_wrong_kind_is_refused(seed: Any) -> None:
 
 
 def test_widths_may_come_from_numpy() -> None:
-    net = ts.MLP(np.array([3, 4, 2]))  # type: ignore[arg-type]
+    net = ts.MLP(np.array([3, 4, 2]))
     assert net.layers == (3, 4, 2)
     assert all(type(width) is int for width in net.layers)
 
@@ -259,6 +262,48 @@ def test_pixels_are_the_same_as_scaled_floats(backend: Backend, dtype: str, limi
     for kind in ("float32", "float64"):
         bound = limit if kind == dtype else 1e-6
         np.testing.assert_allclose(net.predict_proba(X.astype(kind) / np.dtype(kind).type(255)), P, atol=bound)
+
+
+def test_one_output_is_a_class_by_one_half() -> None:
+    """XOR, with two hidden units set by hand."""
+    net = ts.MLP([2, 2, 1], loss="quadratic", output="identity")
+    net.weights[0][:], net.biases[0][:] = [[1, 1], [1, 1]], [[0, -1]]
+    net.weights[1][:], net.biases[1][:] = [[1], [-2]], [[0]]
+    X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    assert net.predict(X).tolist() == [0, 1, 1, 0]
+    assert net.predict(X).dtype == np.int64
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_copy_is_a_network_of_its_own(backend: Backend, copied: Any) -> None:
+    net, X = ts.MLP([6, 5, 3], "tanh", seed=1, dtype="float64", init="normal", backend=backend), pixels(9)
+    expected = net.predict_proba(X)
+    other: Any = copied(net)
+    assert network_settings(other) == network_settings(net)
+    assert other.backend is (net.backend if copied is copy.deepcopy else ts.MLP([1, 1]).backend)
+    np.testing.assert_allclose(other.predict_proba(X), expected, atol=1e-12)
+    with backend.active():
+        net.parameters.fill(0)
+    np.testing.assert_allclose(other.predict_proba(X), expected, atol=1e-12)
+
+
+def test_a_summary_has_every_layer() -> None:
+    lines = ts.MLP([784, 128, 10]).summary().splitlines()
+    assert [line.split() for line in lines] == [
+        ["layer", "in", "out", "activation", "parameters"],
+        ["1", "784", "128", "relu", "100,480"],
+        ["2", "128", "10", "softmax", "1,290"],
+        ["all", "cross-entropy", "loss", "101,770"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda", 3])
+def test_a_backend_is_an_object(backend: Any) -> None:
+    makes: list[Callable[[], ts.MLP]] = [lambda: ts.MLP([2, 1], backend=backend), lambda: ts.MLP([2, 1]).to(backend)]
+    for make in makes:
+        with pytest.raises(ConfigError, match=r"^not a backend: backend: found .*select_backend\('(cpu|cuda)'\)\.$"):
+            make()
 
 
 # Passes are captured and kept: what they must not keep.

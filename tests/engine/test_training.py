@@ -10,7 +10,7 @@ import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -20,7 +20,9 @@ import twostroke as ts
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
 from twostroke.engine.config import DEFAULT_LEARNING_RATE, TrainConfig
-from twostroke.engine.mlp import MOST_ROWS
+from twostroke.engine.initializers import INITIALIZERS
+from twostroke.engine.kernels import ACTIVATIONS, LOSSES
+from twostroke.engine.mlp import DTYPES, MOST_ROWS
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.schedules import SCHEDULES, make_schedule
 from twostroke.engine.training import EpochRecord, evaluate, train
@@ -524,6 +526,62 @@ def test_a_setting_of_the_wrong_kind_is_refused(name: str, value: Any) -> None:
     settings: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError):
         TrainConfig(**settings)
+
+
+def test_numpy_s_numbers_are_numbers() -> None:
+    config = TrainConfig(batch_size=np.int64(64), lr=np.float32(0.5), val_size=np.float64(0.25), evaluate_test=np.True_)
+    assert config == TrainConfig(batch_size=64, lr=0.5, val_size=0.25)
+    assert [type(value) for value in (config.batch_size, config.lr, config.evaluate_test)] == [int, float, bool]
+    with pytest.raises(ConfigError, match="bad batch size: batch_size: found 0, expected an integer >= 1, or full"):
+        TrainConfig(batch_size=np.int64(0))
+
+
+def test_a_checker_knows_the_names() -> None:
+    """The literals of the signatures are the names that are known."""
+    hints = get_type_hints(TrainConfig) | get_type_hints(ts.MLP.__init__)
+    known: dict[str, Any] = {
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+        "activation": ACTIVATIONS,
+        "loss": LOSSES,
+        "dtype": DTYPES,
+    }
+    for name, names in known.items():
+        assert set(get_args(hints[name])) == set(names), name
+    outputs = {output for of_loss in LOSSES.values() for output in of_loss}
+    assert set(get_args(get_args(hints["output"])[0])) == outputs
+    assert set(get_args(get_args(hints["init"])[0])) == set(INITIALIZERS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        (
+            {"config": {"epochs": 1}},
+            "not a TrainConfig: config: found dict, expected a TrainConfig. Use TrainConfig(**config).",
+        ),
+        ({"data": np.zeros((3, 2))}, "not a Dataset: data: found ndarray, expected a Dataset"),
+        ({"net": [2, 3]}, "not an MLP: net: found list, expected an MLP"),
+        (
+            {"backend": "cpu"},
+            "not a backend: backend: found 'cpu', expected a Backend. Use backend=select_backend('cpu').",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_network_data_or_config_is_one_line(wrong: dict[str, Any], line: str) -> None:
+    arguments: dict[str, Any] = {"net": ts.MLP([6, 3]), "data": blobs(), "config": TrainConfig(batch_size=9), **wrong}
+    with pytest.raises(ConfigError) as caught:
+        ts.train(**arguments)
+    assert str(caught.value) == line
+
+
+def test_fit_is_train_to_the_end() -> None:
+    config = TrainConfig(epochs=3, batch_size=10)
+    records = ts.fit(ts.MLP([6, 3]), blobs(), config)
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert dataclasses.replace(records[-1], **dict.fromkeys(TIMES, 0)) == dataclasses.replace(
+        list(ts.train(ts.MLP([6, 3]), blobs(), config))[-1], **dict.fromkeys(TIMES, 0)
+    )
 
 
 def test_the_edges_of_the_ranges_are_allowed() -> None:

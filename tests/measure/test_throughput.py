@@ -100,7 +100,7 @@ class Machine:
 
 def test_a_block_is_warmed_up_synchronised_at_both_ends_and_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 1e-3)
-    timed = Timed(machine, machine.work, 8e-3)  # type: ignore[arg-type]
+    timed = Timed(machine, machine.work, 8e-3)
     assert timed.calls >= 8
     machine.diary = ""
     timed.block()
@@ -112,7 +112,7 @@ def test_a_block_is_warmed_up_synchronised_at_both_ends_and_long_enough(monkeypa
 def test_a_block_that_turns_out_too_short_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrated while a neighbour was busy: the work is a hundred times faster now."""
     machine = Machine(monkeypatch, 1e-3)
-    timed = Timed(machine, machine.work, 8e-3)  # type: ignore[arg-type]
+    timed = Timed(machine, machine.work, 8e-3)
     machine.seconds = 1e-5
     timed.block()
     assert timed.calls * machine.seconds >= 2e-3

@@ -80,7 +80,7 @@ def test_parameters_come_in_without_a_copy() -> None:
     flat = np.linspace(-1, 1, len(net.parameters), dtype=np.float32)
     net.parameters = net.backend.xp.from_dlpack(ByDLPack(flat))
     assert np.shares_memory(net.weights[0], flat)
-    net.parameters = net.backend.asarray(ByArray(flat))  # type: ignore[arg-type]
+    net.parameters = net.backend.asarray(ByArray(flat))
     assert np.shares_memory(net.weights[0], flat)
 
 

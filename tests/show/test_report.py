@@ -42,7 +42,7 @@ def epoch(**changes: float | None) -> EpochRecord:
         "train_seconds": 2.0,
         "samples_per_second": 1000.0,
     }
-    return EpochRecord(**(values | changes))  # type: ignore[arg-type]
+    return EpochRecord(**(values | changes))
 
 
 def test_json_holds_no_nan_and_no_numpy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tests.support.strict_device import StrictBackend, traffic
 from tests.test_floors import run_python
-from twostroke import ConfigError, DataError, DivergenceError, TwoStrokeError
+from twostroke import ConfigError, DataError, DivergenceError, TwoStrokeError, load_model, save_model
 from twostroke.sklearn import MLPClassifier, MLPRegressor, estimator
 from twostroke.sklearn.solvers import Epochs
 
@@ -480,8 +481,62 @@ def test_bad_data_is_one_line() -> None:
         MLPClassifier(solver="lbfgs").partial_fit  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"solver": "sgd", "momentum": 0.9}, {"solver": "adam"}),
+        ({"solver": "adam"}, {"solver": "sgd", "momentum": 0.5}),
+        ({"solver": "sgd", "momentum": 0.0}, {"momentum": 0.9}),
+        ({"solver": "sgd", "momentum": 0.9}, {"momentum": 0.0}),
+        ({"solver": "lbfgs"}, {"solver": "adam"}),
+        ({"early_stopping": True}, {"early_stopping": False}),
+    ],
+)
+def test_partial_fit_goes_on_after_other_settings(first: dict[str, Any], then: dict[str, Any]) -> None:
+    """Another optimiser begins anew, with the weights as they are."""
+    X, y = CANCER
+    model = MLPClassifier((8,), max_iter=5, random_state=0, **HERE, **first).fit(X, y)
+    before = model.score(X, y)
+    model.set_params(**then)
+    for _ in range(20):
+        model.partial_fit(X, y)
+    assert model.score(X, y) >= min(before, 0.95)
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+def test_warm_start_goes_on_where_early_stopping_was_changed(stopping: bool) -> None:
+    X, y = CANCER
+    settings = {"warm_start": True, "max_iter": 5, "random_state": 0, **HERE}
+    model = MLPClassifier((8,), early_stopping=stopping, **settings).fit(X, y)
+    model.set_params(early_stopping=not stopping).fit(X, y)
+    assert len(model.loss_curve_) == 10
+    assert (model.validation_scores_ is None) is stopping
+    assert (model.best_loss_ is None) is not stopping
+
+
+def test_a_weight_for_all_is_a_number() -> None:
+    X, y = CANCER
+    plain, weighted = (MLPClassifier((8,), max_iter=3, random_state=0, **HERE).fit(X, y, w) for w in (None, 1.0))
+    for a, b in zip(plain.coefs_, weighted.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_a_fitted_estimator_is_a_network(kind: Any, tmp_path: Path) -> None:
+    """Saved, loaded and exported as one."""
+    X, y = DIGITS
+    model = kind(hidden_layer_sizes=(8,), max_iter=3, random_state=0, dtype="float32", **HERE).fit(X, y)
+    save_model(model.to_mlp(), tmp_path / "model.safetensors")
+    net = load_model(tmp_path / "model.safetensors")
+    expected = model.predict_proba(X) if kind is MLPClassifier else model.predict(X)[:, None]
+    np.testing.assert_allclose(net.predict_proba(X.astype("float32")), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(NotFittedError):
+        kind().to_mlp()
+
+
 def test_divergence_is_named() -> None:
     X, y = DIABETES
+    assert issubclass(DivergenceError, ValueError)
     with pytest.raises(DivergenceError, match="training diverged: coefs_: found weights not finite"):
         MLPRegressor(solver="sgd", learning_rate_init=1e6, random_state=0, **HERE).fit(1e6 * X, y)
 

@@ -16,6 +16,7 @@ from .base import (
     Steps,
     Summing,
     array_module,
+    check_backend,
     to_host,
 )
 from .cuda.libraries import cuda_installation
@@ -34,6 +35,7 @@ __all__ = [
     "Steps",
     "Summing",
     "array_module",
+    "check_backend",
     "cuda_installation",
     "cuda_version",
     "cupy_wheels",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 
 Array: TypeAlias = Any  # numpy.ndarray on a CPU, cupy.ndarray on a GPU
 Kernel: TypeAlias = Callable[..., None]
@@ -249,6 +249,15 @@ class Backend(ABC):
                 remedy="Use backend.asarray() to bring host data up, to_host() to bring results down.",
             )
         return array
+
+
+def check_backend(backend: object) -> Backend:
+    """Return the backend; ``ConfigError`` for anything else, such as a device's name."""
+    if not isinstance(backend, Backend):
+        name = repr(backend) if isinstance(backend, str) else "'cpu'"
+        remedy = f"Use backend=select_backend({name})."
+        raise ConfigError("not a backend", where="backend", found=repr(backend), expected="a Backend", remedy=remedy)
+    return backend
 
 
 def array_module(x: Array) -> Any:

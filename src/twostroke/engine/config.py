@@ -6,7 +6,9 @@ import inspect
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import numpy as np
 
 from ..errors import ConfigError
 from .mlp import MLP, SETTINGS
@@ -52,14 +54,16 @@ class TrainConfig:
     """
 
     epochs: int = _checked(4, "an integer >= 1, at most 10^9", lambda v: _is_integer(v, 1) and v <= 10**9)
-    batch_size: int | str = _checked(128, "an integer >= 1, or full", lambda v: v == "full" or _is_integer(v, 1))
+    batch_size: int | Literal["full"] = _checked(
+        128, "an integer >= 1, or full", lambda v: v == "full" or _is_integer(v, 1)
+    )
     seed: int = _integer(0, low=0)
-    optimizer: str = _choice("momentum", OPTIMIZERS)
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw"] = _choice("momentum", OPTIMIZERS)
     lr: float | None = _checked(None, "a finite number > 0", lambda v: v is None or (_is_finite(v) and v > 0))
     momentum: float = _checked(0.9, "a number >= 0 and < 1", lambda v: _is_finite(v) and 0 <= v < 1)
     l2: float = _checked(0.0, "a finite number >= 0", lambda v: _is_finite(v) and v >= 0)
     dropout: float = _checked(0.0, "a number >= 0 and < 1", lambda v: _is_finite(v) and 0 <= v < 1)
-    schedule: str = _choice("one-cycle", SCHEDULES)
+    schedule: Literal["constant", "one-cycle", "step", "cosine"] = _choice("one-cycle", SCHEDULES)
     warmup: float = _checked(0.2, "a fraction > 0 and < 1", lambda v: _is_finite(v) and 0 < v < 1)
     val_size: float = _checked(
         0,
@@ -67,11 +71,14 @@ class TrainConfig:
         lambda v: _is_finite(v) and (0 <= v < 1 or _is_integer(v, 1)),
     )
     patience: int = _integer(0, low=0)
-    evaluate_test: bool = True
+    evaluate_test: bool = _checked(True, "True or False", lambda value: isinstance(value, bool))
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
+            if isinstance(value, np.generic):  # NumPy's numbers and truth values as Python's
+                value = value.item()
+                object.__setattr__(self, each.name, value)
             if each.metadata and not each.metadata["holds"](value):
                 _refuse(each.name, repr(value) if isinstance(each.default, str) else value, each.metadata["expected"])
         if self.patience and not self.val_size:

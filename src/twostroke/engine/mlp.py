@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from ..backend import Array, Backend, Steps, array_module, host_backend
+from ..backend import Array, Backend, Steps, array_module, check_backend, host_backend
 from ..data.dataset import check_images
 from ..errors import ConfigError, DataError
 from . import kernels
@@ -64,13 +64,13 @@ class MLP:
     def __init__(
         self,
         layers: Sequence[int],
-        activation: str = "relu",
-        loss: str = "cross-entropy",
+        activation: Literal["relu", "sigmoid", "tanh", "identity"] = "relu",
+        loss: Literal["cross-entropy", "quadratic", "poisson"] = "cross-entropy",
         seed: int = 0,
-        dtype: str = "float32",
+        dtype: Literal["float32", "float64"] = "float32",
         *,
-        output: str | None = None,
-        init: str | None = None,
+        output: Literal["softmax", "sigmoid", "tanh", "relu", "identity", "exp"] | None = None,
+        init: Literal["he", "glorot", "normal", "scaled-normal"] | None = None,
         parameters: Any = None,
         backend: Backend | None = None,
     ) -> None:
@@ -81,7 +81,7 @@ class MLP:
         self.init = _choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
         self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = _check_seed(seed)
-        self.backend = backend or host_backend()
+        self.backend = check_backend(backend or host_backend())
         # The last layer computes logits; the loss turns them into outputs.
         names = [activation] * (len(self.layers) - 2) + ["identity"]
         self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
@@ -119,7 +119,7 @@ class MLP:
 
     def to(self, backend: Backend) -> MLP:
         """Move the parameters to ``backend``, in place, and return self."""
-        if backend is not self.backend:
+        if check_backend(backend) is not self.backend:
             host = self.backend.to_host(self.parameters)
             self.backend = backend
             self.parameters = backend.copy_of(host, self.dtype)
@@ -152,8 +152,33 @@ class MLP:
         return found
 
     def predict(self, X: Any) -> Any:
-        """The most probable class of each row of X, (N,) int64 on the host."""
-        return self.predict_proba(X).argmax(axis=1)
+        """The class of each row of X, (N,) int64 on the host: the most probable one; with one output, 1 above 0.5."""
+        found = self.predict_proba(X)
+        return (found[:, 0] > 0.5).astype("int64") if found.shape[1] == 1 else found.argmax(axis=1)
+
+    def summary(self) -> str:
+        """A table of the layers: widths, activation and number of parameters."""
+        rows = [("layer", "in", "out", "activation", "parameters")]
+        names = [*[self.activation] * (len(self.layers) - 2), self.output]
+        for number, ((fan_in, fan_out), name) in enumerate(zip(pairwise(self.layers), names, strict=True), 1):
+            rows.append((str(number), f"{fan_in:,}", f"{fan_out:,}", name, f"{(fan_in + 1) * fan_out:,}"))
+        rows.append(("all", "", "", f"{self.loss} loss", f"{parameter_count(self.layers):,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if column in (0, 3) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        )
+
+    def __deepcopy__(self, memo: Any) -> MLP:
+        """A network with parameters of its own, on the same device."""
+        return _made(network_settings(self), self.backend.to_host(self.parameters).copy(), self.backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its parameters on the host; unpickled on the CPU."""
+        return _made, (network_settings(self), self.backend.to_host(self.parameters))
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.layers))
@@ -336,3 +361,7 @@ SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dt
 def network_settings(net: MLP) -> dict[str, Any]:
     """The arguments that ``MLP`` needs to build ``net`` again, except its parameters."""
     return {name: getattr(net, name) for name in SETTINGS}
+
+
+def _made(settings: dict[str, Any], parameters: Any, backend: Backend | None = None) -> MLP:
+    return MLP(**settings, parameters=parameters, backend=backend)

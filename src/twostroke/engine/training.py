@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
 from ..data.dataset import Dataset, check_fit, check_images, check_labels
-from ..errors import DivergenceError, TwoStrokeError
+from ..errors import ConfigError, DivergenceError, TwoStrokeError
 from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
@@ -128,6 +128,9 @@ class TrainingRun:
     def __init__(
         self, net: MLP, data: Dataset, config: TrainConfig, backend: Backend | None = None, *, kit: Kit = ALONE
     ) -> None:
+        _check_kind(net, "net", MLP, "an MLP")
+        _check_kind(data, "data", Dataset, "a Dataset")
+        _check_kind(config, "config", TrainConfig, "a TrainConfig")
         images, labels, evaluations = _check(net, data, config)
         n = len(images)
         batch_size = n if config.batch_size == "full" else int(config.batch_size)
@@ -279,6 +282,22 @@ def train(
                 yield record
 
     return records()
+
+
+def fit(
+    net: MLP, data: Dataset, config: TrainConfig | None = None, *, backend: Backend | None = None
+) -> list[EpochRecord]:
+    """Train ``net`` in place on ``data``, as ``config`` says, to the end; on ``backend``, if given.
+
+    Returns the records of all epochs. Raises what ``train`` raises.
+    """
+    return list(train(net, data, config, backend=backend))
+
+
+def _check_kind(value: object, where: str, kind: type, name: str) -> None:
+    if not isinstance(value, kind):
+        remedy = "Use TrainConfig(**config)." if isinstance(value, dict) and kind is TrainConfig else None
+        raise ConfigError(f"not {name}", where=where, found=type(value).__name__, expected=name, remedy=remedy)
 
 
 def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:

@@ -90,7 +90,7 @@ def _central_differences(loss: Callable[[np.ndarray], float], flat: np.ndarray) 
     return slopes
 
 
-def _smooth_batch(backend: Backend, activation: str, loss: str, output: str, n: int) -> tuple[MLP, Any, Any]:
+def _smooth_batch(backend: Backend, activation: Any, loss: Any, output: Any, n: int) -> tuple[MLP, Any, Any]:
     """A network and a batch on the device. Central differences are wrong across ReLU's kink, so this takes the first
     seed with all Z of ReLU layers away from 0 and, in each layer, an active unit for every sample."""
     for seed in range(1000):

@@ -109,7 +109,7 @@ def _pass_and_steps(
     return found
 
 
-def _parity_network(activation: str, loss: str, dtype: str, images: Any) -> MLP:
+def _parity_network(activation: Any, loss: Any, dtype: Any, images: Any) -> MLP:
     """A network with the first seed that keeps all Z away from ReLU's kink, so that rounding cannot switch a unit."""
     X = images.reshape(len(images), -1) / 255.0
     for seed in range(1000):

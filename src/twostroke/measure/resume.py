@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def verify_resume(backend: Backend) -> Report:
     data = replace(data, train_images=data.train_images[:320], train_labels=data.train_labels[:320])
     data = replace(data, test_images=data.test_images[:100], test_labels=data.test_labels[:100])
     checks, per_epoch = [], 5
+    optimizer: Any
     for optimizer in OPTIMIZERS:
         config = TrainConfig(epochs=3, batch_size=64, optimizer=optimizer, l2=1e-4, evaluate_test=True)
 

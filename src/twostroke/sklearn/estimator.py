@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..backend import Backend, select_backend
+from ..backend import Backend, host_backend, select_backend
 from ..engine.mlp import DTYPES, MLP, layer_views
 from ..engine.workspace import label_dtype
 from ..errors import ConfigError, DataError, DivergenceError, missing
@@ -37,9 +37,11 @@ try:
 except ImportError as error:
     raise missing("sklearn", "twostroke.sklearn", error) from error
 
-ACTIVATIONS: Final = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+from .stopping import Stopping  # after the check: it needs scikit-learn, too
+
+ACTIVATIONS: Final[dict[str, Any]] = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 # out_activation_ -> the engine's loss and output
-OUTPUTS: Final = {
+OUTPUTS: Final[dict[str, tuple[Any, Any]]] = {
     "softmax": ("cross-entropy", "softmax"),
     "logistic": ("cross-entropy", "sigmoid"),
     "identity": ("quadratic", "identity"),
@@ -65,7 +67,7 @@ NUMBERS: Final[dict[str, tuple[Any, str]]] = {
 }
 
 
-class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class Estimator(Stopping, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Base class of the classifier and the regressor."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Any:
@@ -180,6 +182,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
     def _weights(self, y: Any, sample_weight: Any) -> np.ndarray | None:
         """The sample weights (N,), checked; or None."""
         weights = None
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(len(y), sample_weight)
         if sample_weight is not None:
             given = check_array(on_host(sample_weight), ensure_2d=False, dtype=np.float64, input_name="sample_weight")
             if given.shape != (len(y),):
@@ -204,11 +208,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             self.intercepts_.append(self._random_state.uniform(-limit, limit, fan_out).astype(dtype))
         self._optimizer_state: dict[str, Any] = {}
         if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
-            self._no_improvement_count = 0
-            self.validation_scores_: Any = [] if self.early_stopping else None
-            self.best_validation_score_: Any = -np.inf if self.early_stopping else None
-            self.best_loss_: Any = None if self.early_stopping else np.inf
+            self._begin_history()
+
+    def to_mlp(self) -> MLP:
+        """The fitted network on the CPU, for ``save_model``, ``export_onnx`` and whatever else takes an ``MLP``.
+
+        Its outputs are those of ``predict_proba`` (one column for two classes), or the regressor's values.
+        """
+        check_is_fitted(self, "coefs_")
+        return self._network(host_backend())
 
     def _network(self, backend: Backend, layers: tuple[int, ...] | None = None) -> MLP:
         """A network with the fitted weights on ``backend``."""
@@ -217,7 +225,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             raise ConfigError("other layers than before", where="hidden_layer_sizes", found=layers, expected=found)
         flat = np.concatenate([part.ravel() for part in chain(*zip(self.coefs_, self.intercepts_, strict=True))])
         loss, output = OUTPUTS[self.out_activation_]
-        dtype = flat.dtype.name if self.dtype == "auto" else self.dtype
+        dtype: Any = flat.dtype.name if self.dtype == "auto" else self.dtype
         hidden = ACTIVATIONS[self.activation]
         return MLP(found, hidden, loss, dtype=dtype, output=output, parameters=flat, backend=backend)
 
@@ -245,10 +253,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         backend, xp = net.backend, net.backend.xp
         optimizer = make_solver_optimizer(net, **{name: getattr(self, name) for name in SOLVER_SETTINGS})
         steps = 0
-        if incremental and self._optimizer_state:
-            steps = self._optimizer_state["steps"]
+        before = self._optimizer_state
+        if incremental and before.keys() == {"steps", *optimizer.state}:  # not where another optimiser was set since
+            steps = before["steps"]
             for name, array in optimizer.state.items():
-                xp.copyto(array, backend.asarray(self._optimizer_state[name], net.dtype))
+                xp.copyto(array, backend.asarray(before[name], net.dtype))
         else:
             self._rate = float(self.learning_rate_init)
         order, weight_val = np.arange(len(samples.targets)), None
@@ -264,6 +273,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
             output_mean=self.out_activation_ == "identity",
         )  # fmt: skip
         best = net.parameters.copy() if self.early_stopping else None
+        self._begin_watching()
         self.n_iter_, done = 0, False
         try:
             while not done:
@@ -295,59 +305,6 @@ class Estimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         indices = net.backend.asarray(held)
         X_val = samples.X[held] if samples.sparse else net.backend.xp.take(samples.X, indices, axis=0)
         return order, X_val, y[held], None if samples.weights is None else samples.weights[held]
-
-    def _note_loss(self, loss: float, n: int) -> None:
-        """Update the history with the loss of an epoch of ``n`` samples."""
-        self.loss_ = loss
-        self.n_iter_ += 1
-        self.t_ += n
-        self.loss_curve_.append(loss)
-        self._say(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
-        if not self.early_stopping:
-            self._count(loss > self.best_loss_ - self.tol)
-            self.best_loss_ = min(self.best_loss_, loss)
-        if self.solver == "sgd" and self.learning_rate == "invscaling":
-            self._rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
-
-    def _note_score(self, score: float) -> bool:
-        """Update the history with a validation score. Returns whether it is the best so far."""
-        self.validation_scores_.append(score)
-        self._say(f"Validation score: {score:f}")
-        self._count(score < self.best_validation_score_ + self.tol)
-        better = bool(score > self.best_validation_score_)
-        self.best_validation_score_ = score if better else self.best_validation_score_
-        return better
-
-    def _count(self, no_better: bool) -> None:
-        self._no_improvement_count = self._no_improvement_count + 1 if no_better else 0
-
-    def _is_done(self, incremental: bool) -> bool:
-        if self._no_improvement_count > self.n_iter_no_change and self._is_stuck():
-            return True
-        if incremental or self.n_iter_ < self.max_iter:
-            return incremental
-        message = f"the solver reached max_iter={self.max_iter} and has not converged yet"
-        warnings.warn(message, ConvergenceWarning, stacklevel=5)
-        return True
-
-    def _say(self, line: str) -> None:
-        if self.verbose:
-            print(line)
-
-    def _is_stuck(self) -> bool:
-        """After too many epochs without improvement: lower an adaptive rate and return False; else return True."""
-        watched = "Validation score" if self.early_stopping else "Training loss"
-        message = (
-            f"{watched} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
-        )
-        adaptive = self.solver == "sgd" and self.learning_rate == "adaptive"
-        if not adaptive or self._rate <= 1e-6:
-            self._say(f"{message} {'Learning rate too small. ' if adaptive else ''}Stopping.")
-            return True
-        self._rate /= 5.0
-        self._no_improvement_count = 0
-        self._say(f"{message} Setting learning rate to {self._rate:f}")
-        return False
 
     def _judge(self, net: MLP, X: Any, y: Any, sample_weight: Any) -> float:
         """The score on the validation set; NaN if outputs are not finite."""
