@@ -289,7 +289,7 @@ def fit(
 ) -> list[EpochRecord]:
     """Train ``net`` in place on ``data``, as ``config`` says, to the end; on ``backend``, if given.
 
-    Returns the records of all epochs. Raises what ``train`` raises.
+    Returns the records of all epochs. Raises ``ConfigError``, ``DataError``, ``DivergenceError`` as ``train`` does.
     """
     return list(train(net, data, config, backend=backend))
 
