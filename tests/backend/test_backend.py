@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import threadpoolctl
 
 from tests.support.strict_device import StrictBackend, plant_fake_cupy
-from twostroke import ConfigError, DataError, DeviceError, array_module, select_backend, to_host
+from twostroke import MLP, ConfigError, DataError, DeviceError, array_module, select_backend, to_host
 from twostroke.backend import Backend, Steps, host_backend
 from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.cuda.probe import probe_cuda
@@ -101,6 +103,28 @@ def test_automatic_threads_are_restored_too() -> None:
         for _ in range(50):
             captured.run()
     assert blas_threads() == before
+
+
+def test_eight_threads_share_a_backend_of_the_cpu() -> None:
+    """Each captures steps of new shapes while others compute: none sees the others' dictionaries change."""
+    backend, start = select_backend("cpu"), threading.Barrier(8)
+
+    def work(seed: int) -> bool:
+        start.wait()
+        for n in range(1, 60):
+            net = MLP([12, 2 + n % 9, 3], seed=seed, backend=backend)
+            X = np.random.default_rng(n).random((n + seed, 12), np.float32)
+            if not np.allclose(net.predict_proba(X).sum(axis=1), 1, atol=1e-5):
+                return False
+        return True
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # --- arrays --------------------------------------------------------------------------------------------------

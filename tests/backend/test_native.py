@@ -387,6 +387,39 @@ def test_a_fork_can_multiply() -> None:
     assert run_python(quiet + textwrap.dedent(script)) == "all"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("threads", ["None", "1", "2", "'auto'"])
+def test_a_fork_beside_threads_that_predict_can_predict(threads: str) -> None:
+    """In float32, whose products are the library's own. None: the default of a network."""
+    needs_library()
+    script = f"""
+        import os, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import numpy as np
+        import twostroke as ts
+        threads = {threads}
+        if isinstance(threads, int):
+            threads = min(threads, len(os.sched_getaffinity(0)))
+        net = ts.MLP([784, 128, 10], backend=None if threads is None else ts.select_backend("cpu", threads))
+        X = np.random.default_rng(0).integers(0, 256, (64, 784), dtype=np.uint8)
+        expected, stop = net.predict_proba(X), threading.Event()
+        predict = lambda: [net.predict_proba(X) for _ in iter(stop.is_set, True)]
+        others = [threading.Thread(target=predict) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                os._exit(not all(np.array_equal(net.predict_proba(X), expected) for _ in range(5)))
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        for thread in others:
+            thread.join()
+        print("all")
+    """
+    assert run_python(textwrap.dedent(script)) == "all"
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_worker_threads_block_every_signal() -> None:
     """A signal reaches a thread of the program, never a worker."""
