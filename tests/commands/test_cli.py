@@ -35,7 +35,9 @@ from twostroke.signals import uninterrupted
 
 COMMAND = [sys.executable, "-m", "twostroke"]
 # Absolute, because some run in another folder.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(twostroke.__file__).parents[1])}
+# As a user's, whose output is buffered: what is left in a buffer of a closed stream matters at the end.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+ENVIRONMENT["PYTHONPATH"] = str(Path(twostroke.__file__).parents[1])
 
 
 @pytest.fixture(scope="session")
@@ -819,6 +821,15 @@ def test_a_pipe_closed_at_once_ends_quietly(words: list[str]) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_error_that_nobody_can_read_has_its_exit_code(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*COMMAND, "evaluate", str(tmp_path / "none.safetensors")]
+    done = subprocess.run(command, stderr=writing, env=ENVIRONMENT, timeout=60, check=False)
+    os.close(writing)
+    assert done.returncode == twostroke.ModelError.exit_code
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

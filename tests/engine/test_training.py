@@ -30,6 +30,7 @@ from twostroke.errors import ConfigError, DataError, DivergenceError
 
 Floats = NDArray[np.float64]
 TIMES = ("train_seconds", "samples_per_second")
+DOUBTED = pytest.mark.filterwarnings("ignore:the values of arrays|.* classes have no training sample")
 
 
 def blobs(n: int = 50, d: int = 6, k: int = 3, seed: int = 1, n_test: int = 20) -> ts.Dataset:
@@ -177,6 +178,28 @@ def test_nothing_is_trained_before_the_first_next() -> None:
     assert np.array_equal(net.parameters, before)
     next(records)
     assert not np.array_equal(net.parameters, before)
+
+
+def test_doubtful_data_are_told_where_train_is_called() -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (60, 6)).astype("float32"), np.arange(60) % 2 * 2
+    data = ts.Dataset.from_arrays(images, labels, images, labels)
+    with pytest.warns(UserWarning, match="values of arrays|without a gap") as told:
+        ts.fit(ts.MLP([6, 3]), data, TrainConfig(epochs=1, batch_size=30, lr=1e-6))
+    assert [str(one.message).partition(":")[0][:30] for one in told] == [
+        "the values of arrays lie in 0.",
+        "1 of 3 classes have no trainin",
+    ]
+    assert {one.filename for one in told} == {__file__}
+    with pytest.warns(UserWarning, match="values of arrays|without a gap") as told:
+        list(train(ts.MLP([6, 3]), data, TrainConfig(epochs=1, batch_size=30, lr=1e-6)))
+    assert {one.filename for one in told} == {__file__}
+
+
+def test_records_that_nobody_walks_are_told() -> None:
+    with pytest.warns(UserWarning, match=r"nothing was trained: .* Use for record in train\(\.\.\.\), or fit") as told:
+        train(ts.MLP([6, 3]), blobs(n=200))
+    assert told[0].filename == __file__
+    next(train(ts.MLP([6, 3]), blobs(n=200)))  # what was begun may be left
 
 
 def test_test_set_is_left_alone_on_request() -> None:
@@ -462,6 +485,7 @@ def test_a_rise_of_the_loss_alone_is_not_divergence() -> None:
     assert len(records) == 6
 
 
+@DOUBTED
 def test_weights_ruined_by_the_last_step_are_found() -> None:
     images = np.full((4, 2), 1e4, np.float32)
     data = ts.Dataset.from_arrays(images, [0, 1, 1, 1], images, [0, 1, 1, 1])
@@ -708,6 +732,7 @@ def test_faulty_training_data_are_refused_with_a_split_too() -> None:
     ],
     ids=["all black", "all white", "one class of three", "one class", "one sample", "300 classes"],
 )
+@DOUBTED
 def test_odd_data_train(backend: Backend, images: Any, labels: list[int], n_classes: int) -> None:
     data = ts.Dataset.from_arrays(images, labels, images, labels, n_classes=n_classes)
     net = ts.MLP([4, 5, n_classes])

@@ -54,8 +54,10 @@ def hush(line: str) -> None:
 
 def complain(line: str) -> None:
     """Print a line on stderr; ignore that it is closed."""
-    with contextlib.suppress(OSError):
+    try:
         print(_one_line(" ".join(line.splitlines())), file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)  # what is left in its buffer would make Python end with exit code 120
 
 
 def _one_line(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
 from ..data.dataset import Dataset, check_fit, check_images, check_labels
+from ..data.doubts import doubts
 from ..errors import ConfigError, DivergenceError, TwoStrokeError
 from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
@@ -271,17 +273,17 @@ def train(
 ) -> Iterator[EpochRecord]:
     """Train ``net`` in place on ``data``, as ``config`` says, yielding a record after every epoch.
 
-    The network is first moved to ``backend``, if given. Arguments are checked by the call, before the first ``next``.
+    Nothing is trained but by walking what is returned (``for record in train(...)``; ``fit`` does it for you). The
+    network is first moved to ``backend``, if given. Arguments are checked by the call, before the first ``next``.
+    Warns of data from which a network learns nothing: pixels that are not scaled, classes without samples.
     Raises ``ConfigError``, ``DataError``, ``DivergenceError`` (the parameters are then those of the failed epoch).
     """
     run = TrainingRun(net, data, config or TrainConfig(), backend)
-
-    def records() -> Iterator[EpochRecord]:
-        while not run.done:
-            if record := run.advance():
-                yield record
-
-    return records()
+    _say_doubts(data)
+    begun: list[bool] = []
+    found = _records(run, begun)
+    weakref.finalize(found, _say_if_unwalked, begun)
+    return found
 
 
 def fit(
@@ -291,7 +293,27 @@ def fit(
 
     Returns the records of all epochs. Raises ``ConfigError``, ``DataError``, ``DivergenceError`` as ``train`` does.
     """
-    return list(train(net, data, config, backend=backend))
+    run = TrainingRun(net, data, config or TrainConfig(), backend)
+    _say_doubts(data)
+    return list(_records(run, []))
+
+
+def _records(run: TrainingRun, begun: list[bool]) -> Iterator[EpochRecord]:
+    begun.append(True)
+    while not run.done:
+        if record := run.advance():
+            yield record
+
+
+def _say_doubts(data: Dataset) -> None:
+    for line in doubts(data):
+        warnings.warn(line, stacklevel=3)
+
+
+def _say_if_unwalked(begun: list[bool]) -> None:
+    if not begun:
+        what = "nothing was trained: train() trains while its records are walked, and none was"
+        warnings.warn(f"{what}. Use for record in train(...), or fit(...).", stacklevel=3)
 
 
 def _check_kind(value: object, where: str, kind: type, name: str) -> None:
