@@ -593,6 +593,24 @@ def test_predict_reads_images(run: Any, model: Path, tmp_path: Path) -> None:
     refused(run("predict", model, *paths), 4, "b.jpg", "PNG")
 
 
+def test_predict_answers_for_the_pictures_that_it_can_read(run: Any, model: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "no.png", "b.png", "none.png")]
+    for path in paths[::2]:
+        page = np.full((60, 60), 255, np.uint8)
+        page[10:50, 25:35] = 0
+        Image.fromarray(page).save(path)
+    paths[1].write_text("no picture")
+    code, out, err = run("predict", model, *paths)
+    assert code == 4
+    assert out.count("a.png") == out.count("b.png") == 1
+    lines = err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["error", "error"]
+    assert "cannot read the image" in lines[0]
+    assert "none.png" in lines[1]
+    code, out, err = run("predict", model, *paths, "--json")
+    assert (code, len(json.loads(out)["predictions"]), len(err.splitlines())) == (4, 2, 2)
+
+
 def test_predict_computes_where_it_is_told(run: Any, tiny: str, model: Path) -> None:
     words = ["predict", model, "--index", 4, "--data", tiny]
     assert run(*words)[1].splitlines()[14].startswith("tiny test sample 4: ")  # no line about the device

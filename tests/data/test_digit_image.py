@@ -108,6 +108,30 @@ def test_a_digit_is_prepared_to_nearly_the_same_picture_and_class(
     assert np.count_nonzero(net.predict(found) == net.predict(mnist.test_images[:30])) >= 28
 
 
+def spotted(page: Any, what: str) -> Any:
+    """A page with a digit, and what a scanner adds."""
+    rng = np.random.default_rng(2)
+    if what == "a pixel in the corner":
+        page[0, 0] = 0
+    elif what == "specks":
+        for y, x in rng.integers(0, 396, (30, 2)):
+            page[y : y + 2, x : x + 2] = 30
+    else:
+        page[rng.random(page.shape) < 0.001] = 0
+    return page
+
+
+@pytest.mark.parametrize("what", ["a pixel in the corner", "specks", "pepper"])
+def test_specks_are_not_ink(what: str, mnist: Dataset, net: MLP, tmp_path: Path) -> None:
+    right = 0
+    for index in range(60):
+        page = np.full((400, 400), 255, np.uint8)
+        page[60:340, 60:340] = 255 - np.asarray(large(digit(mnist, index)))
+        Image.fromarray(spotted(page, what)).save(tmp_path / "page.png")
+        right += int(net.predict(prepare_digit(tmp_path / "page.png"))[0] == net.predict(mnist.test_images[[index]])[0])
+    assert right >= 57
+
+
 def test_the_digit_fills_the_box_and_its_mass_is_centred(tmp_path: Path) -> None:
     page = np.full((400, 300), 255, np.uint8)
     page[10:110, 20:40] = 0  # a bar of 100 x 20, far from the middle

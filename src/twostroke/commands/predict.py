@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..data.dataset import load_dataset
 from ..data.digit_image import FIELD, SUFFIXES, prepare_digit
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, DataError, ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
 from . import check_model, newest_unless, options, select
-from .terminal import encodes, hush, program, say
+from .terminal import complain, encodes, hush, program, say
+
+Sample: TypeAlias = tuple[str, Any, int | None]  # a title, pixels (1, D), and the label if it is known
 
 
 def predict(
@@ -50,10 +53,10 @@ def predict(
     if device:
         tell(text.device_line(net.backend))
     shape: tuple[int, ...] = (FIELD, FIELD)
-    samples: list[tuple[str, Any, int | None]] = []
+    unread: list[DataError] = []
     if index is None:
         _check_takes_images(net, model)
-        samples += [(str(path), prepare_digit(path), None) for path in images or []]
+        samples, unread = _pictures(images or [])
     else:
         source = load_dataset(data or "mnist")
         check_model(net, source, model)
@@ -61,7 +64,7 @@ def predict(
             last = len(source.test_images) - 1
             raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
         name, shape = f"{source.name} test sample {index}", source.image_shape
-        samples.append((name, source.test_images[index : index + 1], int(source.test_labels[index])))
+        samples = [(name, source.test_images[index : index + 1], int(source.test_labels[index]))]
     plain = not encodes(text.BLOCKS)
     predictions = []
     for title, pixels, label in samples:
@@ -73,6 +76,29 @@ def predict(
     if json:
         found = {"model": str(model), "device": net.backend.device, "output": net.output, "predictions": predictions}
         say(to_json(found))
+    _refuse(unread)
+
+
+def _pictures(paths: Sequence[Path]) -> tuple[list[Sample], list[DataError]]:
+    """The pictures that can be read, and the errors of the others."""
+    samples: list[Sample] = []
+    unread = []
+    for path in paths:
+        try:
+            samples.append((str(path), prepare_digit(path), None))
+        except DataError as error:
+            unread.append(error)
+    if not samples:
+        _refuse(unread)
+    return samples, unread
+
+
+def _refuse(unread: Sequence[DataError]) -> None:
+    """Say every error; raise the last."""
+    for error in unread[:-1]:
+        complain(f"error: {error}")
+    if unread:
+        raise unread[-1]
 
 
 def _check_takes_images(net: MLP, model: Path) -> None:

@@ -24,6 +24,7 @@ BOX: Final = 20  # longer side of the digit in pixels
 MAX_PIXELS: Final = 50_000_000
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # decoded by Pillow itself, without other programs
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+SPECK: Final = 0.02  # of the ink of the largest connected part; less is no part of the digit
 MIN_CONTRAST: Final = 16  # of 255; JPEG noise on an empty page is less
 INK: Final = 0.2  # of the strongest ink; less is paper, shadow or JPEG noise
 
@@ -41,7 +42,7 @@ def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
     """As :func:`prepare_digit`, for grey values (H, W); ``where`` names them in errors."""
-    ink = _ink(grey, where)
+    ink = _without_specks(_ink(grey, where))
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     longer = max(ink.shape)
@@ -104,6 +105,17 @@ def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.float32]:
     ink /= ink.max()
     np.clip(ink, 0, 1, out=ink)
     ink[ink < INK] = 0
+    return ink
+
+
+def _without_specks(ink: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The ink without the parts that have far less than the largest: a speck in a corner would shrink the digit."""
+    from scipy import ndimage  # imported here: prediction of samples needs none
+
+    parts, count = ndimage.label(ink, structure=np.ones((3, 3), int))
+    if count > 1:
+        amounts = np.bincount(parts.ravel(), weights=ink.ravel())
+        ink[(amounts < SPECK * amounts[1:].max())[parts]] = 0
     return ink
 
 
