@@ -73,8 +73,11 @@ def libraries() -> Path:
             built = Path(temporary) / "lib"
             built.mkdir()
             build(built)
-            if not folder.is_dir():  # another process may have been quicker
+            try:
                 built.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was quicker
+                    raise
     return folder
 
 

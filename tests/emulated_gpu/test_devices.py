@@ -98,7 +98,20 @@ assert cupy.cuda.Device().id == 0  # as before
 def test_the_command_line_on_the_second_gpu(over: Over, tmp_path: Path) -> None:
     data = write_data(tmp_path)
     out = str(tmp_path / "run")
-    words = ["train", data, *DATA, "--epochs", "4", "--optimizer", "adam", "--checkpoint-every", "2", "-q"]
+    words = [
+        "train",
+        data,
+        *DATA,
+        "--epochs",
+        "4",
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.05",
+        "--checkpoint-every",
+        "2",
+        "-q",
+    ]
     for more in (["--out", out], ["--out", out, "--resume"]):
         done = over([*words, "--device", "cuda:1", *more], DEVICES="2")
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
