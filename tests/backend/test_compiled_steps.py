@@ -20,6 +20,7 @@ from twostroke.engine.training import Evaluation, TrainingRun
 
 Arrays = dict[str, Any]
 TAPES = 12
+SNAPSHOT = Path(__file__).with_name("compiled_step.cu")
 LARGEST = 2.0**40  # numbers of a tape: integers and halves up to here are exact in float64, in any order of summation
 
 
@@ -227,6 +228,15 @@ def test_a_step_is_a_few_launches(fresh_cuda: Any, optimizer: str, launches: int
     """784-128-10 at batch 128: gather; first layer; the rest of the row, there and back; gradients; update."""
     run_of(fresh_cuda, MLP([784, 128, 10]), dataset(300, 784, 10), batch_size=128, optimizer=optimizer)
     assert fresh_cuda.describe()["compiled"]["launches"] == launches
+
+
+def test_the_kernels_of_a_step_are_those_of_the_snapshot(fresh_cuda: Any) -> None:
+    """What a change of the compiler changes is seen. After a look: RENEW_SNAPSHOT=1 python -m pytest -k snapshot."""
+    run_of(fresh_cuda, MLP([6, 7, 3]), dataset(), batch_size=20, dropout=0.4, optimizer="adam")
+    found = "\n".join(f"// {n}\n{text}" for n, text in enumerate(fresh_cuda._compiler._functions))
+    if os.environ.get("RENEW_SNAPSHOT"):
+        SNAPSHOT.write_text(found)
+    assert found == SNAPSHOT.read_text()
 
 
 SETTINGS = [
