@@ -330,7 +330,8 @@ def test_a_weight_that_is_not_finite_ends_the_training() -> None:
     script = """
         import numpy as np
         import twostroke as ts
-        images, labels = np.zeros((64, 20), np.uint8), (np.arange(64) % 5).astype(np.uint8)
+        images, labels = np.full((64, 20), 200, np.uint8), (np.arange(64) % 5).astype(np.uint8)
+        images[:, 0] = 0  # what the first weight meets
         data = ts.Dataset.from_arrays(images, labels, images, labels)
         for bad in (np.inf, np.nan):
             net = ts.MLP([20, 30, 5])
