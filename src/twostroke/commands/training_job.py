@@ -69,8 +69,8 @@ class Job:
         return hush if self.quiet or self.log != "text" else say
 
     def tell_row(self, line: str) -> None:
-        """Say a line of the head of the log."""
-        for part in fitted(line, text.KEYS):
+        """Say a line of the head of the log. A rank's is whole: its terminal is the MPI launcher's, not the user's."""
+        for part in [line] if self.distributed else fitted(line, text.KEYS):
             self.tell(part)
 
     @property
