@@ -421,6 +421,39 @@ def test_a_fork_beside_threads_that_predict_can_predict(threads: str) -> None:
     assert run_python(textwrap.dedent(script)) == "all"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_beside_threads_that_set_blas_threads_can_set_them() -> None:
+    """OpenBLAS starts its threads while it sets their number: of 1,000 children forked meanwhile some hung for ever."""
+    script = """
+        import os, signal, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from twostroke.backend.cpu.blas import scipy_blas
+        pool, stop = scipy_blas().pool, threading.Event()
+
+        def toggle():
+            while not stop.is_set():
+                pool.set_threads(1)
+                pool.set_threads(2)
+
+        others = [threading.Thread(target=toggle) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        for _ in range(1000):
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                pool.set_threads(2)
+                pool.set_threads(1)
+                os._exit(0)
+            if os.waitpid(child, 0)[1]:
+                break
+        else:
+            print("all")
+        stop.set()
+    """
+    assert run_python(script) == "all"
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_worker_threads_block_every_signal() -> None:
     """A signal reaches a thread of the program, never a worker."""

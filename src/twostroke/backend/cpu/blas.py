@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import threadpoolctl
+
+
+# A fork waits for it: OpenBLAS starts its threads where a number is set, and a child that is forked meanwhile hangs.
+_setting = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_setting.acquire, after_in_parent=_setting.release, after_in_child=_setting.release)
 
 
 class ThreadCount(NamedTuple):
@@ -36,8 +44,10 @@ class Pools:
 
     @threads.setter
     def threads(self, counts: Sequence[int]) -> None:
-        for library, count in zip(self._libraries, counts, strict=True):
-            library.set(count)
+        with _setting:
+            for library, count in zip(self._libraries, counts, strict=True):
+                if library.get() != count:  # OpenBLAS takes microseconds to set what is set
+                    library.set(count)
 
     def set_threads(self, count: int) -> None:
         """Set the number in every library."""
