@@ -34,7 +34,7 @@ class Stopped(BaseException):
 class ClosedPipe(BaseException):
     """The reader of stdout is gone. The exit code is that of a program killed by SIGPIPE."""
 
-    exit_code = 128 + signal.SIGPIPE
+    exit_code = 128 + 13  # SIGPIPE, which Windows does not have
 
 
 def say(line: str) -> None:
@@ -170,7 +170,7 @@ def stoppable_after_work(request: Callable[[int], None]) -> contextlib.AbstractC
     seen: list[int] = []
 
     def stop(number: int, _: Any) -> None:
-        if seen and number == signal.SIGXCPU:
+        if seen and signal.Signals(number).name == "SIGXCPU":
             return
         if seen:
             raise Stopped(number)

@@ -27,7 +27,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """fsync a folder: makes renames in it durable."""
-    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder; its file system's journal must do
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

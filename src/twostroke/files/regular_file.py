@@ -24,7 +24,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         if stat.S_ISREG(os.stat(where).st_mode):
             # O_NONBLOCK: opening a FIFO blocks. fstat: the path may have been replaced since the stat.
-            descriptor = os.open(where, os.O_RDONLY | os.O_NONBLOCK)
+            descriptor = os.open(where, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return os.fdopen(descriptor, "rb")
             os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ MODEL: Final = "model.safetensors"
 RECORD: Final = "record.json"
 CHECKPOINT: Final = "checkpoint.safetensors"
 PAGE: Final = "report.html"
+LOCK: Final = ".lock"  # on Windows
 FILES: Final = (MODEL, RECORD, CHECKPOINT, PAGE, *(previous(Path(name)).name for name in (RECORD, CHECKPOINT)))
 
 
@@ -41,7 +41,7 @@ def would_be_writable(folder: Path, argument: str) -> Path:
         problem = _blocked(folder)
         if not nearest.is_dir():
             problem = f"{nearest} is not a folder"
-        elif not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+        elif not os.access(nearest, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             problem = f"{nearest}: permission denied"
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
@@ -90,15 +90,26 @@ def locked(folder: Path, argument: str) -> Iterator[None]:
 
     Correctness does not depend on it: some network file systems ignore locks, and files are written atomically.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _lock(folder, held)
+        except (BlockingIOError, TimeoutError) as error:
             where = f"{argument} {folder}"
             raise ConfigError("another run writes here", where=where, remedy="Choose another, or wait.") from error
-        except OSError:  # a file system without locks
+        except (OSError, NotImplementedError):  # a file system without locks
             pass
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _lock(folder: Path, held: contextlib.ExitStack) -> None:
+    """Lock until ``held`` ends. flock locks the folder itself and leaves no file; Windows needs a file to lock."""
+    try:
+        import fcntl
+    except ImportError:
+        from filelock import FileLock
+
+        held.enter_context(FileLock(folder / LOCK, timeout=0))
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    held.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import threadpoolctl
 
-
 # A fork waits for it: OpenBLAS starts its threads where a number is set, and a child that is forked meanwhile hangs.
 _setting = threading.RLock()
 if hasattr(os, "register_at_fork"):
