@@ -153,3 +153,13 @@ def test_make_runs_what_the_readme_says() -> None:
         assert f"{recipes['test']}\n" in read(page)
         named = set(re.findall(r"`(tests/[\w/.]+)`", read(page)))
         assert set(recipes["quick"].split()) - set(recipes["test"].split()) == named
+
+
+def test_workflows_take_actions_by_their_commit() -> None:
+    """A tag can be moved to other code."""
+    files = list((ROOT / ".github" / "workflows").glob("*.yml"))
+    if not files:
+        pytest.skip("this copy of the project has no workflows")
+    used = re.findall(r"uses: *(\S+)", "".join(path.read_text(encoding="utf-8") for path in files))
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []

@@ -38,6 +38,7 @@ from .commands.terminal import (
 from .commands.train import train
 from .commands.verify import verify
 from .errors import DeviceError, TwoStrokeError
+from .ranks.mpi import RefusedElsewhere
 from .version import __version__
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
@@ -83,12 +84,14 @@ def main(args: Sequence[str] | None = None) -> int:
             return 0
         discard(sys.stdout)
         line = f"error: ended by {type(end).__name__}" if in_job() else None
-        return leave(line, ClosedPipe.exit_code, words)
+        return leave(line, ClosedPipe.exit_code)
+    except RefusedElsewhere as end:
+        return end.exit_code
     except (Exception, Stopped, KeyboardInterrupt) as error:
         if "--debug" in words:
             traceback.print_exc()
         line, code = _explain(error)
-        code = leave(line, code, words, alike=isinstance(error, UsageError))
+        code = leave(line, code, signalled=not isinstance(error, Exception))
         if own_process and isinstance(error, DeviceError):
             sys.stdout.flush()
             os._exit(code)  # CuPy's destructors would print a traceback each

@@ -208,6 +208,24 @@ def test_an_unknown_option_is_said_once(data: str) -> None:
     refused(mpirun(2, data, "--no-such-option"), 2, "[rank 0] error: No such option: --no-such-option")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--distributed", "--no-such-option"], "No such option: --no-such-option"),
+        ([], "an MPI launcher started several processes"),
+    ],
+)
+def test_an_error_of_one_rank_before_mpi_ends_all(data: str, tmp_path: Path, words: list[str], message: str) -> None:
+    """The others wait for it in MPI's initialisation."""
+    train = [*COMMAND, "train", data, *OPTIONS, "--out", str(tmp_path / "no")]
+    for wrong in (0, 1):
+        both = [[*train, "--distributed"], [*train, *words]]
+        first, second = both if wrong else both[::-1]
+        result = run("mpirun", "-n", "1", *first, ":", "-n", "1", *second)
+        refused(result, 2, f"[rank {wrong}] error: {message}")
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_missing_mpi4py_is_said_once(data: str, tmp_path: Path) -> None:
     script = tmp_path / "without.py"
     script.write_text(

@@ -16,7 +16,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -311,6 +311,20 @@ def test_the_server_stops_reading_what_is_too_long(model: Path) -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as one:
                 one.sendall(b"POST /read HTTP/1.1\r\nHost: 127.0.0.1\r\n" + words + b"\r\n")
                 assert re.match(rb"HTTP/1\.[01] (413|431) ", one.recv(4096))
+
+
+@NEEDS_SERVER
+def test_connections_that_ask_nothing_do_not_stop_it(model: Path) -> None:
+    with drawn() as (_, url), ExitStack() as held:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        half_open = [held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30)) for _ in range(150)]
+        for one in half_open:
+            one.sendall(b"POST /read HTTP/1.1\r\nHost: 127")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/network")
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["side"]) == (200, SIDE)
+        connection.close()
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from ..errors import ConfigError
-from ..ranks.mpi import COMMAND, current, launched, speaks_before_mpi
+from ..errors import ConfigError, TwoStrokeError
+from ..ranks.mpi import COMMAND, current, first_of_host, launched, tell_all
 from .terminal import complain
 
 RANK_0_FIRST_S: Final = 1.0
@@ -30,17 +30,26 @@ def in_job() -> bool:
     return current().size > 1
 
 
-def leave(line: str | None, code: int, words: Sequence[str], *, alike: bool = False) -> int:
+def leave(line: str | None, code: int, *, signalled: bool = False) -> int:
     """Print ``line``, and return the exit code; a rank of an MPI job aborts the whole job with it.
 
     Rank 0 prints what every rank finds: the other ranks wait for it to abort them. Before MPI has started there is
-    nothing to abort; ``alike``: every rank finds this error.
+    nothing to abort: the ranks meet and compare their errors, but not after a signal, which one rank alone may get.
+    Where they cannot meet, the first rank of each host prints: all of its ranks have the same packages.
     """
     ranks = current()
     rank, size = (ranks.rank, ranks.size) if in_job() else launched()
-    if rank:
+    if rank and in_job():
         time.sleep(RANK_0_FIRST_S)
-    if line and (in_job() or speaks_before_mpi(alike=alike or "--distributed" not in words)):
+    if line and (in_job() or size == 1 or _speaks(line, code, signalled=signalled)):
         complain(f"[rank {rank}] {line}" if size > 1 else line)
     ranks.abort(code)
     return code
+
+
+def _speaks(line: str, code: int, *, signalled: bool) -> bool:
+    """Whether this rank prints an error that came before MPI."""
+    if not signalled:
+        with suppress(TwoStrokeError):
+            return tell_all(line, code)
+    return first_of_host()

@@ -35,12 +35,9 @@ def launched() -> tuple[int, int]:
     return 0, 1
 
 
-def speaks_before_mpi(*, alike: bool) -> bool:
-    """Whether this process prints an error that occurred before MPI started. An error that is ``alike`` on all ranks
-    is printed by rank 0; any other by the first rank of each host, whose ranks have the same packages."""
-    rank, _ = launched()
-    local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), str(rank))
-    return rank == 0 or (not alike and local == "0")
+def first_of_host() -> bool:
+    """Whether this is the first rank of its host, by the launcher's environment variables."""
+    return next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), str(launched()[0])) == "0"
 
 
 class MPIProcess(Communicator):
@@ -177,16 +174,43 @@ def joined(distributed: bool) -> Iterator[Communicator]:
             )
         yield current()
         return
-    limit = watchdog_limit()
-    with watched_from_outside(limit):
-        mpi = import_mpi()
-    communicator = MPIProcess(mpi, limit)
+    communicator, refusals = _meet_all(None)
+    if any(refusals):
+        communicator.close()
+        raise RefusedElsewhere(max(code for _, code in filter(None, refusals)))
     if communicator.size == 1:
         warnings.warn(f"--distributed has one rank; several are started by: {COMMAND}", stacklevel=3)
     _ours.append(communicator)
     yield communicator
     communicator.close()
     _ours.remove(communicator)
+
+
+class RefusedElsewhere(BaseException):
+    """Another rank had an error before the job began, and prints it. Not an Exception: nothing is wrong here."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def tell_all(line: str, code: int) -> bool:
+    """Tell the other ranks of an error before this one has joined: without it they would wait for this rank.
+
+    Returns whether this rank is the first that has this error, and so prints it. Raises ``TwoStrokeError`` where the
+    job cannot be joined.
+    """
+    communicator, refusals = _meet_all((line, code))
+    communicator.close()
+    return [refusal and refusal[0] for refusal in refusals].index(line) == communicator.rank
+
+
+def _meet_all(refusal: tuple[str, int] | None) -> tuple[MPIProcess, list[tuple[str, int] | None]]:
+    """Start MPI, and exchange what each rank found wrong before."""
+    limit = watchdog_limit()
+    with watched_from_outside(limit):
+        mpi = import_mpi()
+    communicator = MPIProcess(mpi, limit)
+    return communicator, communicator.allgather_obj(refusal)
 
 
 def import_mpi() -> Any:

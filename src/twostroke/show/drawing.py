@@ -29,6 +29,8 @@ HOST: Final = "127.0.0.1"
 SIDE: Final = 280  # side of a drawing in pixels; a byte of ink each
 MOST_CLASSES: Final = 100  # bars that fit on the page
 MOST_HEADERS: Final = 16 << 10
+MOST_CONNECTIONS: Final = 500
+IDLE_S: Final = 10  # a connection that says nothing for so long is closed: half-open ones do not stop the page
 OUTPUTS: Final = ("softmax", "sigmoid")
 HEADERS: Final = (
     ("Cache-Control", "no-store"),
@@ -175,6 +177,10 @@ def serving(page: DrawingPage, listener: socket.socket) -> Iterator[Callable[[],
         sockets=[listener],
         threads=1,
         ident=None,
+        connection_limit=MOST_CONNECTIONS,
+        channel_timeout=IDLE_S,
+        cleanup_interval=1,
+        asyncore_use_poll=True,  # select knows no descriptor above 1,023
         max_request_body_size=2 * SIDE * SIDE,
         max_request_header_size=MOST_HEADERS,
     )
