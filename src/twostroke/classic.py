@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from .backend import Array, Backend, array_module
-from .data.dataset import check_images
+from .data.checks import check_images
 from .engine import kernels
 from .engine.batches import batch_bounds, epoch_order
 from .engine.epoch import Epoch

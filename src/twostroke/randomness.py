@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 # Changing a purpose's number changes every result: append, never renumber.
-PURPOSES: Final = {"weights": 0, "order": 1, "split": 2, "check": 3, "dropout": 4}
+PURPOSES: Final = {"weights": 0, "order": 1, "split": 2, "check": 3, "dropout": 4, "hold-out": 5}
 
 
 def generator(seed: int, purpose: str, epoch: int = 0) -> np.random.Generator:

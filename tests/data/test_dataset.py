@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from twostroke.data import dataset
-from twostroke.data.dataset import Dataset, check_fit, check_images, check_labels, load_dataset
+from twostroke.data import dataset, idx_folder, numpy_files
+from twostroke.data.checks import check_images, check_labels
+from twostroke.data.dataset import Dataset, check_fit, load_dataset
 from twostroke.errors import ConfigError, DataError, ModelError
 
 Array = NDArray[Any]
-NAMES = list(dataset.MNIST_DIGESTS)
+NAMES = list(idx_folder.MNIST_DIGESTS)
 MIB = 1 << 20
 
 
@@ -114,7 +115,7 @@ def test_bundled_files_are_the_canonical_ones(mnist: Dataset) -> None:
         shaped = array.reshape(-1, 28, 28) if role.endswith("images") else array
         assert hashlib.md5(encode(shaped), usedforsecurity=False).hexdigest() == digest
     readme = (Path(dataset.__file__).parent / "mnist" / "README.md").read_text()
-    assert all(digest in readme for digest in dataset.MNIST_DIGESTS.values())
+    assert all(digest in readme for digest in idx_folder.MNIST_DIGESTS.values())
 
 
 def test_loading_mnist_reads_no_other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_damaged_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: 
     else:
         path.unlink()
         found = "No such file"
-    expected = dataset.MNIST_DIGESTS["train-labels-idx1-ubyte"]
+    expected = idx_folder.MNIST_DIGESTS["train-labels-idx1-ubyte"]
     refused(load_dataset, path, found, f"expected SHA-256 {expected}", "Reinstall twostroke")
 
 
@@ -273,7 +274,7 @@ def test_a_test_label_beyond_the_training_classes(tmp_path: Path) -> None:
 
 
 def as_keras(arrays: dict[str, Array]) -> dict[str, Array]:
-    return dict(zip(dataset.KERAS_NAMES, arrays.values(), strict=True))
+    return dict(zip(numpy_files.KERAS_NAMES, arrays.values(), strict=True))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -442,7 +443,7 @@ def test_any_npz_bytes_are_refused(tmp_path: Path, data: bytes, zipped: bool) ->
 @pytest.mark.timeout(20)
 def test_sources_that_are_none(tmp_path: Path) -> None:
     for name in ("minst", "", "fashion", "no/such/path", "a\0b", "x" * 5000):
-        parts = ["neither a known name nor a path", "'mnist', a folder of IDX files, or an .npz file", "spelling"]
+        parts = ["neither a known name nor a path", "'mnist', a folder, an .npz file or a table", "spelling"]
         refused(lambda name=name: load_dataset(name), repr(name), *parts)  # type: ignore[misc]
     one = write_folder(tmp_path, small()) / NAMES[0]
     refused(lambda: load_dataset(one), one, "not a valid .npz file", "a folder of IDX files")

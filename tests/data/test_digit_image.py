@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from twostroke.data.dataset import Dataset, load_dataset
-from twostroke.data.digit_image import MAX_PIXELS, prepare_digit
+from twostroke.data.digit_image import prepare_digit
+from twostroke.data.picture import MAX_PIXELS
 from twostroke.engine.config import TrainConfig
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import train

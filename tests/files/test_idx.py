@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from twostroke.errors import DataError
-from twostroke.files import idx, regular_file
+from twostroke.files import compressed, idx, regular_file
 from twostroke.files.idx import parse_idx, read_bytes, read_idx
 
 Array = NDArray[Any]
@@ -132,7 +132,7 @@ def test_no_samples_are_loadable_for_inspection(tmp_path: Path, pack: str) -> No
 
 
 def test_data_larger_than_one_chunk(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).integers(0, 256, (3 * idx.CHUNK + 5,), dtype=np.uint8)
+    array = np.random.default_rng(0).integers(0, 256, (3 * compressed.CHUNK + 5,), dtype=np.uint8)
     for name, pack in PACK.items():
         np.testing.assert_array_equal(read_idx(write(tmp_path, pack(encode(array)), name)), array)
 
@@ -142,6 +142,7 @@ def test_data_larger_than_one_chunk(tmp_path: Path) -> None:
 def test_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: str, chunk: int) -> None:
     path = write(tmp_path, PACK[pack](GOOD))
     monkeypatch.setattr(idx, "CHUNK", chunk)
+    monkeypatch.setattr(compressed, "CHUNK", chunk)
     np.testing.assert_array_equal(read_idx(path), IMAGES)
 
 
@@ -276,7 +277,7 @@ def test_anything_after_the_member(
     data = PACK[kind](GOOD)
     more = {"zero": b"\0", "zeros": bytes(5000), "garbage": b"abc", "same": data, "empty member": PACK[kind](b"")}
     refused(write(tmp_path, data + more[tail]), f"{len(more[tail])} extra bytes", "one member", "Download it again")
-    refused(write(tmp_path, data + bytes(2 * idx.CHUNK)), f"{2 * idx.CHUNK} extra bytes")
+    refused(write(tmp_path, data + bytes(2 * compressed.CHUNK)), f"{2 * compressed.CHUNK} extra bytes")
 
 
 def bomb(kind: str, start: bytes, mib: int) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 
 import twostroke as ts
 from twostroke.backend import Backend
-from twostroke.data.dataset import check_images
+from twostroke.data.checks import check_images
 
 PAGE = Path(__file__).parents[2] / "docs" / "move-a-model.md"
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

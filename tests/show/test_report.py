@@ -56,7 +56,7 @@ def test_json_holds_no_nan_and_no_numpy() -> None:
 def test_the_first_lines_name_every_setting(data: Dataset) -> None:
     backend = select_backend("cpu", 1)
     assert report.device_line(backend) == "device:   cpu, 1 thread: cpu was asked for"
-    assert report.data_line(data) == "data:     tiny, 4 training and 4 test samples, 2 x 3 uint8, 3 classes"
+    assert report.data_lines(data) == ["data:     tiny, 4 training and 4 test samples, 2 x 3 uint8, 3 classes"]
     net = MLP([6, 4, 3], seed=7)
     line = report.network_line(net)
     for word in (

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any, Final
 
 from ..backend import Backend, select_backend
-from ..data.dataset import Dataset, check_fit
+from ..data import tables
+from ..data.dataset import Dataset, check_fit, load_dataset
 from ..engine.mlp import MLP
 from ..errors import ConfigError, DataError, ModelError, TwoStrokeError
+from ..models.model_file import describe_model
 from ..runs.folder import newest_model
-from ..runs.settings import as_integer, named
+from ..runs.settings import SETTINGS, as_integer, named
 from .terminal import program
+
+DATA_OPTIONS: Final = ("label", "drop", "test")
 
 
 def select(device: str | None, threads: str | None) -> Backend:
@@ -36,6 +41,20 @@ def doubt(lines: list[str], *, strict: bool, error: type[TwoStrokeError] = DataE
         if strict:
             raise error(line, remedy="Without --strict this is only noted.")
         warnings.warn(line, stacklevel=2)
+
+
+def load_for(net: MLP, model: Path, source: str, **options: Any) -> Dataset:
+    """The data set ``source`` for a model, with its numbers of classes. The options of the model's own run hold where
+    none is given. Raises ``ModelError`` if the network does not fit."""
+    origin = describe_model(model)["origin"]
+    used = origin.get("data_options")
+    chosen = {name: value for name, value in (used if isinstance(used, dict) else {}).items() if name in DATA_OPTIONS}
+    if not (tables.is_table(Path(source)) and Path(source).is_file()):
+        chosen = {}
+    chosen |= {name: SETTINGS[name].convert(value) for name, value in options.items() if value is not None}
+    data = load_dataset(source, **chosen | {"classes": net.classes or None})
+    check_model(net, data, model)
+    return data
 
 
 def check_model(net: MLP, data: Dataset, model: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
-from ..runs.settings import named
+from ..runs.settings import named, names_in
 from ..show import drawing, text
 from . import newest_unless, options, select
 from .terminal import Stopped, say, stoppable_after_work
@@ -36,7 +36,7 @@ def draw(
     net = load_model(path, backend=select("cpu", "1"))
     drawing.check_reads_drawings(net, path)
     try:
-        names = class_names(classes and [name.strip() for name in classes.split(",")], net.layers[-1])
+        names = class_names(names_in(classes) or list(net.classes) or None, net.layers[-1])
     except ConfigError as error:
         raise named(error, {"classes": "--classes"}) from error
     with drawing.listen(port) as listener:

@@ -6,7 +6,7 @@ from ..errors import ConfigError
 from ..models.model_file import describe_model, load_model
 from ..models.onnx import export_onnx, import_onnx
 from ..provenance import to_json
-from ..runs.settings import named
+from ..runs.settings import named, names_in
 from ..show import text
 from . import options
 from .terminal import hush, say
@@ -33,7 +33,7 @@ def export(
     if target.exists() and target.samefile(model):
         raise ConfigError("the model would be replaced", where=target, remedy="Choose another name.")
     trained_on = "pixels" if origin.get("input", "uint8") == "uint8" else "scaled"
-    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    names = names_in(classes) or None
     try:
         written = export_onnx(net, target, inputs=inputs or trained_on, classes=names, origin=origin)
     except ConfigError as error:

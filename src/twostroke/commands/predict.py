@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..data.dataset import load_dataset
-from ..data.digit_image import FIELD, SUFFIXES, prepare_digit
+import numpy as np
+
+from ..data import tables
+from ..data.digit_image import FIELD, prepare_digit
+from ..data.picture import SUFFIXES
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
 from ..errors import ConfigError, DataError, ModelError
-from ..models.model_file import load_model
+from ..models.model_file import describe_model, load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
-from . import check_model, newest_unless, options, select
+from . import DATA_OPTIONS, load_for, newest_unless, options, select
 from .terminal import complain, encodes, hush, program, say
 
 Sample: TypeAlias = tuple[str, Any, int | None]  # a title, pixels (1, D), and the label if it is known
@@ -35,7 +38,7 @@ def predict(
     A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled into a box of
     20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28.
     """
-    if model and model.suffix.lower() in SUFFIXES:
+    if model and (model.suffix.lower() in SUFFIXES or tables.is_table(model)):
         images = [model, *(images or [])]
         model = None
     if bool(images) == (index is not None):
@@ -54,12 +57,14 @@ def predict(
         tell(text.device_line(net.backend))
     shape: tuple[int, ...] = (FIELD, FIELD)
     unread: list[DataError] = []
-    if index is None:
+    if index is None and images and all(map(tables.is_table, images)):
+        samples = [sample for path in images for sample in _rows(net, model, path)]
+        shape = net.layers[:1]
+    elif index is None:
         _check_takes_images(net, model)
         samples, unread = _pictures(images or [])
     else:
-        source = load_dataset(data or "mnist")
-        check_model(net, source, model)
+        source = load_for(net, model, data or "mnist")
         if not 0 <= index < len(source.test_images):
             last = len(source.test_images) - 1
             raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
@@ -70,13 +75,30 @@ def predict(
     for title, pixels, label in samples:
         outputs = net.predict_proba(pixels)[0]
         check_finite(model, outputs)
-        predictions.append(record.prediction_record(title, outputs, label))
+        predictions.append(record.prediction_record(title, outputs, label, net.classes))
         for line in text.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
             tell(line)
     if json:
         found = {"model": str(model), "device": net.backend.device, "output": net.output, "predictions": predictions}
         say(to_json(found))
     _refuse(unread)
+
+
+def _rows(net: MLP, model: Path, path: Path) -> list[Sample]:
+    """The rows of a table with the columns that the model was trained on; the class may be there or not."""
+    origin = describe_model(model)["origin"]
+    used = {name: value for name, value in (origin.get("data_options") or {}).items() if name in DATA_OPTIONS[:2]}
+    table = tables.load(path, columns=origin.get("columns") or (), unlabelled=True, **used)
+    if table.values.shape[1] != net.layers[0]:
+        found, expected = f"{table.values.shape[1]} columns of values", f"{net.layers[0]}"
+        remedy = "Give the columns of the table that it was trained on."
+        raise DataError("the table does not fit the model", where=path, found=found, expected=expected, remedy=remedy)
+    labels: list[int | None] = [None] * len(table.values)
+    if table.texts:
+        names = list(net.classes) or [str(k) for k in range(net.layers[-1])]
+        labels = [names.index(name) if name in names else None for name in tables.class_texts(table)]
+    values = table.values.astype(np.uint8) if str(origin.get("input")) == "uint8" else table.values
+    return [(f"{path} row {number}", values[number : number + 1], labels[number]) for number in range(len(values))]
 
 
 def _pictures(paths: Sequence[Path]) -> tuple[list[Sample], list[DataError]]:

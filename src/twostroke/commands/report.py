@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.dataset import load_dataset
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
 from ..runs.record import read_record, repeat_words
 from ..show import page, pictures
 from ..show.findings import Findings, examine
-from . import check_model, options, select
+from . import load_for, options, select
 from .terminal import Say, in_shell, say
 
 
@@ -31,8 +30,7 @@ def report(
     source = data or found.get("source")
     if not isinstance(source, str):
         raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")
-    samples = load_dataset(source)
-    check_model(net, samples, run / MODEL)
+    samples = load_for(net, run / MODEL, source)
     folder = writable_folder(out or run, "--out" if out else "RUN")
     write_page(examine(found, net, samples), folder, say, png=png)
 

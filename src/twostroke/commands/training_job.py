@@ -153,8 +153,9 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
     backend = select_backend(settings.device, threads, tf32=settings.tf32, **place)
     tell(text.device_line(backend))
-    data = load_dataset(settings.data)
-    tell(text.data_line(data))
+    data = load_dataset(settings.data, **settings.data_options)
+    for line in text.data_lines(data):
+        tell(line)
     doubt(doubts(data), strict=settings.strict)
     net = settings.make_network(data)
     tell(text.network_line(net))
@@ -221,6 +222,7 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     net, settings, tell, model = run.net, job.settings, job.tell, folder / MODEL
     config, preset = settings.config, settings.preset
     result = record.run_record(net, data, config, preset, run.history, test, model, settings.data)
+    result["data_options"] = settings.data_options
     if isinstance(run, DistributedRun):
         result["distributed"] = run.describe()
         tell(text.summing_line(result["distributed"]))

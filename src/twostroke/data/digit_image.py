@@ -9,21 +9,18 @@ position this point at the center of the 28x28 field." (http://yann.lecun.com/ex
 from __future__ import annotations
 
 import os
-import warnings
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import DataError
-from ..files.regular_file import absolute, open_regular
+from ..files.regular_file import absolute
+from .picture import read_grey
 
 FIELD: Final = 28  # side of the result in pixels
 BOX: Final = 20  # longer side of the digit in pixels
-MAX_PIXELS: Final = 50_000_000
-FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # decoded by Pillow itself, without other programs
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 SPECK: Final = 0.02  # of the ink of the largest connected part; less is no part of the digit
 MIN_CONTRAST: Final = 16  # of 255; JPEG noise on an empty page is less
 INK: Final = 0.2  # of the strongest ink; less is paper, shadow or JPEG noise
@@ -34,10 +31,7 @@ def prepare_digit(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     PNG, JPEG, BMP, GIF or TIFF; any size, colour or grey, dark on light or light on dark. Raises ``DataError``.
     """
-    where = absolute(path)
-    with open_regular(path) as file:
-        grey = _read_grey(file, where)
-    return prepare_grey(grey, where)
+    return prepare_grey(read_grey(path), absolute(path))
 
 
 def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
@@ -54,40 +48,6 @@ def prepare_grey(grey: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
     top, left = _centred(digit.sum(axis=1)), _centred(digit.sum(axis=0))
     field[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
     return field.reshape(1, -1)
-
-
-def _read_grey(file: BinaryIO, where: str) -> NDArray[np.uint8]:
-    """Decode a picture: rotate by EXIF, put transparency on paper, convert to grey (H, W)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large and unusual files; the size is checked here
-            with Image.open(file, formats=FORMATS) as image:
-                pixels = image.width * image.height
-                if pixels > MAX_PIXELS:
-                    found, expected = f"{image.width} x {image.height} pixels", f"at most {MAX_PIXELS:,} pixels"
-                    remedy = "Scale it down or crop it to the digit."
-                    raise DataError(
-                        "the image is too large", where=where, found=found, expected=expected, remedy=remedy
-                    )
-                upright = ImageOps.exif_transpose(image)
-                if upright.has_transparency_data:
-                    return _on_paper(upright.convert("RGBA"))
-                if upright.mode.startswith(("I", "F")):  # 16 bits and more, which convert("L") would clip
-                    return _stretched(np.asarray(upright, np.float32))
-                return np.asarray(upright.convert("L"))
-    except DataError:
-        raise
-    except Exception as error:  # Pillow raises a dozen types for damaged files
-        reason = "another kind of file" if isinstance(error, UnidentifiedImageError) else str(error)
-        found, remedy = reason or type(error).__name__, "Open it in an image program and save it as PNG."
-        expected = f"an intact {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        raise DataError("cannot read the image", where=where, found=found, expected=expected, remedy=remedy) from error
-
-
-def _on_paper(image: Image.Image) -> NDArray[np.uint8]:
-    """Composite on white, or on black if the contrast is higher there (light ink, transparent background)."""
-    papers = (Image.new("RGBA", image.size, name) for name in ("white", "black"))
-    return max((np.asarray(Image.alpha_composite(paper, image).convert("L")) for paper in papers), key=np.ptp)
 
 
 def _ink(grey: NDArray[np.uint8], where: str) -> NDArray[np.float32]:
@@ -133,11 +93,6 @@ def _paper(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     across = np.linspace(left, right, grey.shape[1], dtype=np.float32)
     plane: NDArray[np.float32] = np.add.outer(down, across) + np.float32(paper - (left + right + top + bottom) / 4)
     return plane
-
-
-def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    low, high = values.min(), values.max()
-    return np.asarray(np.rint((values - low) * (255 / ((high - low) or 1))), np.uint8)
 
 
 def _centred(mass: NDArray[np.uint64]) -> int:

@@ -14,7 +14,8 @@ from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 from ..backend import Array, Backend, Steps, array_module, check_backend, host_backend
-from ..data.dataset import check_images
+from ..data.checks import check_images
+from ..data.scaling import Scaling
 from ..errors import ConfigError, DataError
 from . import kernels
 from .initializers import INITIALIZERS, initial_parameters
@@ -54,6 +55,9 @@ class MLP:
     "glorot", "normal" or "scaled-normal", by default "he" for ReLU, else "glorot". The weights are drawn with ``seed``,
     or taken from the flat host array ``parameters``.
 
+    ``scaling`` standardises every input row, as suits a table: ``Scaling.of(samples)``. ``classes`` are the names of
+    the outputs. Both are kept in model files.
+
     ``dtype`` is "float32" or "float64"; ``backend`` is the device that holds the parameters, by default the CPU.
     Parameters and inputs must be finite: ``0 * inf`` and ``0 * nan`` count as 0 in the CPU's C library and may be NaN
     elsewhere.
@@ -72,9 +76,12 @@ class MLP:
         output: Literal["softmax", "sigmoid", "tanh", "relu", "identity", "exp"] | None = None,
         init: Literal["he", "glorot", "normal", "scaled-normal"] | None = None,
         parameters: Any = None,
+        scaling: Scaling | None = None,
+        classes: Sequence[str] = (),
         backend: Backend | None = None,
     ) -> None:
         self.layers = _check_layers(layers)
+        self.scaling, self.classes = _check_scaling(scaling, self.layers[0]), _check_names(classes, self.layers[-1])
         self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
         self.loss = _choice("loss", loss, kernels.LOSSES)
         self.output = _choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
@@ -130,9 +137,15 @@ class MLP:
 
         Raises ``DataError`` for anything else.
         """
-        images = check_images(X, "X", self.layers[0])
+        images = self.inputs(X, "X")
         with self.backend.active():
             return self.backend.to_host(self.infer(images))
+
+    def inputs(self, X: Any, where: str) -> Any:
+        """Checked and standardised host rows (N, D), as the first layer takes them. Raises ``DataError``, which names
+        the array ``where``."""
+        images = check_images(X, where, self.layers[0])
+        return images if self.scaling is None else self.scaling(images, self.dtype)
 
     def infer(self, X: Any) -> Array:
         """The output layer's activations (N, K) on the device, for X (N, D) on the device or on the host; host rows
@@ -174,11 +187,15 @@ class MLP:
 
     def __deepcopy__(self, memo: Any) -> MLP:
         """A network with parameters of its own, on the same device."""
-        return _made(network_settings(self), self.backend.to_host(self.parameters).copy(), self.backend)
+        return _made(*self._parts(), backend=self.backend)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled with its parameters on the host; unpickled on the CPU."""
-        return _made, (network_settings(self), self.backend.to_host(self.parameters))
+        return _made, self._parts()
+
+    def _parts(self) -> tuple[Any, ...]:
+        """What a copy is made from."""
+        return network_settings(self), self.backend.to_host(self.parameters).copy(), self.scaling, self.classes
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.layers))
@@ -348,6 +365,22 @@ def _check_seed(seed: int) -> int:
     return operator.index(seed)
 
 
+def _check_scaling(scaling: Scaling | None, width: int) -> Scaling | None:
+    for name, values in zip(Scaling._fields, scaling or (), strict=False):
+        shape = getattr(values, "shape", None)
+        if shape != (width,):
+            raise ConfigError("bad scaling", where=f"scaling.{name}", found=f"shape {shape}", expected=f"({width},)")
+    return scaling
+
+
+def _check_names(classes: Sequence[str], count: int) -> tuple[str, ...]:
+    names = tuple(classes)
+    if names and (len(names) != count or len(set(names)) != count or not all(isinstance(name, str) for name in names)):
+        found, expected = ", ".join(map(repr, names[:9])), f"{count} different names: one for each output"
+        raise ConfigError("bad names of classes", where="classes", found=found, expected=expected)
+    return names
+
+
 def _choice(argument: str, value: str, allowed: Iterable[str]) -> str:
     names = tuple(allowed)
     if not isinstance(value, str) or value not in names:
@@ -363,5 +396,12 @@ def network_settings(net: MLP) -> dict[str, Any]:
     return {name: getattr(net, name) for name in SETTINGS}
 
 
-def _made(settings: dict[str, Any], parameters: Any, backend: Backend | None = None) -> MLP:
-    return MLP(**settings, parameters=parameters, backend=backend)
+def _made(
+    settings: dict[str, Any],
+    parameters: Any,
+    scaling: Scaling | None,
+    classes: tuple[str, ...],
+    *,
+    backend: Backend | None = None,
+) -> MLP:
+    return MLP(**settings, parameters=parameters, scaling=scaling, classes=classes, backend=backend)

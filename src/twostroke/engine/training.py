@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
-from ..data.dataset import Dataset, check_fit, check_images, check_labels
+from ..data.checks import check_labels
+from ..data.dataset import Dataset, check_fit
 from ..data.doubts import doubts
 from ..errors import ConfigError, DivergenceError, TwoStrokeError
 from ..signals import late_interrupt
@@ -87,7 +88,7 @@ def evaluate(net: MLP, images: Any, labels: Any) -> Result:
 
 def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
     """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
-    images = check_images(images, "images", net.layers[0])
+    images = net.inputs(images, "images")
     labels = check_labels(labels, "labels", net.layers[-1], len(images))
     evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
     result = evaluation.run()
@@ -325,7 +326,7 @@ def _check_kind(value: object, where: str, kind: type, name: str) -> None:
 def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:
     """Check the data. Returns training images and labels, and the evaluation sets by name."""
     check_fit(net.layers, data)
-    images = check_images(data.train_images, "train_images", net.layers[0])
+    images = net.inputs(data.train_images, "train_images")
     labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
     evaluations: dict[str, tuple[Any, Any]] = {}
     if config.val_size:
@@ -334,7 +335,7 @@ def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict
         evaluations["val"] = (val_images, val_labels)
         images, labels = part.train_images, part.train_labels
     if config.evaluate_test and len(data.test_images):
-        test_images = check_images(data.test_images, "test_images", net.layers[0])
+        test_images = net.inputs(data.test_images, "test_images")
         test_labels = check_labels(data.test_labels, "test_labels", net.layers[-1], len(test_images))
         evaluations["test"] = (test_images, test_labels)
     return images, labels, evaluations

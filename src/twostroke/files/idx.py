@@ -7,25 +7,21 @@ A file may be plain, gzip or xz; its first bytes decide, not its name.
 
 from __future__ import annotations
 
-import lzma
 import math
 import os
-import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .compressed import AGAIN, CHUNK, inflate, packing
 from .regular_file import absolute, check_size, open_regular
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 NAMES = dict(zip(TYPES, ("ubyte", "byte", "short", "int", "float", "double"), strict=True))
 MAX_NDIM = 4
-XZ_MEMORY = 128 << 20  # `xz -9` needs 65 MiB; a malicious header can ask for 4 GiB
-CHUNK = 1 << 20
-AGAIN = "Download it again."
 _MEANING = {1: " (labels)", 3: " (images)"}
 
 
@@ -62,8 +58,8 @@ def read_bytes(path: str | os.PathLike[str], ndim: int | None = None) -> bytearr
             file.seek(0)
             if not magic:
                 raise _bad("the file is empty", where, "0 bytes", "an IDX file")
-            kind = "gzip" if magic[:2] == b"\x1f\x8b" else "xz" if magic == b"\xfd7zXZ\x00" else ""
-            read = _inflate(file, kind, size, where) if kind else file.read
+            kind = packing(magic)
+            read = inflate(file, kind, size, where) if kind else file.read
             data = bytearray()
             _fill(data, read, 4 + 4 * MAX_NDIM)
             _, _, start, total = _header(data, where, ndim)
@@ -79,31 +75,6 @@ def read_bytes(path: str | os.PathLike[str], ndim: int | None = None) -> bytearr
 
 def _bad(what: str, where: str, found: object, expected: str, remedy: str = AGAIN) -> DataError:
     return DataError(what, where=where, found=found, expected=expected, remedy=remedy)
-
-
-def _inflate(file: BinaryIO, kind: str, size: int, where: str) -> Callable[[int], bytes]:
-    """A ``read(n)`` of up to n decompressed bytes; b"" only at the verified end of the file."""
-    # gzip.open silently joins members and skips zero padding; lzma.open has no memory limit.
-    xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY) if kind == "xz" else None
-    decoder: Any = xz or zlib.decompressobj(wbits=31)
-
-    def read(count: int) -> bytes:
-        out = b""
-        while not out and not decoder.eof:
-            holding = xz is not None and not xz.needs_input
-            chunk = b"" if holding else getattr(decoder, "unconsumed_tail", b"") or file.read(CHUNK)
-            try:
-                out = decoder.decompress(chunk, count)
-            except (zlib.error, lzma.LZMAError, EOFError) as error:
-                raise _bad(f"the {kind} data is damaged", where, error, "an intact file") from error
-            if not (out or chunk or holding or decoder.eof):
-                found = f"its end at byte {file.tell()}"
-                raise _bad(f"the {kind} data is truncated", where, found, f"a whole {kind} file")
-        if not out and (extra := len(decoder.unused_data) + size - file.tell()):
-            raise _bad(f"bytes after the {kind} data", where, f"{extra} extra bytes", "one member only")
-        return out
-
-    return read
 
 
 def _fill(data: bytearray, read: Callable[[int], bytes], count: int) -> None:

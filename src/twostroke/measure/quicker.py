@@ -50,7 +50,7 @@ def _step_seconds(run: TrainingRun, data: Dataset, steps: int, backend: Backend)
     short = replace(data, train_images=data.train_images[rows], train_labels=data.train_labels[rows])
     changes = {"lr": 1e-9, "epochs": 1 + EPOCHS, "val_size": 0, "patience": 0, "evaluate_test": False}
     config = run.config.replace(batch_size=batch_size, **changes)
-    trial = TrainingRun(MLP(**network_settings(run.net)), short, config, backend)
+    trial = TrainingRun(MLP(**network_settings(run.net), scaling=run.net.scaling), short, config, backend)
     while not trial.done:
         trial.advance()
     return min(record.train_seconds for record in trial.history[1:]) / len(trial.bounds)

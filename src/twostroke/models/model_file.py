@@ -1,6 +1,7 @@
 """Model files: a network as one safetensors file, with its settings and origin as metadata.
 
-The tensors are W1 (fan_in, fan_out), b1 (fan_out,), W2, b2, ...
+The tensors are W1 (fan_in, fan_out), b1 (fan_out,), W2, b2, ... and, of a network of tables, mean (D,) and deviation
+(D,), float64, by which its input is standardised.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..backend import Backend
+from ..data.scaling import Scaling
 from ..engine.mlp import DTYPES, MLP, SETTINGS, network_settings, parameter_count
 from ..errors import ConfigError, ModelError
 from ..files.sealed_file import check_seal, damaged, pack, parse_header, read_bytes, read_json, write_sealed
@@ -32,13 +34,16 @@ def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any
     if the file could not be read again, or if it cannot be written.
     """
     path = Path(path)
-    tensors = host_tensors(net, path)
+    tensors = host_tensors(net, path) | (net.scaling._asdict() if net.scaling else {})
     origin = {"twostroke": __version__, "numpy": np.__version__, "python": platform.python_version()}
     origin |= {"device": net.backend.device, "reason": net.backend.reason, **(provenance or {})}
     texts = {
         "settings": json.dumps(network_settings(net), sort_keys=True),
         "origin": json.dumps(origin, sort_keys=True, default=str),
-        "input": "rows of pixels 0..255 divided by 255, or floats already scaled",
+        "input": "rows of numbers, standardised by mean and deviation"
+        if net.scaling
+        else "rows of pixels 0..255 divided by 255, or floats already scaled",
+        **({"classes": json.dumps({"names": net.classes})} if net.classes else {}),
     }
     write_sealed(path, KIND, pack(path, KIND, texts, tensors))
     return path
@@ -54,10 +59,14 @@ def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) 
     header = parse_header(data, where)
     net = _network(header, len(data), where, backend)
     tensors = check_seal(data, header, "settings", where)
-    flat = np.concatenate([tensors[name].ravel() for name in _shapes(net.layers)])
-    if not np.isfinite(flat).all():
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise ModelError("weights are not finite", where=where, remedy="The training diverged: train again.")
+    flat = np.concatenate([tensors[name].ravel() for name in _shapes(net.layers)])
     net.parameters = net.backend.asarray(flat, net.dtype)
+    if "mean" in tensors:
+        net.scaling = Scaling(tensors["mean"], tensors["deviation"])
+        if not (net.scaling.deviation > 0).all():
+            raise damaged(where, "a deviation that is not above 0")
     return net
 
 
@@ -84,6 +93,16 @@ def host_tensors(net: MLP, path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _classes(header: dict[str, Any], where: Path) -> list[str]:
+    """The names of the classes, if they have names."""
+    if "classes" not in header["__metadata__"]:
+        return []
+    names = read_json(header["__metadata__"], "classes", where, KIND)["names"]
+    if not isinstance(names, list):
+        raise damaged(where, "names of classes that are no list")
+    return names
+
+
 def _shapes(layers: tuple[int, ...]) -> dict[str, list[int]]:
     """Each tensor's name and shape, in the order of the flat parameters."""
     shapes = {}
@@ -105,16 +124,18 @@ def _network(header: dict[str, Any], n_bytes: int, where: Path, backend: Backend
         # Compared with the file's size before anything of that size is allocated.
         if min(layers) < 1 or parameter_count(layers) * np.dtype(dtype).itemsize > n_bytes:
             raise damaged(where, f"{n_bytes} bytes for layers {list(layers)}")
-        shapes = _shapes(layers)
+        kinds = dict.fromkeys(shapes := _shapes(layers), {"float32": "F32", "float64": "F64"}[dtype])
+        if "mean" in header:
+            shapes |= {name: [layers[0]] for name in Scaling._fields}
+            kinds |= dict.fromkeys(Scaling._fields, "F64")
         if set(shapes) != (found := header.keys() - {"__metadata__"}):
             raise damaged(where, f"tensors {sorted(found)}", sorted(shapes))
-        names = {"float32": "F32", "float64": "F64"}
         for name, shape in shapes.items():
             kind = (header[name]["dtype"], header[name]["shape"])
-            if kind != (names[dtype], shape):
-                raise damaged(where, f"{name} is {kind}", (names[dtype], shape))
-        return MLP(**settings, backend=backend)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+            if kind != (kinds[name], shape):
+                raise damaged(where, f"{name} is {kind}", (kinds[name], shape))
+        return MLP(**settings, classes=_classes(header, where), backend=backend)
+    except (KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
         if isinstance(error, ModelError):
             raise
         raise damaged(where, f"settings that make no network ({error})") from error

@@ -3,6 +3,8 @@
     input (batch, D) -> [Cast, Div by 255: pixels only] -> Gemm, activation, ... -> probabilities (batch, K)
                                                                                  -> ArgMax -> label (batch,)
 
+A network of tables standardises its input instead: Sub mean, Div deviation.
+
 Needs operator set 17 and IR version 8 (ONNX 1.12, 2022). The package ``onnx`` is imported when it is used.
 """
 
@@ -26,7 +28,8 @@ OPSET: Final = 17
 IR_VERSION: Final = 8
 # Protocol buffers are limited to 2 GiB. The graph takes kilobytes, the origin 1 MiB at most (a model file's limit).
 MOST_BYTES: Final = 2**31 - 2**22
-INPUTS: Final = ("pixels", "scaled")
+_INPUT: Final = {"pixels": "pixels 0..255", "scaled": "values already scaled"}
+INPUTS: Final = tuple(_INPUT)
 
 
 def import_onnx() -> Any:
@@ -60,7 +63,10 @@ def export_onnx(
     onnx = import_onnx()
     if inputs not in INPUTS:
         raise ConfigError("unknown kind of input", where="inputs", found=repr(inputs), expected=" or ".join(INPUTS))
-    names = class_names(classes, net.layers[-1])
+    names = class_names(classes or net.classes or None, net.layers[-1])
+    if net.scaling and inputs == "pixels":
+        found, expected = "pixels, of a network of tables", "scaled"
+        raise ConfigError("not a network of pixels", where="inputs", found=found, expected=expected)
     tensors = host_tensors(net, path)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > MOST_BYTES:
@@ -76,7 +82,7 @@ def export_onnx(
     metadata = {
         "twostroke": __version__,
         "settings": network_settings(net),
-        "input": "pixels 0..255" if inputs == "pixels" else "values already scaled",
+        "input": _INPUT[inputs] if net.scaling is None else "values as in the table, standardised inside",
         "classes": list(range(net.layers[-1])) if names is None else names,
         "origin": origin or {},
     }
@@ -114,6 +120,13 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
         constants["white"] = np.array(255, net.dtype)
         nodes.append(make("Cast", ["input"], ["X"], "cast", to=number))
         nodes.append(make("Div", ["X", "white"], ["A0"], "scale"))
+        values = "A0"
+    if net.scaling:  # in float64: the mean of a column may be large beside its deviation
+        constants |= net.scaling._asdict()
+        nodes.append(make("Cast", ["input"], ["X"], "widen", to=onnx.TensorProto.DOUBLE))
+        nodes.append(make("Sub", ["X", "mean"], ["centred"], "centre"))
+        nodes.append(make("Div", ["centred", "deviation"], ["standardised"], "standardise"))
+        nodes.append(make("Cast", ["standardised"], ["A0"], "cast", to=number))
         values = "A0"
     operators = [*(activation.onnx for activation in net.layer_activations[:-1]), net.loss_kernels.onnx]
     for layer, operator in enumerate(operators, start=1):

@@ -13,7 +13,7 @@ from ..files.regular_file import open_regular
 MAX_BYTES, MAX_COMMENT = 1 << 16, 200  # of a file, and of what ``train --show-config`` writes above the settings
 MAX_NESTED: Final = 200  # dots or brackets in a line: for a dotted key of n parts tomllib takes n^2 of time and memory
 MOST_SHOWN: Final = 200  # characters of a key or value in an error
-KINDS: Final = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of numbers"}
+KINDS: Final = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 
 def read_config(file: Path, known: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def read_config(file: Path, known: Mapping[str, tuple[type, ...]]) -> dict[str, 
 
 def to_toml(values: Mapping[str, Any]) -> list[str]:
     """Settings as the lines of a file that ``read_config`` takes. Raises ``ConfigError`` for what TOML cannot hold."""
-    lines = [f"{key} = {_toml(key, value)}" for key, value in values.items()]
+    lines = [f"{key} = {_toml(key, value)}" for key, value in values.items() if value is not None]
     if (size := sum(map(len, lines)) + len(lines)) > MAX_BYTES - MAX_COMMENT:
         what, expected = "the settings could not be read again", f"<= {MAX_BYTES - MAX_COMMENT}"
         raise ConfigError(what, found=f"{size} bytes of TOML", expected=expected, remedy="Use fewer layers.")
@@ -63,6 +63,8 @@ def to_toml(values: Mapping[str, Any]) -> list[str]:
 
 
 def _toml(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(key, item) for item in value)}]"
     if not isinstance(value, str):
         return repr(value).lower() if isinstance(value, bool) else repr(value)
     if any("\ud800" <= c <= "\udfff" for c in value):  # bytes of a path that are no text

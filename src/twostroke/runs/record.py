@@ -126,13 +126,16 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
         "data": data.name,
         "input": str(data.train_images.dtype),
         "layers": list(net.layers),
+        **({"class_names": list(net.classes)} if net.classes else {}),
+        **({"columns": list(data.columns)} if data.columns else {}),
         "versions": versions(),
     }
 
 
-def prediction_record(source: str, outputs: Any, label: int | None) -> dict[str, Any]:
-    """The prediction for one sample; ``label`` where it is known."""
-    return {"source": source, "prediction": int(outputs.argmax()), "label": label, "probabilities": outputs.tolist()}
+def prediction_record(source: str, outputs: Any, label: int | None, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """The prediction for one sample; ``label`` where it is known, and the names of the ``classes`` if they have any."""
+    found = {"source": source, "prediction": int(outputs.argmax()), "label": label, "probabilities": outputs.tolist()}
+    return found | ({"classes": list(classes)} if classes else {})
 
 
 def record_bytes(record: Mapping[str, Any], path: Path, model: Path) -> bytes:
@@ -176,6 +179,10 @@ def repeat_words(record: Mapping[str, Any]) -> list[str]:
     if record.get("threads") and not machine.get("threads_auto"):
         values["threads"] = record["threads"]
     words = ["twostroke", "train", source]
+    options = record.get("data_options")
+    for name, value in (options if isinstance(options, Mapping) else {}).items():
+        if name in SETTINGS:
+            words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for name, value in values.items():
         words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return [*words, SETTINGS["tf32"].flag] if machine.get("tf32") else words

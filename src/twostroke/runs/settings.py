@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ..data.dataset import Dataset, check_fit
+from ..data.scaling import Scaling
 from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
 from ..engine.kernels import ACTIVATIONS, LOSSES
@@ -22,13 +23,15 @@ from ..engine.mlp import SETTINGS as NETWORK_SETTINGS
 from ..engine.optimizers import OPTIMIZERS
 from ..engine.schedules import SCHEDULES
 from ..errors import ConfigError, TwoStrokeError
+from ..files.regular_file import open_regular
 from .config_file import read_config
 from .presets import PRESETS
 
+MOST_NAMES: Final = 1 << 20  # bytes of a file of names
 FAST: Final = PRESETS["fast"]  # where a run starts from unless another preset is named
 # Fields of TrainConfig without an option: a run of the command line always has the default.
 LIBRARY_ONLY: Final = frozenset({"evaluate_test"})
-NETWORK, TRAINING, RUN = "The network", "How it is trained", "The run"  # the panels of --help
+DATA, NETWORK, TRAINING, RUN = "The data", "The network", "How it is trained", "The run"  # the panels of --help
 
 
 def as_integer(value: Any) -> Any:
@@ -48,6 +51,23 @@ def _widths(value: str | list[Any]) -> tuple[int, ...]:
         )
         raise ConfigError("bad layers", where="layers", found=repr(value), expected=expected, remedy=remedy)
     return tuple(widths)
+
+
+def names_in(value: str | Sequence[str] | None) -> list[str]:
+    """Names joined by commas, a list of them, or those in a file, one a line."""
+    if value is None or not isinstance(value, str):
+        return [str(name) for name in value or []]
+    if not os.path.isfile(os.path.expanduser(value)):
+        return [name.strip() for name in value.split(",")]
+    with open_regular(os.path.expanduser(value)) as file:
+        text = file.read(MOST_NAMES + 1)
+    try:
+        if len(text) > MOST_NAMES:
+            raise ValueError(f"more than {MOST_NAMES} bytes")
+        return [line.strip() for line in text.decode().splitlines() if line.strip()]
+    except ValueError as error:
+        expected = "text in UTF-8, a name a line"
+        raise ConfigError("not a file of names", where=value, found=error, expected=expected) from error
 
 
 def _path(value: str) -> str:
@@ -116,8 +136,17 @@ _OUTPUTS = "; ".join(f"{loss}: {', '.join(outputs)}" for loss, outputs in LOSSES
 _RECIPES = " ".join(f"[bold]{name}[/bold]: {preset.purpose}." for name, preset in PRESETS.items())
 
 SETTINGS: Final = _table(
-    Setting("data", RUN, "mnist|PATH", "The bundled MNIST (default), a folder of IDX files, or an .npz file.",
+    Setting("data", DATA, "mnist|PATH", "The bundled MNIST (default), a folder (IDX files, .npy files, pictures by"
+            " class), an .npz file or a table (.csv, .tsv, .parquet).",
             default="mnist", positional=True, convert=_path),
+    Setting("label", DATA, "COLUMN", "Of a table: the column of the class, by name or number; -1 is the last."
+            " Default: the one that is named label, class, target or species, or has the only words.",
+            (str, int), convert=str),
+    Setting("drop", DATA, "COLUMN,...", "Of a table: columns to leave out.", (str, list), convert=names_in),
+    Setting("test", DATA, "PATH", "Of a table: another one to test on. Default: a fifth of the rows.", convert=_path),
+    Setting("classes", DATA, "NAME,...|FILE",
+            "The classes' names in the order of their numbers, or a file with one a line.",
+            (str, list), convert=names_in),
     Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.",
             default="fast"),
     Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's."
@@ -182,6 +211,10 @@ class Settings:
 
     preset: str
     data: str
+    label: str | None
+    drop: list[str] | None
+    test: str | None
+    classes: list[str] | None
     device: str
     threads: int | str
     tf32: bool
@@ -198,7 +231,14 @@ class Settings:
         layers = self.layers or (data.n_features, *self.hidden, data.n_classes)
         remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_classes)))}."
         check_fit(layers, data, where=self.names["layers"], remedy=remedy, exact=True)
-        return MLP(layers, **self.network)
+        scaling = Scaling.of(data.train_images) if data.columns else None
+        return MLP(layers, scaling=scaling, classes=data.classes, **self.network)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The options of ``load_dataset`` that were given."""
+        options = {name: getattr(self, name) for name in ("label", "drop", "test", "classes")}
+        return {name: value for name, value in options.items() if value}
 
     def folder(self, data: Dataset) -> Path:
         """The folder that the run writes to."""

@@ -16,6 +16,7 @@ from ..engine.training import EpochRecord
 from ..runs.settings import SETTINGS
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
+NAMED = 8  # classes in a line
 BAR_WIDTH = 28
 KEYS = 10  # the width of the first words of a run
 PAYS = 1.3  # the least speed-up that makes twice the ranks worthwhile
@@ -42,11 +43,13 @@ def device_line(backend: Backend) -> str:
     return row("device", f"{backend.device}{threads}: {backend.reason}")
 
 
-def data_line(data: Dataset) -> str:
-    """The data set: sizes, shape, dtype, classes."""
+def data_lines(data: Dataset) -> list[str]:
+    """The data set: sizes, shape, dtype, classes; and how it was read, if that was a choice."""
     shape = " x ".join(map(str, data.image_shape))
     sizes = f"{len(data.train_images):,} training and {len(data.test_images):,} test samples"
-    return row("data", f"{data.name}, {sizes}, {shape} {data.train_images.dtype}, {data.n_classes} classes")
+    named = f": {', '.join(data.classes[:NAMED])}{', ...' * (len(data.classes) > NAMED)}" if data.classes else ""
+    line = f"{data.name}, {sizes}, {shape} {data.train_images.dtype}, {data.n_classes} classes{named}"
+    return [row("data", line), *([row("", data.how)] if data.how else [])]
 
 
 def network_line(net: MLP) -> str:
@@ -168,24 +171,33 @@ def onnx_lines(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def class_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """``class_counts`` as lines."""
-    lines = ["class  samples  errors  error rate  most often taken for"]
+def class_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> list[str]:
+    """``class_counts`` as lines; ``names`` of the classes, if they have names."""
+    shown = {row["class"]: names[row["class"]] if names else str(row["class"]) for row in rows}
+    width = max([5, *map(len, shown.values())])
+    lines = [f"{'class':>{width}}  samples  errors  error rate  most often taken for"]
     for row in rows:
         rate = f"{row['errors'] / row['samples']:.2%}" if row["samples"] else "-"
-        mistaken = "-" if row["most_taken_for"] is None else row["most_taken_for"]
-        lines.append(f"{row['class']:>5}  {row['samples']:>7}  {row['errors']:>6}  {rate:>10}  {mistaken:>20}")
+        other = row["most_taken_for"]
+        mistaken = "-" if other is None else names[other] if names else other
+        name = shown[row["class"]]
+        lines.append(f"{name:>{width}}  {row['samples']:>7}  {row['errors']:>6}  {rate:>10}  {mistaken:>20}")
     return lines
 
 
 def prediction_lines(record: Mapping[str, Any], pixels: Any, *, plain: bool = False) -> list[str]:
     """``prediction_record`` with its picture, if it is one, and the largest outputs as sorted bars."""
     label, values, full = record["label"], record["probabilities"], "#" if plain else "█"
-    truth = "" if label is None else f" (labelled {label}: {'right' if label == record['prediction'] else 'wrong'})"
+    names = record.get("classes") or [str(k) for k in range(len(values))]
+    right = "right" if label == record["prediction"] else "wrong"
+    truth = "" if label is None else f" (labelled {names[label]}: {right})"
     lines = [f"  {line}" for line in picture(pixels, plain=plain)] if pixels.ndim == 2 else []
-    lines.append(f"{record['source']}: {record['prediction']}{truth}")
-    for k in sorted(range(len(values)), key=lambda k: -values[k])[:10]:
-        lines.append(f"  {k} {values[k]:8.2%} {full * round(BAR_WIDTH * min(max(values[k], 0.0), 1.0))}".rstrip())
+    lines.append(f"{record['source']}: {names[record['prediction']]}{truth}")
+    best = sorted(range(len(values)), key=lambda k: -values[k])[:10]
+    width = max(len(names[k]) for k in best)
+    for k in best:
+        bar = full * round(BAR_WIDTH * min(max(values[k], 0.0), 1.0))
+        lines.append(f"  {names[k]:>{width}} {values[k]:8.2%} {bar}".rstrip())
     return lines
 
 

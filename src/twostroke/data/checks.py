@@ -1,0 +1,121 @@
+"""Checks of samples and labels, before kernels see them: CuPy silently wraps an index that is out of range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+
+_PIXELS = "uint8 pixels 0..255, or float32 or float64 already scaled"
+_CLASSES = "integers, one per sample"
+_ROWS = "(n, features), (n, height, width), or the latter with one channel"
+
+
+def check_images(images: object, where: str, n_features: int | None = None) -> NDArray[Any]:
+    """Check images; return a C-contiguous, aligned (N, D) array of native uint8, float32 or float64; N and D > 0.
+
+    Accepts (N, D), (N, H, W) and (N, H, W) with one channel: NumPy arrays, and whatever exports ``__array__`` or
+    ``__dlpack__``, such as a PyTorch tensor on the CPU. The input is never modified; the result shares its memory if
+    possible. Raises DataError for NaN, infinity, values beyond float32, and any other dtype, shape or D.
+    """
+    flat, _ = images_and_shape(images, where)
+    if n_features not in (None, flat.shape[1]):
+        what = f"{where} has {flat.shape[1]} features, model expects {n_features}"
+        raise DataError(what, remedy="Give samples shaped like those the model was trained on.")
+    return flat
+
+
+def check_labels(
+    labels: object, where: str, n_classes: int | None = None, n_samples: int | None = None
+) -> NDArray[Any]:
+    """Check labels; return a C-contiguous (N,) array in 0..n_classes-1: uint8, or int32 beyond 256 classes.
+
+    Accepts integers, and floats with integer values. Raises DataError with the first invalid value and its index.
+    """
+    array = _as_array(labels, where, _CLASSES)
+    if array.dtype.kind not in "uif":
+        remedy = "Number the classes from 0."
+        raise bad("labels of the wrong type", where, f"dtype {array.dtype}", _CLASSES, remedy)
+    if array.ndim != 1:
+        remedy = "One-hot labels? Use labels.argmax(axis=1). A column? Use labels.ravel()."
+        raise bad("labels are not 1-D", where, f"shape {array.shape}", _CLASSES, remedy)
+    if array.size == 0:
+        raise bad("no labels", where, "0 labels", "at least 1")
+    if n_samples not in (None, len(array)):
+        what, expected = "labels and samples differ in number", f"{n_samples}, one per sample"
+        raise bad(what, where, f"{len(array)} labels", expected, "Give one label per sample.")
+    if array.dtype.kind == "f":
+        _refuse(array, array != np.trunc(array), where, "a label is not a whole number", "whole numbers")
+    top = 2**31 - 2 if n_classes is None else n_classes - 1
+    if not 0 <= array.min() <= array.max() <= top:
+        allowed = "0 or more" if n_classes is None else f"0..{top}"
+        _refuse(array, (array < 0) | (array > top), where, "a label is out of range", allowed)
+    small = (int(array.max()) if n_classes is None else top) < 256
+    return np.require(array, np.uint8 if small else np.int32, ["C", "A"])
+
+
+def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """Check images; return the (N, D) array and the shape of one image."""
+    array = _as_array(images, where, _PIXELS)
+    if array.dtype.kind + str(array.dtype.itemsize) not in ("u1", "f4", "f8"):
+        remedy = "Use .astype('uint8') on raw pixels, or scale them and use .astype('float32')."
+        raise bad("values of the wrong type", where, f"dtype {array.dtype}", _PIXELS, remedy)
+    shape = array.shape[1:]
+    if array.ndim == 4 and 1 in (shape[0], shape[2]):
+        shape = shape[:2] if shape[2] == 1 else shape[1:]
+    if len(shape) not in (1, 2):
+        remedy = "One row per sample: X.reshape(n, -1), or X[None, :] for a single sample."
+        raise bad("not an array of samples", where, f"{array.ndim}-D, shape {array.shape}", _ROWS, remedy)
+    if array.size == 0:
+        raise bad("no samples", where, f"{len(array)} samples of {math.prod(shape)} values", "at least 1 of each")
+    if array.dtype.kind == "f":
+        # Minimum and maximum reveal NaN and infinity without a mask as large as the data.
+        with np.errstate(invalid="ignore"):
+            low, high = float(array.min()), float(array.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            _refuse(array, ~np.isfinite(array), where, "NaN or infinite values", "finite values")
+        limit = float(np.finfo(np.float32).max)
+        if not -limit <= low <= high <= limit:
+            _refuse(array, np.abs(array) > limit, where, "values beyond float32", f"at most {limit:.4g}")
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    return array.reshape(len(array), -1), shape
+
+
+def bad(what: str, where: str, found: str, expected: str, remedy: str = "Check the data.") -> DataError:
+    return DataError(what, where=where, found=found, expected=expected, remedy=remedy)
+
+
+def _as_array(value: object, where: str, accepted: str) -> NDArray[Any]:
+    try:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError("its mask would be lost")
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:  # ragged lists; arrays on a device
+        found = f"{type(value).__module__}.{type(value).__qualname__} ({error})"
+        raise bad("not a NumPy array", where, found, accepted, "Convert it to a NumPy array.") from error
+
+
+def _refuse(array: NDArray[Any], wrong: NDArray[np.bool_], where: str, what: str, expected: str) -> None:
+    """If a value is bad, raise DataError with the first one, its index and their number."""
+    if wrong.any():
+        index = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        at = index[0] if len(index) == 1 else index
+        found = f"value {array[index]} at index {at} ({np.count_nonzero(wrong)} in all)"
+        raise bad(what, where, found, expected, "Repair the data.")
+
+
+def count_classes(labels: NDArray[Any], where: str) -> int:
+    values, counts = np.unique(labels, return_counts=True)
+    # A rare label above a gap is taken for a damaged byte, which would silently widen the network.
+    if len(values) > 1 and values[-1] > values[-2] + 1 and 50 * counts[-1] < counts.mean():
+        found = f"value {values[-1]} at index {int(labels.argmax())} ({counts[-1]} in all)"
+        remedy = f"Repair the data, or pass n_classes={int(values[-1]) + 1} if it is right."
+        raise bad("a label is out of range", where, found, f"0..{values[-2]} like all others", remedy)
+    return int(values[-1]) + 1
