@@ -153,7 +153,7 @@ LAYOUTS = {
     "gz": [f"{name}.gz" for name in NAMES],
     "mixed": [NAMES[0] + ".xz", NAMES[1], NAMES[2] + ".gz", NAMES[3] + ".xz"],
     "dotted": [name.replace("-idx", ".idx") for name in NAMES],
-    "emnist": [f"emnist-letters-{name.replace('t10k', 'test')}.gz" for name in NAMES],
+    "kmnist": [f"kmnist-{name.replace('t10k', 'test')}.gz" for name in NAMES],
 }
 
 
@@ -202,14 +202,14 @@ def test_folder_with_files_missing(tmp_path: Path) -> None:
     refused(lambda: load_dataset(folder), folder, "found no IDX file", *NAMES)
 
 
-@pytest.mark.parametrize("others", [LAYOUTS["dotted"], LAYOUTS["emnist"]])
+@pytest.mark.parametrize("others", [LAYOUTS["dotted"], LAYOUTS["kmnist"]])
 def test_folder_of_two_sets(tmp_path: Path, others: list[str]) -> None:
     folder = write_folder(write_folder(tmp_path, small()), small(), others)
     refused(lambda: load_dataset(folder), folder, NAMES[0], others[0].removesuffix(".gz"), "folder of its own")
 
 
 def test_halves_of_two_sets_are_not_one(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, small(), [*LAYOUTS["emnist"][:2], *NAMES[2:]])
+    folder = write_folder(tmp_path, small(), [*LAYOUTS["kmnist"][:2], *NAMES[2:]])
     refused(lambda: load_dataset(folder), folder, "more than one data set", NAMES[2])
 
 

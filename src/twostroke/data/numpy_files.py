@@ -126,7 +126,9 @@ def _read_arrays(path: Path, keys_of: Callable[[Sequence[str]], Sequence[str]]) 
             raise
         except Exception as error:  # zipfile and numpy.lib.format raise a dozen types for a damaged file
             file.seek(0)
-            found, remedy = _kind(file.read(512)) or f"{type(error).__name__}: {error}", "See docs/your-own-data.md."
+            kind = _kind(file.read(512))
+            found = kind or f"{type(error).__name__}: {error}"
+            remedy = "See docs/your-own-data.md." if kind else "Save it again with numpy.savez."
             expected = "an .npz file, a table (.csv, .tsv, .parquet), or a folder of IDX files, .npy files or pictures"
             raise bad("not a valid .npz file", at, found, expected, remedy) from error
     return arrays
@@ -134,6 +136,8 @@ def _read_arrays(path: Path, keys_of: Callable[[Sequence[str]], Sequence[str]]) 
 
 def _kind(start: bytes) -> str:
     """What a file is that begins so, if it is no .npz; "" if that is not known."""
+    if start[:2] in (b"PK", b""):
+        return ""
     for magic, kind in (
         (b"\x00\x00", "one IDX file: name the folder of all four"),
         (b"\x1f\x8b", "a gzip file: unpack it, or name the folder of all four IDX files"),

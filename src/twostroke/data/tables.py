@@ -265,7 +265,7 @@ def class_texts(table: Table) -> list[str]:
     values = set(table.texts)
     if not all(_is_number(text) for text in values):
         return table.texts
-    broken = next((text for text in values if not float(text).is_integer()), None)
+    broken = next((text for text in table.texts if not float(text).is_integer()), None)
     if broken is not None:
         expected = "whole numbers or words"
         remedy = "Values to be predicted, not classes? See twostroke.sklearn.MLPRegressor. Else choose --label COLUMN."
