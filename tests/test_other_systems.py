@@ -136,7 +136,9 @@ def test_python_trains_and_so_do_the_estimators(small: str) -> None:
         history = ts.fit(net, data, ts.TrainConfig(epochs=2))
         print(len(history), ts.select_backend("auto").device)
         X = data.train_images.astype(np.float64) / 255
-        print(MLPClassifier((8,), max_iter=200, tol=0.05).fit(X, data.train_labels).score(X, data.train_labels) > 0.5)
+        import warnings
+        warnings.simplefilter("ignore")  # it has not converged yet
+        print(MLPClassifier((8,), max_iter=60).fit(X, data.train_labels).score(X, data.train_labels) > 0.6)
         """,
         small,
     )

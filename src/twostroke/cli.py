@@ -19,7 +19,7 @@ from .commands.doctor import doctor
 from .commands.draw import draw
 from .commands.evaluate import evaluate
 from .commands.export import export
-from .commands.mpi_job import in_job, leave, refuse_several
+from .commands.mpi_job import RefusedElsewhere, in_job, leave, refuse_several
 from .commands.options import Group, add
 from .commands.predict import predict
 from .commands.report import report
@@ -38,7 +38,6 @@ from .commands.terminal import (
 from .commands.train import train
 from .commands.verify import verify
 from .errors import DeviceError, TwoStrokeError
-from .ranks.mpi import RefusedElsewhere
 from .version import __version__
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer

@@ -11,15 +11,17 @@ from typing import Any, Final
 # Those that end a run; Windows has the first two.
 ENDING: Final = tuple(n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU"))
 
+HANGUP: Final = getattr(signal, "SIGHUP", None)
+
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = ENDING) -> Iterator[None]:
     """Within the block, ``handler`` takes these signals; outside the main thread, nothing changes.
 
-    A signal that is ignored stays so: SIGHUP under nohup, SIGINT in the background of a script.
+    Under nohup a SIGHUP is ignored, and stays so.
     """
     heard = numbers if threading.current_thread() is threading.main_thread() else ()
-    heard = tuple(n for n in heard if signal.getsignal(n) is not signal.SIG_IGN)
+    heard = tuple(n for n in heard if n != HANGUP or signal.getsignal(n) is not signal.SIG_IGN)
     previous = {number: signal.signal(number, handler) for number in heard}
     try:
         yield

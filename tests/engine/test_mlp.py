@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 import twostroke as ts
 from twostroke.backend import Backend
 from twostroke.engine import mlp
+from twostroke.engine.arguments import MAX_WIDTH
 from twostroke.engine.initializers import INITIALIZERS
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
-from twostroke.engine.mlp import MAX_WIDTH, MOST_ROWS, MOST_SIZES, layer_views, network_settings, parameter_count
+from twostroke.engine.mlp import MOST_ROWS, MOST_SIZES, layer_views, network_settings, parameter_count
 from twostroke.errors import ConfigError, DataError
 
 # --- construction ------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 import twostroke as ts
 from twostroke.backend import Backend
-from twostroke.engine.mlp import MAX_WIDTH, SETTINGS
+from twostroke.engine.arguments import MAX_WIDTH
+from twostroke.engine.mlp import SETTINGS
 from twostroke.errors import ModelError
 from twostroke.files import sealed_file
 from twostroke.models import model_file

@@ -7,8 +7,10 @@ from contextlib import suppress
 from typing import Final
 
 from ..errors import ConfigError, TwoStrokeError
-from ..ranks.mpi import COMMAND, current, first_of_host, launched, tell_all
+from ..ranks.mpi import COMMAND, RefusedElsewhere, current, first_of_host, launched, tell_all
 from .terminal import complain
+
+__all__ = ["RefusedElsewhere", "in_job", "leave", "refuse_several"]
 
 RANK_0_FIRST_S: Final = 1.0
 

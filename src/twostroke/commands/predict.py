@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data import tables
 from ..data.digit_image import FIELD, prepare_digit
-from ..data.picture import SUFFIXES
+from ..data.picture_folder import SUFFIXES
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
 from ..errors import ConfigError, DataError, ModelError

@@ -137,9 +137,10 @@ class _Screen:
 
 @contextlib.contextmanager
 def live_epochs(epochs: int) -> Iterator[Say]:
-    """Yield a function that prints an epoch's line and advances a progress bar; without a terminal there is no bar."""
+    """Yield a function that prints an epoch's line, if it is not "", and advances a progress bar; without a terminal
+    there is no bar."""
     if not (sys.stdout and sys.stdout.isatty()):
-        yield say
+        yield lambda line: say(line) if line else None
         return
     console = Console(file=cast(IO[str], _Screen()), soft_wrap=True, highlight=False, markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs, left"), TimeRemainingColumn())
@@ -147,7 +148,8 @@ def live_epochs(epochs: int) -> Iterator[Say]:
         task = bar.add_task("training", total=epochs)
 
         def say_above(line: str) -> None:
-            console.print(_one_line(line))
+            if line:
+                console.print(_one_line(line))
             bar.advance(task)
 
         yield say_above

@@ -76,6 +76,7 @@ def _log_format(log_format: str | None, json: bool) -> str:
 
 def _show_config(settings: Settings, *, json: bool) -> None:
     data = load_dataset(settings.data, **settings.data_options)
+    settings = settings.suited_to(data)
     values = settings.effective(data, settings.make_network(data))
     for line in [to_json(values)] if json else [SHOWN, *to_toml(values)]:
         say(line)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ from . import doubt
 from .report import write_page
 from .terminal import Say, Stopped, fitted, hush, in_shell, live_epochs, program, say, stoppable_after_work
 
+MOST_LINES, FIRST_LINES = 30, 10  # epochs that have a line of the log: of many, the first and each so many-th
 
-@dataclass(frozen=True)
+
+@dataclass
 class Job:
-    """What was asked for."""
+    """What was asked for; the settings are suited to the data as soon as it is read."""
 
     settings: Settings
     ranks: Communicator
@@ -157,6 +160,7 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     for line in text.data_lines(data):
         tell(line)
     doubt(doubts(data), strict=settings.strict)
+    job.settings = settings = settings.suited_to(data)
     net = settings.make_network(data)
     tell(text.network_line(net))
     tell(text.settings_line(settings.config, settings.preset))
@@ -184,11 +188,17 @@ def _epochs_told(job: Job, data: Dataset) -> Iterator[Callable[[EpochRecord], No
         yield lambda epoch: say(record.epoch_json(epoch))
         return
     say(text.epoch_head([name for name, one in measured.items() if one], config.epochs))
+    every = max(1, config.epochs // MOST_LINES)
+
+    def tell_line(tell: Say, epoch: EpochRecord) -> None:
+        shown = epoch.epoch <= FIRST_LINES or epoch.epoch % every == 0 or epoch.epoch == config.epochs
+        tell(text.epoch_line(epoch) if shown else "")
+
     if job.distributed:  # no bar: an MPI launcher gives its ranks a terminal, whatever its own output is
-        yield lambda epoch: say(text.epoch_line(epoch))
+        yield partial(tell_line, lambda line: say(line) if line else None)
     else:
         with live_epochs(config.epochs) as tell:
-            yield lambda epoch: tell(text.epoch_line(epoch))
+            yield partial(tell_line, tell)
 
 
 @contextmanager

@@ -29,7 +29,8 @@ class Dataset:
 
     ``train_images`` and ``test_images`` are (N, D) uint8 pixels, or float32 or float64 already scaled; ``train_labels``
     and ``test_labels`` (N,) are 0..``n_classes`` - 1. ``image_shape`` is the shape of one sample before flattening, and
-    ``name`` the set's name in output.
+    ``name`` the set's name in output. ``classes`` are the names of the classes, if they have names, and ``columns``
+    those of a table's columns, whose values a network standardises. ``how`` says how a file was read.
 
     Use ``from_arrays`` to build one: it raises ``DataError``; the constructor checks nothing.
     """

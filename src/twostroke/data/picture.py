@@ -14,7 +14,6 @@ from ..errors import DataError
 from ..files.regular_file import absolute, open_regular
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # decoded by Pillow itself, without other programs
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS: Final = 50_000_000
 # A picture of more pixels than both of these is taken for a decompression bomb.
 MAX_RATIO, MAX_UNASKED = 100, 16_000_000

@@ -9,12 +9,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from .checks import bad
-from .picture import SUFFIXES, read_grey
 from .source import ROLES, Source, held_out, names_of, unnamed
 
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 TRAIN, TEST = (
     ("train", "training", "trainingset", "trainingsample"),
     ("test", "testing", "testset", "val", "valid", "validation"),
@@ -59,6 +58,8 @@ def read(path: Path, classes: Sequence[str] | None = None) -> Source:
     for name, file in [*train, *test]:
         if name not in names:
             raise bad("an unknown class", str(file.parent), repr(name), ", ".join(names), "Rename the folder.")
+    from .picture import read_grey  # imports Pillow, which other data sets do not need
+
     shapes, pictures = set(), []
     for _, file in [*train, *test]:
         picture = read_grey(file)
@@ -122,4 +123,6 @@ def _within(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _scaled(picture: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
     if picture.shape == size:
         return picture
+    from PIL import Image
+
     return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BOX))

@@ -6,9 +6,8 @@ call the kernels layer by layer.
 
 from __future__ import annotations
 
-import operator
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -16,13 +15,13 @@ from typing import Any, Final, Literal, NamedTuple
 from ..backend import Array, Backend, Steps, array_module, check_backend, host_backend
 from ..data.checks import check_images
 from ..data.scaling import Scaling
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from . import kernels
+from .arguments import check_layers, check_names, check_scaling, check_seed, choice
 from .initializers import INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
-MAX_WIDTH: Final = 1 << 20
 MOST_ROWS: Final = 2048  # of a forward pass: enough for the BLAS to be fast, few enough for the cache
 MOST_SIZES: Final = 16  # numbers of rows whose pass is kept captured
 MOST_KEPT: Final = 1 << 26  # bytes of activations that a network keeps between two predictions
@@ -80,14 +79,14 @@ class MLP:
         classes: Sequence[str] = (),
         backend: Backend | None = None,
     ) -> None:
-        self.layers = _check_layers(layers)
-        self.scaling, self.classes = _check_scaling(scaling, self.layers[0]), _check_names(classes, self.layers[-1])
-        self.activation = _choice("activation", activation, kernels.ACTIVATIONS)
-        self.loss = _choice("loss", loss, kernels.LOSSES)
-        self.output = _choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
-        self.init = _choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
-        self.dtype = _choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
-        self.seed = _check_seed(seed)
+        self.layers = check_layers(layers)
+        self.scaling, self.classes = check_scaling(scaling, self.layers[0]), check_names(classes, self.layers[-1])
+        self.activation = choice("activation", activation, kernels.ACTIVATIONS)
+        self.loss = choice("loss", loss, kernels.LOSSES)
+        self.output = choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
+        self.init = choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
+        self.dtype = choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
+        self.seed = check_seed(seed)
         self.backend = check_backend(backend or host_backend())
         # The last layer computes logits; the loss turns them into outputs.
         names = [activation] * (len(self.layers) - 2) + ["identity"]
@@ -342,50 +341,6 @@ def add_squares(net: MLP, out: Array, beta: float) -> None:
 def parameter_count(layers: Sequence[int]) -> int:
     """The number of weights and biases of a network with these layer widths."""
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layers))
-
-
-def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
-    try:
-        widths = tuple(operator.index(width) for width in layers)
-    except TypeError:
-        widths = ()
-    if len(widths) < 2 or min(widths) < 1 or max(widths) > MAX_WIDTH:
-        raise ConfigError(
-            "bad layers",
-            where="layers",
-            found=list(layers) if isinstance(layers, Sequence) else repr(layers),
-            expected=f"at least two widths of 1..{MAX_WIDTH}, such as 784,128,10",
-        )
-    return widths
-
-
-def _check_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or operator.index(seed) < 0:
-        raise ConfigError("bad seed", where="seed", found=repr(seed), expected="an integer >= 0")
-    return operator.index(seed)
-
-
-def _check_scaling(scaling: Scaling | None, width: int) -> Scaling | None:
-    for name, values in zip(Scaling._fields, scaling or (), strict=False):
-        shape = getattr(values, "shape", None)
-        if shape != (width,):
-            raise ConfigError("bad scaling", where=f"scaling.{name}", found=f"shape {shape}", expected=f"({width},)")
-    return scaling
-
-
-def _check_names(classes: Sequence[str], count: int) -> tuple[str, ...]:
-    names = tuple(classes)
-    if names and (len(names) != count or len(set(names)) != count or not all(isinstance(name, str) for name in names)):
-        found, expected = ", ".join(map(repr, names[:9])), f"{count} different names: one for each output"
-        raise ConfigError("bad names of classes", where="classes", found=found, expected=expected)
-    return names
-
-
-def _choice(argument: str, value: str, allowed: Iterable[str]) -> str:
-    names = tuple(allowed)
-    if not isinstance(value, str) or value not in names:
-        raise ConfigError(f"unknown {argument}", where=argument, found=repr(value), expected=" or ".join(names))
-    return value
 
 
 SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dtype")

@@ -18,9 +18,10 @@ from typing import Any, Final
 import numpy as np
 
 from ..backend import Backend, Steps, probe_cuda, select_backend
+from ..engine.arguments import MAX_WIDTH
 from ..engine.batches import epoch_order
 from ..engine.epoch import Epoch
-from ..engine.mlp import MAX_WIDTH, MLP
+from ..engine.mlp import MLP
 from ..engine.optimizers import SGD
 from ..engine.step import TrainingStep
 from ..engine.training import upload

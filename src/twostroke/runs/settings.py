@@ -6,6 +6,7 @@ texts, pages and records, and the command that repeats a run.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from ..engine.schedules import SCHEDULES
 from ..errors import ConfigError, TwoStrokeError
 from ..files.regular_file import open_regular
 from .config_file import read_config
-from .presets import PRESETS
+from .presets import PRESETS, preset_for
 
 MOST_NAMES: Final = 1 << 20  # bytes of a file of names
 FAST: Final = PRESETS["fast"]  # where a run starts from unless another preset is named
@@ -147,8 +148,8 @@ SETTINGS: Final = _table(
     Setting("classes", DATA, "NAME,...|FILE",
             "The classes' names in the order of their numbers, or a file with one a line.",
             (str, list), convert=names_in),
-    Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast.",
-            default="fast"),
+    Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast on MNIST, general"
+            " on other data.", default="fast"),
     Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's."
             f" Default: 784,{FAST.hidden[0]},10 on MNIST.",
             (str, list), convert=_widths),
@@ -225,6 +226,18 @@ class Settings:
     network: dict[str, Any]
     config: TrainConfig
     names: dict[str, str]  # of each setting, as its user wrote it
+    free: frozenset[str]  # settings that the preset may suit to the data
+
+    def suited_to(self, data: Dataset) -> Settings:
+        """The same settings; where the preset says so, more steps for a data set of few samples."""
+        preset, config, count = PRESETS[self.preset], self.config, len(data.train_images)
+        batch, epochs = config.batch_size, config.epochs
+        if preset.least_batches and "batch_size" in self.free and isinstance(batch, int):
+            batch = max(1, min(batch, 2 ** int(math.log2(max(1, count // preset.least_batches)))))
+        steps = math.ceil(count / batch) if isinstance(batch, int) else 1
+        if "epochs" in self.free:
+            epochs = max(epochs, math.ceil(preset.least_steps / steps))
+        return replace(self, config=config.replace(batch_size=batch, epochs=epochs))
 
     def make_network(self, data: Dataset) -> MLP:
         """The network for ``data``, on the host. Raises ``ConfigError`` if --layers does not fit."""
@@ -273,11 +286,12 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
 
 
 def _settings(given: Mapping[str, Any], names: dict[str, str]) -> Settings:
-    name = given.get("preset", SETTINGS["preset"].default)
+    name = given.get("preset") or preset_for(given.get("data", SETTINGS["data"].default))
     if name not in PRESETS:
         raise ConfigError("unknown preset", where="preset", found=repr(name), expected=" or ".join(PRESETS))
     preset, table = PRESETS[name], SETTINGS.values()
     values = {one.name: getattr(preset.config, one.name, one.default) for one in table} | dict(preset.network)
+    values["preset"] = name
     changed = {key for key, value in given.items() if value != values[key]}
     dropped = [one.name for one in table if one.follows in changed]
     values |= dict.fromkeys(dropped) | {key: SETTINGS[key].convert(value) for key, value in given.items()}
@@ -286,7 +300,8 @@ def _settings(given: Mapping[str, Any], names: dict[str, str]) -> Settings:
     network = {key: value for key, value in values.items() if SETTINGS[key].of_network}
     MLP(layers or (1, *preset.hidden, 1), **network)  # refuses what is wrong now, not after the data is read
     run = {key: value for key, value in values.items() if not SETTINGS[key].of_network | SETTINGS[key].of_training}
-    return Settings(**run, layers=layers, hidden=preset.hidden, network=network, config=config, names=names)
+    free = frozenset({"batch_size", "epochs"} - given.keys())
+    return Settings(**run, layers=layers, hidden=preset.hidden, network=network, config=config, names=names, free=free)
 
 
 def named(error: ConfigError, names: Mapping[str, str]) -> TwoStrokeError:
