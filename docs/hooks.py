@@ -33,7 +33,7 @@ PAGES: Final = {
     "tests/emulated_gpu/README.md": "emulated-gpu.md",
 }
 SOURCES: Final = {page: source for source, page in PAGES.items()}
-SHOWN: Final = ("twostroke.engine.config.TrainConfig", "twostroke.runs.presets.Preset")
+CHECKED: Final = ("twostroke.engine.config.TrainConfig",)  # its fields are made by calls that check them
 LINK: Final = re.compile(r"(?P<picture>!?)(?P<text>\[(?:[^][]|\[[^][]*\])*\]\()(?P<to>[^)\s]+)(?=[)\s])")
 FENCE: Final = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
@@ -55,6 +55,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links as they must be on the site. What is inside a block of code stays."""
+    markdown = re.sub(r"^(```\w+) .*$", r"\1", markdown, flags=re.MULTILINE)  # of "```py torch" the first word
     parts = FENCE.split(markdown)
     parts[::2] = [LINK.sub(lambda found: _link(page.file.src_uri, found), part) for part in parts[::2]]
     return "".join(parts)
@@ -82,13 +83,20 @@ def _link(page: str, found: re.Match[str]) -> str:
     return f"{found['picture']}{found['text']}{address}{hash_}{anchor}"
 
 
-class Defaults(griffe.Extension):
-    """Shows the default of a dataclass's field instead of the call that makes the field."""
+class Attributes(griffe.Extension):  # type: ignore[misc, unused-ignore]
+    """Hides what __init__ assigns without a type; shows the default of a field, not the call that makes the field."""
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        if cls.path not in SHOWN:
-            return
-        made = getattr(importlib.import_module(cls.module.path), cls.name)
-        for field in dataclasses.fields(made):
-            if field.default is not dataclasses.MISSING and field.name in cls.members:
-                cls.members[field.name].value = repr(field.default)
+        members: dict[str, Any] = cls.members
+        for name, member in list(members.items()):
+            bare = member.is_attribute and not (member.annotation or member.docstring)
+            if bare and "class-attribute" not in member.labels:
+                del members[name]
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        for path in CHECKED:
+            module, _, made = path.rpartition(".")
+            members: dict[str, Any] = pkg[path.partition(".")[2]].members
+            for field in dataclasses.fields(getattr(importlib.import_module(module), made)):
+                if field.default is not dataclasses.MISSING:
+                    members[field.name].value = repr(field.default)
