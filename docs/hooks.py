@@ -95,7 +95,7 @@ class Attributes(griffe.Extension):  # type: ignore[misc, unused-ignore]
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         for path in CHECKED:
-            module, _, made = path.rpartition(".")
+            module, made = path.rsplit(".", 1)
             members: dict[str, Any] = pkg[path.partition(".")[2]].members
             for field in dataclasses.fields(getattr(importlib.import_module(module), made)):
                 if field.default is not dataclasses.MISSING:
