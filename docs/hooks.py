@@ -61,6 +61,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return "".join(parts)
 
 
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """The Chinese page says that it is Chinese, for fonts and screen readers."""
+    return output.replace('<html lang="en"', '<html lang="zh-Hans"') if page.file.src_uri == "zh.md" else output
+
+
 def _target(page: str, to: str) -> str:
     """The path in the repository that the link ``to`` on a page of the site means."""
     source = SOURCES.get(page, f"docs/{page}")

@@ -108,5 +108,6 @@ def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
 
 def test_the_chinese_readme_is_a_start_page(site: Path) -> None:
     text = (site / "zh.html").read_text(encoding="utf-8")
+    assert '<html lang="zh-Hans"' in text
     assert "感知机" in text
     assert 'href="index.html"' in text
