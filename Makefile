@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: setup train quick test gpu-emulated lint docs figures wheel sanitize lock images
+.PHONY: setup train quick test gpu-emulated lint site figures wheel sanitize lock images
 
 # For `make lint` too: mypy reads the types of what `plot` brings.
 setup: $(VENV)/with-test $(VENV)/with-lint $(VENV)/with-plot
@@ -37,9 +37,9 @@ lint: setup
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# The API reference, into build/docs.
-docs: $(VENV)/with-docs
-	$(RUN) docs/reference.py
+# The site, into build/site. A broken link, or a page that is not in the navigation, is an error.
+site: $(VENV)/with-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 # The tutorial's pictures, into docs/images.
 figures: $(VENV)/with-docs

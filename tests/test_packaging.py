@@ -36,7 +36,7 @@ def bounds() -> dict[str, str]:
 
 
 def test_the_version_is_in_one_place() -> None:
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert "version" not in PROJECT["project"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/twostroke/version.py"
 
@@ -57,7 +57,9 @@ def test_the_citation_names_the_version_and_the_licence() -> None:
     lines = dict(re.findall(r"^([a-z-]+): *(.*)$", read("CITATION.cff"), re.M))
     assert lines["cff-version"] == "1.2.0"
     assert lines["version"] == twostroke.__version__
-    assert lines["license"] == PROJECT["project"]["license"] == "MIT"
+    assert lines["license"] == "MIT"  # of the code
+    assert PROJECT["project"]["license"] == "MIT AND CC-BY-SA-3.0"  # and of MNIST, which is in the package
+    assert "https://creativecommons.org/licenses/by-sa/3.0/" in read("LICENSE")
     assert lines["title"]
     assert "authors" in lines
 
@@ -142,6 +144,54 @@ def test_the_workflow_runs_the_gate_and_nothing_else() -> None:
     assert named <= set(there), "the gate has no such step"
 
 
+def test_the_workflows_pin_their_actions_and_only_one_job_may_upload() -> None:
+    publish = read(".github/workflows/publish.yml")
+    used = re.findall(r"uses: (.*)", read(".github/workflows/ci.yml") + publish)
+    assert len(used) > 10
+    assert not [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action)]
+    assert publish.count("id-token: write") == 1
+    assert "id-token: write" in publish.partition("\n  publish:\n")[2]
+
+
+# --- the index ----------------------------------------------------------------------------------------------------
+
+
+def test_the_pythons_are_those_that_the_workflow_runs() -> None:
+    found = re.search(r"python: \[(.*)\]", read(".github/workflows/ci.yml"))
+    assert found
+    prefix = "Programming Language :: Python :: "
+    stated = {name.removeprefix(prefix) for name in PROJECT["project"]["classifiers"] if name.startswith(prefix)}
+    assert stated - {"3"} == set(re.findall(r'"([\d.]+)"', found[1]))
+
+
+def test_the_address_of_the_repository_is_one() -> None:
+    address = PROJECT["project"]["urls"]["Repository"]
+    assert all(url.startswith(address) for url in PROJECT["project"]["urls"].values())
+    host = address.split("/")[2]
+    for name in ("pyproject.toml", "recipe/recipe.yaml"):
+        text = read(name)
+        assert text.count(host) == text.count(address)
+
+
+def test_the_readme_of_the_metadata_has_no_relative_link() -> None:
+    """An index shows README.md without the repository beside it."""
+    text = read("README.md") + "\n![a](docs/a.png) [![b](b.png)](b.md) [c](#set-up) [d](https://example.org)"
+    for rule in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    assert not [link for link in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"https://|#", link)]
+    address = PROJECT["project"]["urls"]["Repository"]
+    raw, blob = (f"{address}/{kind}/v$HFPR_VERSION" for kind in ("raw", "blob"))
+    assert f"![a]({raw}/docs/a.png) [![b]({raw}/b.png)]({blob}/b.md) [c](#set-up) [d](https://example.org)" in text
+    assert f"]({blob}/docs/tutorial.md)" in text
+
+
+def test_the_recipe_is_of_this_version_and_requires_what_the_package_requires() -> None:
+    assert f'version: "{twostroke.__version__}"' in read("recipe/recipe.yaml")
+    for line in (*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]):
+        name, bound = line.split(">=")
+        assert f"    - {name} >={bound}\n" in read("recipe/recipe.yaml"), line
+
+
 def test_make_runs_what_the_readme_says() -> None:
     """`make test` is README's last line, and `make quick` runs the folders that README names."""
     make = read("Makefile")
@@ -153,13 +203,3 @@ def test_make_runs_what_the_readme_says() -> None:
         assert f"{recipes['test']}\n" in read(page)
         named = set(re.findall(r"`(tests/[\w/.]+)`", read(page)))
         assert set(recipes["quick"].split()) - set(recipes["test"].split()) == named
-
-
-def test_workflows_take_actions_by_their_commit() -> None:
-    """A tag can be moved to other code."""
-    files = list((ROOT / ".github" / "workflows").glob("*.yml"))
-    if not files:
-        pytest.skip("this copy of the project has no workflows")
-    used = re.findall(r"uses: *(\S+)", "".join(path.read_text(encoding="utf-8") for path in files))
-    assert used
-    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
