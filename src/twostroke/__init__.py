@@ -20,6 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler and any(
 from .backend import Backend, array_module, select_backend, to_host
 from .classic import Network
 from .data.dataset import Dataset, load_dataset
+from .data.scaling import Scaling
 from .engine.config import TrainConfig
 from .engine.mlp import MLP
 from .engine.training import EpochRecord, evaluate, fit, train
@@ -49,6 +50,7 @@ __all__ = [
     "ModelError",
     "Network",
     "PeerError",
+    "Scaling",
     "TrainConfig",
     "TwoStrokeError",
     "VerificationError",

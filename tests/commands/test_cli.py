@@ -105,7 +105,12 @@ def test_a_run_says_what_it_does_and_saves_a_model(run: Any, tiny: str, tmp_path
     )
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    heads = ["device:   cpu, 1 thread: cpu was ", "data:     tiny, 240 ", "network:  784-", "settings: preset fast, "]
+    heads = [
+        "device:   cpu, 1 thread: cpu was ",
+        "data:     tiny, 240 ",
+        "network:  784-",
+        "settings: preset general, ",
+    ]
     heads += [
         "  epoch train loss, acc  test loss, acc  seconds left",
         "    1/3  ",
@@ -166,6 +171,8 @@ def test_patience_reports_the_model_that_was_kept(run: Any, tiny: str, tmp_path:
         "sgd",
         "--schedule",
         "constant",
+        "--preset",
+        "fast",
     ]
     code, out, _ = run("train", tiny, "--device", "cpu", *words, "--batch-size", 20, "--out", tmp_path, "--json")
     assert code == 0
@@ -356,9 +363,9 @@ def test_a_dry_run_writes_nothing(run: Any, tiny: str, tmp_path: Path, monkeypat
     (tmp_path / "record.json").write_text("old")
     found = json.loads(run(*words, "--out", tmp_path, "--json")[1], parse_constant=pytest.fail)
     assert (found["steps_per_epoch"], found["steps"], found["training_samples"]) == (2, 6, 180)
-    assert found["parameters"] == 784 * 192 + 192 + 192 * 3 + 3
+    assert found["parameters"] == 784 * 256 + 256 + 256 * 128 + 128 + 128 * 3 + 3
     assert found["replaced"] == [str(tmp_path / "record.json")]
-    assert found["settings"]["layers"] == [784, 192, 3]
+    assert found["settings"]["layers"] == [784, 256, 128, 3]
     assert json.loads(run(*words, "--out", tmp_path, "--log-format", "json")[1]) == found
     assert run(*words, "--out", tmp_path, "-q")[1].count("\n") == 1
     out = run(*words, "--out", tmp_path, "--resume", "--checkpoint-every", 5)[1]
@@ -763,7 +770,7 @@ COMPLETIONS = {
     "ev": {"evaluate"},
     "train --opti": {"--optimizer"},
     "train --optimizer a": {"adam", "adamw"},
-    "train --preset ": {"fast", "nielsen", "seed"},
+    "train --preset ": {"fast", "general", "nielsen", "seed"},
     "train --device c": {"cpu", "cuda"},
     "train mn": {"mnist"},
     "verify ": {"grad", "parity", "resume"},

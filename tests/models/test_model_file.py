@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -25,9 +26,10 @@ from hypothesis import strategies as st
 
 import twostroke as ts
 from twostroke.backend import Backend
+from twostroke.data.scaling import Scaling
 from twostroke.engine.arguments import MAX_WIDTH
-from twostroke.engine.mlp import SETTINGS
-from twostroke.errors import ModelError
+from twostroke.engine.mlp import MLP, SETTINGS
+from twostroke.errors import ConfigError, ModelError
 from twostroke.files import sealed_file
 from twostroke.models import model_file
 from twostroke.models.model_file import describe_model, load_model, save_model
@@ -853,3 +855,47 @@ def test_loading_runs_imports_and_writes_nothing(path: Path, tmp_path: Path) -> 
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == str(len(hostile))
     assert not (tmp_path / "canary").exists()
+
+
+# --- what a network knows of its data -----------------------------------------------------------------------------
+
+
+def of_a_table(dtype: str = "float32") -> MLP:
+    scaling = Scaling(np.array([1.0, 2.0, 1e9]), np.array([0.5, 3.0, 1.0]))
+    return MLP([3, 4, 2], dtype=dtype, scaling=scaling, classes=("no", "yes"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scaling_and_names_survive_saving_copying_and_pickling(tmp_path: Path, dtype: str) -> None:
+    net = of_a_table(dtype)
+    X = np.random.default_rng(0).normal([1, 2, 1e9], 1, (9, 3))
+    assert net.scaling is not None
+    plain = MLP([3, 4, 2], dtype=dtype)
+    np.testing.assert_array_equal(net.predict_proba(X), plain.predict_proba(net.scaling(X, dtype)))
+    for other in (load_model(save_model(net, tmp_path / "a")), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert other.classes == ("no", "yes")
+        np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"classes": ["a"]}, "2 different names"),
+        ({"classes": ["a", "a"]}, "2 different names"),
+        ({"classes": [0, 1]}, "2 different names"),
+        ({"scaling": Scaling(np.zeros(2), np.ones(3))}, "scaling.mean: found shape (2,), expected (3,)"),
+        ({"scaling": Scaling(np.zeros(3), np.ones((3, 1)))}, "scaling.deviation"),
+    ],
+)
+def test_scaling_and_names_that_do_not_fit_are_refused(arguments: Any, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MLP([3, 4, 2], **arguments)
+    assert part in str(caught.value)
+
+
+def test_a_file_with_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
+    net = of_a_table()
+    assert net.scaling is not None
+    net.scaling.deviation[1] = 0
+    with pytest.raises(ModelError, match="deviation"):
+        load_model(save_model(net, tmp_path / "a"))

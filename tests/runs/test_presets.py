@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +20,10 @@ def network(preset: Preset, n_in: int, n_out: int, seed: int = 0) -> ts.MLP:
 
 
 def test_names_and_fields() -> None:
-    assert set(PRESETS) == {"fast", "nielsen", "seed"}
+    assert set(PRESETS) == {"fast", "general", "nielsen", "seed"}
     names = [field.name for field in dataclasses.fields(Preset)]
-    assert names == ["purpose", "hidden", "config", "network"]
-    assert len({preset.purpose for preset in PRESETS.values()}) == 3
+    assert names == ["purpose", "hidden", "config", "network", "least_batches", "least_steps"]
+    assert len({preset.purpose for preset in PRESETS.values()}) == 4
     with pytest.raises(dataclasses.FrozenInstanceError):
         PRESETS["fast"].hidden = (1,)  # type: ignore[misc]
 
@@ -29,6 +31,7 @@ def test_names_and_fields() -> None:
 # activation, output, loss, initial weights
 NETWORKS = {
     "fast": ("relu", "softmax", "cross-entropy", "he"),
+    "general": ("relu", "softmax", "cross-entropy", "he"),
     "nielsen": ("sigmoid", "sigmoid", "quadratic", "normal"),
     "seed": ("sigmoid", "sigmoid", "quadratic", "normal"),
 }
@@ -50,6 +53,17 @@ def test_fast_is_the_measured_recipe() -> None:
     config = preset.config
     assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (4, 192, 0.4, "momentum")
     assert (config.schedule, config.warmup, config.momentum, config.l2) == ("one-cycle", 0.2, 0.9, 0.0)
+
+
+def test_general_is_the_measured_recipe() -> None:
+    """Its figures in docs/benchmarks.md are of these settings."""
+    preset = PRESETS["general"]
+    assert (preset.hidden, preset.least_batches, preset.least_steps) == ((256, 128), 8, 1500)
+    config = preset.config
+    assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (20, 128, 2e-3, "adamw")
+    assert (config.schedule, config.warmup, config.dropout, config.l2) == ("one-cycle", 0.2, 0.2, 0.1)
+    found = json.loads((Path(__file__).parents[2] / "bench" / "results" / "presets" / "test.json").read_text())
+    assert found["presets"]["general"] == repr(preset)
 
 
 def test_nielsen_is_the_book_s_recipe() -> None:

@@ -51,7 +51,19 @@ def train_run(kind: str, folder: Path, *options: str, data: str = "small.npz") -
         x_test=one.test_images.reshape(-1, *shape),
         y_test=one.test_labels,
     )
-    words = ["train", str(folder / data), *KINDS[kind][4], "--batch-size", "20", "--lr", "0.05", "--device", "cpu"]
+    words = [
+        "train",
+        str(folder / data),
+        "--preset",
+        "fast",
+        *KINDS[kind][4],
+        "--batch-size",
+        "20",
+        "--lr",
+        "0.05",
+        "--device",
+        "cpu",
+    ]
     assert main([*words, "--threads", "1", "--out", str(folder / "run"), "-q", *options]) == 0
     return folder / "run"
 

@@ -63,7 +63,7 @@ def export_onnx(
     onnx = import_onnx()
     if inputs not in INPUTS:
         raise ConfigError("unknown kind of input", where="inputs", found=repr(inputs), expected=" or ".join(INPUTS))
-    names = class_names(classes or net.classes or None, net.layers[-1])
+    names = class_names(list(net.classes) or None if classes is None else classes, net.layers[-1])
     if net.scaling and inputs == "pixels":
         found, expected = "pixels, of a network of tables", "scaled"
         raise ConfigError("not a network of pixels", where="inputs", found=found, expected=expected)
