@@ -107,9 +107,11 @@ def same_run(folder: Path, whole: Path) -> None:
 
 def until_epoch(process: Process, number: int) -> None:
     assert process.stdout
-    start = re.compile(rf" +{number}/")
-    while not start.match(line := process.stdout.readline()):
+    while True:  # not every epoch has a line
+        line = process.stdout.readline()
         assert line, process.communicate()[1]
+        if (found := re.match(r" +(\d+)/", line)) and int(found[1]) >= number:
+            return
 
 
 def end(process: Process) -> tuple[int, str, str]:
