@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from twostroke.backend.cpu import library as native
+from twostroke.backend.cpu.blas import Pools, ThreadCount
 
 ROOT = Path(__file__).parents[2]
 STEP = textwrap.dedent("""
@@ -432,8 +434,8 @@ def test_a_fork_beside_threads_that_set_blas_threads_can_set_them() -> None:
 
         def toggle():
             while not stop.is_set():
-                pool.set_threads(1)
-                pool.set_threads(2)
+                pool.enter(1)
+                pool.leave()
 
         others = [threading.Thread(target=toggle) for _ in range(2)]
         for thread in others:
@@ -442,8 +444,8 @@ def test_a_fork_beside_threads_that_set_blas_threads_can_set_them() -> None:
             child = os.fork()
             if not child:
                 signal.alarm(20)
-                pool.set_threads(2)
-                pool.set_threads(1)
+                pool.enter(1)
+                pool.leave()
                 os._exit(0)
             if os.waitpid(child, 0)[1]:
                 break
@@ -472,3 +474,65 @@ def test_worker_threads_block_every_signal() -> None:
     every = sum(1 << number - 1 for number in range(1, 65) if number not in (9, 19, 32, 33))  # KILL, STOP, glibc's own
     assert len(blocked) == 3
     assert all(int(mask) & every == every for mask in blocked)
+
+
+# --- the number of threads of the process -------------------------------------------------------------------------
+
+
+def test_float64_has_the_same_bits_in_every_thread() -> None:
+    """Its products are OpenBLAS's, whose one number of threads belongs to the process: also beside a fit of two threads
+    that ends meanwhile."""
+    found = run_python("""
+        import threading
+        import numpy as np
+        import twostroke as ts
+
+        rng = np.random.default_rng(0)
+        X, y = rng.random((600, 784)), rng.integers(0, 10, 600)
+        data = ts.Dataset.from_arrays(X, y, X[:100], y[:100])
+
+        def trained(threads, found):
+            net = ts.MLP([784, 300, 10], dtype="float64")
+            ts.fit(net, data, ts.TrainConfig(epochs=1, batch_size=200), backend=ts.select_backend("cpu", threads))
+            found.append(np.asarray(net.parameters).copy())
+
+        alone, found, other = [], [], []
+        trained(1, alone)
+        for _ in range(5):
+            both = [threading.Thread(target=trained, args=arguments) for arguments in ((1, found), (2, other))]
+            for thread in both:
+                thread.start()
+            for thread in both:
+                thread.join()
+        print(all(np.array_equal(one, alone[0]) for one in found))
+    """)
+    assert found == "True"
+
+
+def test_the_smallest_wanted_number_holds_and_the_one_from_before_comes_back() -> None:
+    set_to = [4]
+    pools = Pools([ThreadCount(lambda: set_to[-1], set_to.append)])
+
+    def other() -> None:
+        pools.enter(1)
+        entered.set()
+        leave.wait()
+        pools.leave()
+
+    pools.enter(3)
+    pools.enter(2)
+    pools.leave()
+    pools.change(5)
+    assert set_to == [4, 3, 2, 3, 5]
+    entered, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait()
+    assert set_to[-1] == 1
+    pools.change(8)
+    assert set_to[-1] == 1
+    leave.set()
+    thread.join()
+    assert set_to[-1] == 8
+    pools.leave()
+    assert set_to[-1] == 4

@@ -40,14 +40,13 @@ class NumpyBackend(Backend):
         self._products = Products(native and native.product)
         self._pool = scipy_blas().pool
         if native is not None:
-            self._pool = self._pool.and_also(ThreadCount(native.threads, native.set_threads))
+            self._pool.add(ThreadCount(native.threads, native.set_threads))
         self._modules = _Modules(scipy_blas(), self._products)
         self._most = available_cores() if threads == "auto" else int(threads)
         self.auto = threads == "auto" and self._most > 1
         self._constants: dict[Any, np.ndarray] = {}
         self._seconds: dict[int, float] = {}
         self._governors: dict[Any, ThreadGovernor] = {}
-        self._set: int | None = None  # the number of threads that a governor set last
 
     @property
     def xp(self) -> Any:
@@ -123,13 +122,8 @@ class NumpyBackend(Backend):
         work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
         if work not in self._governors:
             counts = sorted({1, max(1, self._most // 2), self._most})
-            self._governors[work] = ThreadGovernor(counts, self._set_threads, self._seconds)
+            self._governors[work] = ThreadGovernor(counts, self._pool.change, self._seconds)
         return self._governors[work]
-
-    def _set_threads(self, count: int) -> None:
-        if count != self._set:
-            self._pool.set_threads(count)
-            self._set = count
 
     def _trace(self, step: Callable[[], None]) -> Tape:
         """Run ``step`` and note its calls into NumPy and BLAS with their arguments: small steps spend half their time
@@ -171,8 +165,7 @@ def how_steps_run() -> str:
 
 
 class _Active:
-    """Sets the backend's number of threads; then the numbers from before. A prediction takes microseconds, so libraries
-    are called only where a number changes."""
+    """A block of work with the backend's number of threads, without NumPy's warnings."""
 
     def __init__(self, backend: NumpyBackend) -> None:
         self._backend = backend
@@ -180,19 +173,12 @@ class _Active:
         self._errors = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
     def __enter__(self) -> None:
-        backend = self._backend
-        backend._set, self._before = None, backend._pool.threads
-        self._others = any(count != backend._most for count in self._before)
-        if self._others:
-            backend._pool.set_threads(backend._most)
+        self._backend._pool.enter(self._backend._most)
         self._errors.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        backend = self._backend
         self._errors.__exit__(*error)
-        if self._others or backend._set is not None:
-            backend._pool.threads = self._before
-        backend._set = None
+        self._backend._pool.leave()
 
 
 class _Modules(threading.local):

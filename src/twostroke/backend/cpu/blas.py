@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import threadpoolctl
-
-# A fork waits for it: OpenBLAS starts its threads where a number is set, and a child that is forked meanwhile hangs.
-_setting = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_setting.acquire, after_in_parent=_setting.release, after_in_child=_setting.release)
 
 
 class ThreadCount(NamedTuple):
@@ -24,33 +19,75 @@ class ThreadCount(NamedTuple):
 
 
 class Pools:
-    """The number of threads of every BLAS in the process, and of the C library.
+    """The number of threads of every BLAS in the process, and of the C library: of all Python threads together.
 
-    OpenBLAS accepts a number from the main thread only: other threads work with the number already set.
+    ``enter`` and ``leave`` enclose a block of work that wants a number; blocks nest. Where Python threads want
+    different numbers at a time, the smallest holds for all: with more than it asked for, a block would compute other
+    bits. After the last block the numbers are those from before the first.
     """
 
     def __init__(self, libraries: list[ThreadCount]) -> None:
         self._libraries = libraries
+        # A fork waits for it: OpenBLAS starts its threads where a number is set, and a child forked meanwhile hangs.
+        self._lock = threading.RLock()
+        self._wanted: dict[int, list[int]] = {}  # by thread, the numbers of its blocks; the last is the innermost
+        self._before: list[int] = []
+        self._now = self._before
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._in_child
+            )
 
-    def and_also(self, library: ThreadCount) -> Pools:
-        """A copy with one more library."""
-        return Pools([*self._libraries, library])
+    def _in_child(self) -> None:
+        """The other threads are not there."""
+        self._wanted = {key: counts for key, counts in self._wanted.items() if key == threading.get_ident()}
+        self._lock.release()
+
+    def add(self, library: ThreadCount) -> None:
+        """One more library."""
+        with self._lock:
+            if library not in self._libraries:
+                self._libraries.append(library)
+                self._before, self._now = [*self._before, library.get()], [*self._now, library.get()]
 
     @property
     def threads(self) -> list[int]:
         """The number of each library."""
         return [library.get() for library in self._libraries]
 
-    @threads.setter
-    def threads(self, counts: Sequence[int]) -> None:
-        with _setting:
-            for library, count in zip(self._libraries, counts, strict=True):
-                if library.get() != count:  # OpenBLAS takes microseconds to set what is set
-                    library.set(count)
+    def enter(self, count: int) -> None:
+        """Begin a block of this thread that wants ``count`` threads."""
+        with self._lock:
+            if not self._wanted:
+                self._before = self._now = self.threads
+            self._wanted.setdefault(threading.get_ident(), []).append(count)
+            self._apply()
 
-    def set_threads(self, count: int) -> None:
-        """Set the number in every library."""
-        self.threads = [count] * len(self._libraries)
+    def change(self, count: int) -> None:
+        """Let this thread's innermost block, if there is one, want another number."""
+        with self._lock:
+            if mine := self._wanted.get(threading.get_ident()):
+                mine[-1] = count
+                self._apply()
+
+    def leave(self) -> None:
+        """End this thread's innermost block."""
+        with self._lock:
+            mine = self._wanted[threading.get_ident()]
+            mine.pop()
+            if not mine:
+                del self._wanted[threading.get_ident()]
+            self._apply()
+
+    def _apply(self) -> None:
+        counts = self._before
+        if self._wanted:
+            counts = [min(blocks[-1] for blocks in self._wanted.values())] * len(self._libraries)
+        if counts != self._now:
+            for library, count, now in zip(self._libraries, counts, self._now, strict=False):
+                if count != now:  # OpenBLAS takes microseconds to set what is set
+                    library.set(count)
+            self._now = counts
 
 
 class Blas(NamedTuple):
@@ -73,8 +110,17 @@ def scipy_blas() -> Blas:
 
     controller = threadpoolctl.ThreadpoolController().select(user_api="blas")
     infos = controller.info()
-    pools = Pools([ThreadCount(one.get_num_threads, one.set_num_threads) for one in controller.lib_controllers])
+    pools = Pools([ThreadCount(one.get_num_threads, partial(_set, one)) for one in controller.lib_controllers])
     ours = next((info for info in infos if "scipy.libs" in info["filepath"]), infos[0] if infos else {})
     words = (ours.get(key) for key in ("internal_api", "version", "architecture", "threading_layer"))
     description = " ".join(str(word) for word in words if word) or "unknown"
     return Blas(blas.sgemm, blas.dgemm, blas.sgemv, blas.dgemv, blas.sger, blas.dger, pools, description)
+
+
+def _set(library: Any, count: int) -> None:
+    """Set a BLAS's number. In threadpoolctl from 3.6 on one thread alone may, and the others' calls do nothing; here
+    ``Pools`` sees to it that threads agree."""
+    library.set_num_threads(count)
+    if library.get_num_threads() != count and hasattr(library, "clear_controlling_thread"):
+        library.clear_controlling_thread(force=True)
+        library.set_num_threads(count)
