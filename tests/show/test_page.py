@@ -243,7 +243,10 @@ def test_pictures_are_written_on_request(
     assert main(["report", str(runs["features"]), "--png", "--out", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     names = ["report.html", "curves.png", "confusion.png"]
-    assert [line.rpartition("/")[2] for line in out.splitlines()] == names
+    judgement, *places = out.splitlines()
+    assert judgement.startswith("Training ")
+    assert judgement in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert [line.rpartition("/")[2] for line in places] == names
     assert err == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 

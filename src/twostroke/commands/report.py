@@ -44,6 +44,8 @@ def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False
             command.append(in_shell(word))
         else:
             command[-1] += f" {in_shell(word)}"
+    if findings.judgement:
+        tell(findings.judgement)
     content = {PAGE: page.html(findings, command).encode(errors="backslashreplace")}
     if png:
         content |= {name: pictures.png(figure) for name, figure in pictures.files(findings).items()}

@@ -13,6 +13,7 @@ from ..data.dataset import Dataset
 from ..engine.metrics import Result, check_finite
 from ..engine.mlp import MLP
 from ..engine.training import EpochRecord, evaluate_outputs
+from .judgement import interval, sentence
 
 MATRIX_CLASSES: Final = 200  # beyond this a cell is smaller than a pixel
 MISTAKES: Final = 24
@@ -65,6 +66,23 @@ class Findings:
     pairs: list[Pair]  # the most frequent first
     mistakes: list[Mistake]  # the largest margin of the wrong over the right output first
     units: list[Unit]  # the largest norm first; empty if samples are not pictures
+
+    @property
+    def names(self) -> list[str]:
+        """What each class is called."""
+        return list(self.net.classes) or [str(k) for k in range(self.net.layers[-1])]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the accuracy lies, with 95 % confidence."""
+        count = len(self.data.test_labels)
+        return interval(count - self.errors, count)
+
+    @property
+    def judgement(self) -> str:
+        """One sentence on the run."""
+        guess = np.bincount(self.data.test_labels).max() / len(self.data.test_labels)
+        return sentence(self.history, self.record, float(guess))
 
     @property
     def pictures(self) -> bool:

@@ -15,11 +15,13 @@ from ..engine.mlp import parameter_count
 from ..runs.settings import RECORDED
 from . import pictures
 from .findings import Findings, heat, number
+from .judgement import decimals, scores
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
 MACHINE: Final = ("backend", "device", "threads")
 PLACES: Final = {"source": "data", "model": "model"}
 ELSEWHERE: Final = {
+    "class_names", "columns",
     "test_accuracy", "test_loss", "train_seconds", "samples_per_second", "history", "machine", "versions", "reason",
     "finished", "data", *MACHINE, *PLACES,
 }  # fmt: skip
@@ -70,7 +72,12 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "net": net,
         "n_parameters": parameter_count(net.layers),
         "n_classes": n_classes,
+        "names": findings.names,
         "result": findings.result,
+        "interval": findings.interval,
+        "digits": decimals(*findings.interval),
+        "judgement": findings.judgement,
+        "scores": [] if findings.matrix is None else scores(findings.matrix),
         "errors": findings.errors,
         "n_test": len(data.test_labels),
         "shape": " × ".join(map(str, data.image_shape)),
