@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "twostroke": {"errors", "version", "data", "backend", "engine", "models", "classic"},
 }
 # All lines of a room's Python files; "rest" is every room that is not named. Half of backend.cuda compiles a step into
-# kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md).
+# kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md). Half of data reads people's own files.
 MOST_LINES = {
     "engine": 2100,
     "backend.cpu": 920,
@@ -51,7 +51,7 @@ MOST_LINES = {
     "show": 1240,
     "measure": 1090,
     "commands": 1275,
-    "data": 1350,
+    "data": 1360,
     "rest": 2970,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1000

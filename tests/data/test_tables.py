@@ -168,6 +168,12 @@ def test_options_of_tables_are_refused_for_other_data(tmp_path: Path) -> None:
     refused(tmp_path / "a.npz", "for tables", label="x")
 
 
+def test_a_folder_of_tables_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "test.csv", ROWS)
+    path = written(tmp_path / "train.csv", ROWS)
+    refused(tmp_path, "a folder of tables", "test.csv, train.csv", f"Name the table: {path.with_name('test.csv')}")
+
+
 def test_parquet_by_either_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

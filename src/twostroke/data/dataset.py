@@ -165,6 +165,9 @@ def _read_folder(path: Path, classes: Sequence[str] | None) -> Source:
         return picture_folder.read(folder, classes)
     if numpy_files.has_arrays(path):
         return numpy_files.read_folder(path)
+    if found := tables.within(path):
+        expected, remedy = "a file, or a folder of other data", f"Name the table: {found[0]}."
+        raise bad("a folder of tables", str(path), ", ".join(one.name for one in found[:9]), expected, remedy)
     return idx_folder.read(path)
 
 

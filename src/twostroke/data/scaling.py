@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 class Scaling(NamedTuple):
-    """Column j of the input becomes (x_j - ``mean``_j) / ``deviation``_j; both are (D,) float64."""
+    """Column j of the input becomes (x_j - ``mean``_j) / ``deviation``_j; both are (D,) float64.
+
+    ``MLP`` raises ``ConfigError`` where D is not its number of inputs.
+    """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]

@@ -51,6 +51,14 @@ def is_table(path: Path) -> bool:
     return bool(TEXT.fullmatch(path.name)) or path.suffix.lower() == PARQUET
 
 
+def within(folder: Path) -> list[Path]:
+    """The tables in a folder."""
+    try:
+        return sorted(path for path in folder.iterdir() if is_table(path))
+    except OSError:
+        return []  # the reader of IDX files says why
+
+
 def read(
     path: Path,
     *,
