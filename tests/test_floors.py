@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "twostroke": {"errors", "version", "data", "backend", "engine", "models", "classic"},
 }
 # All lines of a room's Python files; "rest" is every room that is not named. Half of backend.cuda compiles a step into
-# kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md). Half of data reads people's own files.
+# kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md). Half of data reads people's own
+# files.
 MOST_LINES = {
     "engine": 2100,
     "backend.cpu": 920,

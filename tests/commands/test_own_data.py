@@ -92,6 +92,22 @@ def test_what_a_table_lacks_is_named(flowers: Path, capsys: pytest.CaptureFixtur
     refused(run(capsys, "predict", "runs/flowers/model.safetensors", "short.csv"), 4, "short.csv", "1 columns", "2")
 
 
+def test_a_table_to_test_on_is_found_from_another_folder(
+    flowers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Path("flowers.csv").read_text().splitlines()
+    Path("test.csv").write_text("\n".join(lines[:7]) + "\n")
+    words = ["train", "flowers.csv", "--drop", "id", "--test", "test.csv", "--device", "cpu", "--epochs", 2]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "60 training and 6 test samples" in out
+    (flowers / "elsewhere").mkdir()
+    monkeypatch.chdir(flowers / "elsewhere")
+    code, out, _ = run(capsys, "evaluate", "../runs/flowers/model.safetensors", "../flowers.csv")
+    assert code == 0
+    assert "60 training and 6 test samples" in out
+
+
 def test_a_table_s_settings_in_a_file_and_repeated(flowers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "flowers.csv", "--drop", "id", "--device", "cpu", "--threads", "1", "--epochs", "3"]
     code, out, _ = run(capsys, *words, "--show-config")

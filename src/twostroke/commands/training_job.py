@@ -18,6 +18,7 @@ from ..engine.metrics import Result
 from ..engine.mlp import MLP
 from ..engine.training import EpochRecord, TrainingRun, evaluate
 from ..errors import ConfigError, DivergenceError, ModelError
+from ..files.regular_file import absolute
 from ..measure.quicker import advice
 from ..models.checkpoint import restore, save_checkpoint
 from ..models.model_file import save_model
@@ -232,7 +233,8 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     net, settings, tell, model = run.net, job.settings, job.tell, folder / MODEL
     config, preset = settings.config, settings.preset
     result = record.run_record(net, data, config, preset, run.history, test, model, settings.data)
-    result["data_options"] = settings.data_options
+    options = settings.data_options
+    result["data_options"] = options | ({"test": absolute(options["test"])} if "test" in options else {})
     if isinstance(run, DistributedRun):
         result["distributed"] = run.describe()
         tell(text.summing_line(result["distributed"]))
