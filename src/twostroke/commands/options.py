@@ -18,9 +18,9 @@ WIDEST: Final = 20  # a column of choices that is wider would be broken in the m
 
 # Two for each command, below its help.
 EXAMPLES: Final = {
-    "train": ["--layers 784,512,10 --epochs 10", "digits.npz --val-size 0.1 --patience 3 --out runs/mine"],
+    "train": ["--layers 784,512,10 --epochs 10", "table.csv --drop id --out runs/mine"],
     "evaluate": ["runs/mnist/model.safetensors", "runs/mine/model.safetensors digits.npz --json"],
-    "predict": ["seven.png", "runs/mnist/model.safetensors --index 7"],
+    "predict": ["seven.png", "runs/mine/model.safetensors rows.csv"],
     "draw": ["", "letters.safetensors --classes a,b,c --port 0"],
     "report": ["runs/mnist", "runs/mnist --png --out page"],
     "export": ["runs/mnist/model.safetensors digits.onnx", "letters.safetensors letters.onnx --classes a,b,c"],
