@@ -16,9 +16,13 @@ import pytest
 
 # Packages imported first keep the system's modules: they have chosen their way by sys.platform.
 TAKEN_AWAY = """
-    import builtins, enum, io, os, signal, sys, types
-    import filelock, joblib, numpy, PIL.Image, rich.progress, safetensors.numpy, scipy.linalg, sklearn.neural_network
-    import typer
+    import builtins, enum, importlib, io, os, signal, sys, types
+    for name in ("filelock", "numpy", "PIL.Image", "rich.progress", "safetensors.numpy", "scipy.linalg", "typer",
+                 "joblib", "sklearn.neural_network"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:  # an extra
+            pass
 
     def reduced(module, names):
         names = set(names.split())
@@ -125,21 +129,34 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
     assert "another run writes here" in lines[0]
 
 
-def test_python_trains_and_so_do_the_estimators(small: str) -> None:
+def test_python_trains(small: str) -> None:
     lines = run_without(
         """
-        import numpy as np
         import twostroke as ts
-        from twostroke.sklearn import MLPClassifier
         data = ts.load_dataset(sys.argv[1])
         net = ts.MLP([12, 8, 2])
         history = ts.fit(net, data, ts.TrainConfig(epochs=2))
         print(len(history), ts.select_backend("auto").device)
-        X = data.train_images.astype(np.float64) / 255
-        import warnings
-        warnings.simplefilter("ignore")  # it has not converged yet
-        print(MLPClassifier((8,), max_iter=60).fit(X, data.train_labels).score(X, data.train_labels) > 0.6)
         """,
         small,
     )
-    assert lines == ["2 cpu", "True"]
+    assert lines == ["2 cpu"]
+
+
+def test_the_estimators_fit(small: str) -> None:
+    pytest.importorskip("sklearn")
+    lines = run_without(
+        """
+        import warnings
+        import numpy as np
+        import twostroke as ts
+        from twostroke.sklearn import MLPClassifier
+        data = ts.load_dataset(sys.argv[1])
+        X = data.train_images.astype(np.float64) / 255
+        warnings.simplefilter("ignore")  # it has not converged yet
+        net = MLPClassifier((8,), learning_rate_init=0.02, max_iter=60, random_state=0).fit(X, data.train_labels)
+        print(net.score(X, data.train_labels) > 0.9)
+        """,
+        small,
+    )
+    assert lines == ["True"]

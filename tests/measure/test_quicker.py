@@ -69,7 +69,8 @@ def test_the_command_says_it_of_a_gpu(
     path, keys = tmp_path / "d.npz", {"x_train": "train_images", "y_train": "train_labels"}
     keys |= {"x_test": "test_images", "y_test": "test_labels"}
     np.savez(path, **{key: getattr(data, name) for key, name in keys.items()})
-    words = ["train", str(path), "--layers", "12,8,3", "--batch-size", "4", "--epochs", "1", "--out", str(tmp_path)]
+    words = ["train", str(path), "--preset", "fast", "--layers", "12,8,3", "--batch-size", "4", "--epochs", "1"]
+    words += ["--out", str(tmp_path)]
     assert main([*words, "-q"]) == 0
     out, err = capsys.readouterr()
     assert re.match(f"note: {LINE.format(cuda.device)}\n", err)  # these labels are random: a second note says so
