@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import twostroke as ts
 from tests.commands.test_cli import refused
@@ -122,6 +123,40 @@ def test_a_table_s_settings_in_a_file_and_repeated(flowers: Path, capsys: pytest
 
     repeated = repeat_words(json.loads(Path("one/record.json").read_text()))
     assert repeated[:5] == ["twostroke", "train", str(flowers / "flowers.csv"), "--drop", "id"]
+
+
+def test_a_picture_is_predicted_as_those_of_the_folder_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Light and dark pictures of 28 x 28: prepared like a digit both would be blank."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, grey in (("dark", 40), ("light", 200)):
+        Path("pictures", name).mkdir(parents=True)
+        for number in range(20):
+            noise = rng.integers(-20, 20, (28, 28)) + grey
+            Image.fromarray(noise.astype(np.uint8)).save(f"pictures/{name}/{number}.png")
+    assert run(capsys, "train", "pictures", "--device", "cpu", "-q")[0] == 0
+    Image.new("RGB", (640, 480), (210, 190, 200)).save("new.jpg")
+    Image.new("L", (28, 28), 30).save("old.png")
+    code, out, _ = run(capsys, "predict", "runs/pictures/model.safetensors", "new.jpg", "old.png")
+    assert code == 0
+    assert "new.jpg: light" in out
+    assert "old.png: dark" in out
+
+
+def test_a_row_that_holds_no_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 64))
+    lines = ["label," + ",".join(f"pixel{k}" for k in range(64))]
+    lines += [f"{k % 2}," + ",".join(map(str, row)) for k, row in enumerate(pixels)]
+    Path("digits.csv").write_text("\n".join(lines))
+    assert run(capsys, "train", "digits.csv", "--device", "cpu", "--epochs", 1, "-q")[0] == 0
+    assert run(capsys, "predict", "runs/digits/model.safetensors", "digits.csv", "--json")[0] == 0
+    Path("new.csv").write_text(lines[0] + "\n" + lines[1].replace(",", ",256.5,", 1).rpartition(",")[0] + "\n")
+    refused(run(capsys, "predict", "runs/digits/model.safetensors", "new.csv"), 4, "not pixels", "256.5", "'pixel0'")
 
 
 @pytest.mark.parametrize("given", ["red,green,blue", "names.txt"])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from ..data import tables
+from ..data import picture_folder, tables
 from ..data.digit_image import FIELD, prepare_digit
-from ..data.picture_folder import SUFFIXES
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
 from ..errors import ConfigError, DataError, ModelError
@@ -36,9 +34,10 @@ def predict(
     """Predict which digit a picture shows, with the probability of each class.
 
     A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled into a box of
-    20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28.
+    20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28. A model of a folder of pictures
+    gets it as those were: in grey, and in their size. A table is predicted row by row.
     """
-    if model and (model.suffix.lower() in SUFFIXES or tables.is_table(model)):
+    if model and (model.suffix.lower() in picture_folder.SUFFIXES or tables.is_table(model)):
         images = [model, *(images or [])]
         model = None
     if bool(images) == (index is not None):
@@ -61,8 +60,8 @@ def predict(
         samples = [sample for path in images for sample in _rows(net, model, path)]
         shape = net.layers[:1]
     elif index is None:
-        _check_takes_images(net, model)
-        samples, unread = _pictures(images or [])
+        prepare, shape = _preparation(net, model)
+        samples, unread = _pictures(images or [], prepare)
     else:
         source = load_for(net, model, data or "mnist")
         if not 0 <= index < len(source.test_images):
@@ -97,17 +96,30 @@ def _rows(net: MLP, model: Path, path: Path) -> list[Sample]:
     if table.texts:
         names = list(net.classes) or [str(k) for k in range(net.layers[-1])]
         labels = [names.index(name) if name in names else None for name in tables.class_texts(table)]
-    values = table.values.astype(np.uint8) if str(origin.get("input")) == "uint8" else table.values
+    values = tables.as_pixels(table) if origin.get("input") == "uint8" else table.values
     return [(f"{path} row {number}", values[number : number + 1], labels[number]) for number in range(len(values))]
 
 
-def _pictures(paths: Sequence[Path]) -> tuple[list[Sample], list[DataError]]:
+def _preparation(net: MLP, model: Path) -> tuple[Callable[[Path], Any], tuple[int, ...]]:
+    """How a picture becomes a row for this model, and the shape (H, W) in which it is shown: as the pictures of the
+    folder that it was trained on, else as MNIST's digits."""
+    origin = describe_model(model)["origin"]
+    read_as, size = origin.get("read_as"), origin.get("shape")
+    if isinstance(read_as, str) and read_as.startswith(picture_folder.HOW) and isinstance(size, list):
+        height, width = map(int, size)
+        if height * width == net.layers[0]:
+            return partial(picture_folder.prepare, size=(height, width)), (height, width)
+    _check_takes_images(net, model)
+    return prepare_digit, (FIELD, FIELD)
+
+
+def _pictures(paths: Sequence[Path], prepare: Callable[[Path], Any]) -> tuple[list[Sample], list[DataError]]:
     """The pictures that can be read, and the errors of the others."""
     samples: list[Sample] = []
     unread = []
     for path in paths:
         try:
-            samples.append((str(path), prepare_digit(path), None))
+            samples.append((str(path), prepare(path), None))
         except DataError as error:
             unread.append(error)
     if not samples:

@@ -19,6 +19,7 @@ TRAIN, TEST = (
     ("test", "testing", "testset", "val", "valid", "validation"),
 )
 DEEPEST: Final = 3  # folders with one folder in them, as archives unpack to
+HOW: Final = "pictures in grey"  # what the log and the record say of such data begins so
 LARGEST: Final = 64  # the longer side: larger pictures are scaled down, then all to the most common size
 
 
@@ -66,7 +67,7 @@ def read(path: Path, classes: Sequence[str] | None = None) -> Source:
         shapes.add(picture.shape)
         pictures.append(_scaled(picture, _within(picture.shape)))
     size = Counter(picture.shape for picture in pictures).most_common(1)[0][0]
-    how = "pictures in grey" + ("" if shapes == {size} else f", scaled to {size[0]} x {size[1]}")
+    how = HOW + ("" if shapes == {size} else f", scaled to {size[0]} x {size[1]}")
     images = np.stack([_scaled(picture, size) for picture in pictures])
     labels = np.array([names.index(name) for name, _ in [*train, *test]], np.int64)
     if parts[1]:
@@ -80,6 +81,13 @@ def read(path: Path, classes: Sequence[str] | None = None) -> Source:
     return Source(
         arrays, dict(zip(ROLES, (where, where, tested, tested), strict=True)), () if unnamed(names) else names, how=how
     )
+
+
+def prepare(path: Path, size: Sequence[int]) -> NDArray[np.uint8]:
+    """One picture as a row (1, H W), as those of a folder were prepared."""
+    from .picture import read_grey
+
+    return _scaled(read_grey(path), tuple(size)).reshape(1, -1)
 
 
 def _folders(path: Path) -> list[Path]:

@@ -289,6 +289,16 @@ def _numbers(table: Table, numbers: dict[str, int]) -> NDArray[np.int64]:
     return np.array([numbers[name] for name in labels], np.int64)
 
 
+def as_pixels(table: Table) -> NDArray[np.uint8]:
+    """The values of a table of pictures (N, D). Raises DataError if one is no pixel."""
+    wrong = (table.values < 0) | (table.values > 255) | (table.values != np.floor(table.values))
+    if wrong.any():
+        row, column = (int(k) for k in np.argwhere(wrong)[0])
+        found = f"{table.values[row, column]:g} in row {row}, column {table.names[table.features[column]]!r}"
+        raise bad("not pixels", table.where, found, "whole numbers of 0..255", "The model was trained on such.")
+    return table.values.astype(np.uint8)
+
+
 def _picture(columns: tuple[str, ...], headed: bool, *parts: NDArray[np.float64]) -> tuple[int, int] | None:
     """The shape of the pictures that rows are, or None."""
     side = math.isqrt(len(columns))

@@ -128,6 +128,7 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
         "layers": list(net.layers),
         **({"class_names": list(net.classes)} if net.classes else {}),
         **({"columns": list(data.columns)} if data.columns else {}),
+        **({"read_as": data.how, "shape": list(data.image_shape)} if data.how else {}),
         "versions": versions(),
     }
 

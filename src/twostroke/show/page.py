@@ -21,7 +21,7 @@ TEMPLATE: Final = Path(__file__).with_name("page.html")
 MACHINE: Final = ("backend", "device", "threads")
 PLACES: Final = {"source": "data", "model": "model"}
 ELSEWHERE: Final = {
-    "class_names", "columns",
+    "class_names", "columns", "shape",
     "test_accuracy", "test_loss", "train_seconds", "samples_per_second", "history", "machine", "versions", "reason",
     "finished", "data", *MACHINE, *PLACES,
 }  # fmt: skip
