@@ -177,7 +177,7 @@ def test_another_mpi_s_launcher(data: str) -> None:
 def test_ranks_with_different_options(data: str, tmp_path: Path) -> None:
     train = [*COMMAND, "train", data, *OPTIONS, "--out", str(tmp_path / "no"), "--distributed"]
     result = run("mpirun", "-n", "1", *train, "--lr", "0.1", ":", "-n", "1", *train, "--lr", "0.2", "--l2", "0.5")
-    refused(result, 2, "the ranks do not have the same run", "lr 0.1 on rank 0 and 0.2 on rank 1", "l2 0.0 on rank 0")
+    refused(result, 2, "the ranks do not have the same run", "lr 0.1 on rank 0 and 0.2 on rank 1", "l2 0.1 on rank 0")
     assert not (tmp_path / "no" / MODEL).exists()
 
 
