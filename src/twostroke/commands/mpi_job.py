@@ -54,4 +54,6 @@ def _speaks(line: str, code: int, *, signalled: bool) -> bool:
     if not signalled:
         with suppress(TwoStrokeError):
             return tell_all(line, code)
+    if launched()[0]:
+        time.sleep(RANK_0_FIRST_S)  # a launcher ends the others as soon as one has ended
     return first_of_host()
