@@ -26,7 +26,14 @@ def digest(run):
     state = b"".join(run.net.backend.to_host(array).tobytes() for array in run.state.values())
     return hashlib.sha256(state).hexdigest()
 """
-DATA = ["--preset", "fast", "--layers", "12,16,3", "--batch-size", "32"]  # for the command line: three batches and a rest
+DATA = [
+    "--preset",
+    "fast",
+    "--layers",
+    "12,16,3",
+    "--batch-size",
+    "32",
+]  # for the command line: three batches and a rest
 MODES = ("0", "auto", "epoch")
 
 
