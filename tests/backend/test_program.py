@@ -15,7 +15,6 @@ from twostroke import MLP, TrainConfig
 from twostroke.backend import Steps
 from twostroke.backend.cpu import player, program
 from twostroke.backend.cpu.backend import NumpyBackend
-from twostroke.backend.cpu.blas import scipy_blas
 from twostroke.backend.cpu.library import library
 from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Program, Unplayable
@@ -121,9 +120,6 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "no output": lambda: partial(np.add, np.zeros(3), 1.0),
     "a reduction with more arguments": lambda: partial(np.add.reduce, np.zeros((3, 4), order="F"), axis=1),
     "another reduction": lambda: partial(np.multiply.reduce, np.zeros((3, 4), order="F"), 1, None, np.zeros(3)),
-    "a gemm in C order": lambda: partial(
-        scipy_blas().dgemm, 1.0, np.zeros((3, 4)), np.zeros((4, 5)), 0.0, np.zeros((3, 5)), 0, 0, 1
-    ),
     "argmax of integers": lambda: partial(np.argmax, np.zeros((3, 4), int), axis=1, out=np.zeros(3, int)),
 }
 
@@ -132,16 +128,6 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
 def test_what_the_player_does_not_know_is_refused(name: str) -> None:
     with pytest.raises(Unplayable):
         strictly([UNKNOWN[name]()])
-
-
-def test_blas_of_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A routine with 64-bit integers, say, would read beyond the library's 32-bit ones."""
-    call = partial(scipy_blas().dger, 1.0, np.ones(3), np.ones(4), 1, 1, np.zeros((3, 4), order="F"), 1, 1, 1)
-    strictly([call])
-    program._routine.cache_clear()
-    monkeypatch.setitem(program.SIGNATURES, "ger", program.SIGNATURES["ger"].replace("int", "long"))
-    with pytest.raises(Unplayable, match=r"SciPy's dger has the signature void \(int \*"):
-        strictly([call])
 
 
 def test_ufuncs_of_another_layout_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
