@@ -43,7 +43,7 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 
 def matrix(rng: np.random.Generator, rows: int, columns: int, transposed: bool, dtype: str) -> Any:
-    flat = rng.standard_normal(rows * columns, dtype=np.dtype(dtype))  # type: ignore[arg-type]
+    flat = rng.standard_normal(rows * columns, dtype=np.dtype(dtype))
     return flat.reshape(columns, rows).T if transposed else flat.reshape(rows, columns)
 
 

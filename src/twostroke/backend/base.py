@@ -141,11 +141,11 @@ class Backend(ABC):
     name: str  # "numpy" or "cupy"
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
-    auto = False  # whether the number of BLAS threads is tuned during training
+    auto = False  # whether the number of threads is tuned during training
 
     @property
     def threads(self) -> int | None:
-        """The number of BLAS threads; None on a GPU."""
+        """The number of threads; None on a GPU."""
         return None
 
     @property
@@ -226,7 +226,7 @@ class Backend(ABC):
         return Summing(array, array, partial(self.sum_through_host, array, ranks), "MPI, through the host")
 
     def active(self) -> AbstractContextManager[object]:
-        """A context for all work on this device: makes it the current GPU, or sets the number of BLAS threads."""
+        """A context for all work on this device: makes it the current GPU, or sets the number of threads."""
         return nullcontext()
 
     @abstractmethod

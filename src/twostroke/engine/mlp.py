@@ -22,7 +22,7 @@ from .initializers import INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
-MOST_ROWS: Final = 2048  # of a forward pass: enough for the BLAS to be fast, few enough for the cache
+MOST_ROWS: Final = 2048  # of a forward pass: enough for products to be fast, few enough for the cache
 MOST_SIZES: Final = 16  # numbers of rows whose pass is kept captured
 MOST_KEPT: Final = 1 << 26  # bytes of activations that a network keeps between two predictions
 

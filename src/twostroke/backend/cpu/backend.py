@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..base import Array, Backend, Captured, Kernel, Ranks, Steps, Summing
+from ..column_major import check_product
 from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
 from .blas import Blas, Pools, allowed_threads, multiply, scipy_blas
@@ -72,6 +73,7 @@ class NumpyBackend(Backend):
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         modules = self._modules
         if modules.products is not None:
+            check_product(a, b, out)  # any strides would do here, but not on other devices
             modules.products.product(alpha, a, b, beta, out)
         else:
             multiply(modules.blas, alpha, a, b, beta, out)
