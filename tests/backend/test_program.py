@@ -130,6 +130,69 @@ def test_what_the_player_does_not_know_is_refused(name: str) -> None:
         strictly([UNKNOWN[name]()])
 
 
+# --- a step on other rows ------------------------------------------------------------------------------------------
+
+
+def source_step() -> tuple[Player, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """out (30, 5) <- rows of ``source`` (30, 200), scaled and multiplied: captured, and run once."""
+    native = library().native
+    assert native is not None
+    backend, W = NumpyBackend(1), np.random.default_rng(1).random((200, 5), np.float32)
+    source, x, out = np.zeros((30, 200), np.uint8), np.zeros((30, 200), np.float32), np.zeros((30, 5), np.float32)
+
+    def step() -> None:
+        backend.xp.true_divide(source, np.float32(255), out=x)
+        backend.gemm(x, W, out)
+
+    captured = backend.capture([Steps(step, source=source)])
+    assert isinstance(captured, Player)
+    captured.run_part(0, 0, 1)
+    return captured, source, out
+
+
+@pytest.mark.parametrize("copied", [0, 1 << 30], ids=["in place", "copied"])
+def test_a_step_runs_on_other_rows(copied: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the bits of those rows in the source; the rows are not written, and the next step reads the source again."""
+    monkeypatch.setattr(player, "COPIED", copied)
+    captured, source, out = source_step()
+    rng = np.random.default_rng(2)
+    for layout in ("part of an array", "strides", "read only"):
+        rows = rng.integers(0, 256, (33, 200), dtype=np.uint8)[3:]
+        if layout == "strides":
+            rows = np.asfortranarray(rows)
+        elif layout == "read only":
+            rows.flags.writeable = False
+        before = rows.copy()
+        captured.run_on(0, rows)
+        found = out.copy()
+        assert (rows == before).all()
+        source[:] = rows
+        captured.run_part(0, 0, 1)
+        assert found.tobytes() == out.tobytes()
+        source[:] = 0
+        captured.run_part(0, 0, 1)
+        assert (out == 0).all()
+
+
+def test_rows_in_place_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(player, "COPIED", 0)
+    captured, source, out = source_step()
+    captured.run_on(0, np.full((30, 200), 255, np.uint8))
+    assert not source.any()
+    assert (out > 0).all()
+
+
+def test_a_step_that_writes_its_source_gets_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(player, "COPIED", 0)
+    backend, source = NumpyBackend(1), np.zeros((30, 200), np.float32)
+    captured = backend.capture([Steps(lambda: backend.xp.add(source, 1, out=source), source=source)])
+    captured.run_part(0, 0, 1)
+    rows = np.zeros((30, 200), np.float32)
+    captured.run_on(0, rows)
+    assert not rows.any()
+    assert (source == 1).all()
+
+
 def test_ufuncs_of_another_layout_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Longer(program._UfuncHead):
         _fields_ = (("more", ctypes.c_byte * np.ufunc.__basicsize__),)

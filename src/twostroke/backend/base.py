@@ -51,13 +51,15 @@ class Move(NamedTuple):
 class Steps:
     """``count`` consecutive steps that make the same calls on the same arrays, with the copies around each of them.
 
-    Nobody reads what a step left in ``scratch``: a device need not write there.
+    Nobody reads what a step left in ``scratch``: a device need not write there. ``source`` is an array that the step
+    only reads; ``Captured.run_on`` runs the step on others in its place.
     """
 
     step: Callable[[], None]
     count: int = 1
     moves: Sequence[Move] = ()  # ``rows`` of each has ``count`` rows
     scratch: Sequence[Array] = ()
+    source: Array | None = None
 
 
 class Captured(ABC):
@@ -80,6 +82,12 @@ class Captured(ABC):
                 self.run_part(part, start, end)
             begin += steps.count
         self.pace(stop - first, time.perf_counter() - started)
+
+    def run_on(self, part: int, rows: Array) -> None:
+        """Run the one step of a part on ``rows``, of this device and of the shape of the part's ``source``."""
+        source = self.parts[part].source
+        array_module(source).copyto(source, rows)
+        self.run_part(part, 0, 1)
 
     def pace(self, steps: int, seconds: float) -> None:  # noqa: B027 (most devices need none)
         """Learn from how long so many steps took how many to run ``at_once``."""

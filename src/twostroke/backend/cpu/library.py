@@ -57,6 +57,11 @@ class Call(ctypes.Union):
     )
 
 
+# By the kind of an operation, its member of the union, and there the array that it writes (a ufunc's is its last).
+MEMBERS: Final = ("ufunc", "take", "argmax", "copy", "product", "product")
+WRITTEN: Final = ("", "out", "out", "to", "c", "c")
+
+
 class Operation(ctypes.Structure):
     _anonymous_ = ("call",)
     _fields_ = (("kind", WORD), ("call", Call))
@@ -153,8 +158,10 @@ class CallersThreads:
 
     def enter(self, count: int) -> None:
         """Begin a block of this thread that wants ``count`` threads."""
-        self._mine.__dict__.setdefault("before", []).append(self._native.threads())
-        self._native.set_threads(count)
+        before = self._native.threads()
+        self._mine.__dict__.setdefault("before", []).append(before)
+        if count != before:
+            self._native.set_threads(count)
 
     def change(self, count: int) -> None:
         """Let this thread's innermost block want another number."""

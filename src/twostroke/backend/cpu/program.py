@@ -33,7 +33,9 @@ class Program:
     Raises ``Unplayable`` for a call that the library does not know.
     """
 
-    def __init__(self, tape: Tape, play: Callable[[int], None], moves: Sequence[Move] = ()) -> None:
+    def __init__(
+        self, tape: Tape, play: Callable[[int], None], moves: Sequence[Move] = (), source: Array | None = None
+    ) -> None:
         self._held: list[Any] = [tape, moves]
         operations = [operation for call in tape for operation in self._operations(call)]
         copies = [_move(move) for move in sorted(moves, key=lambda move: not move.before)]
@@ -43,11 +45,46 @@ class Program:
         starts = ctypes.addressof(self._calls), len(operations), ctypes.addressof(self._moves)
         self._program = native.NativeProgram(*starts, before, len(moves) - before, 0, 1)
         self._play = partial(play, ctypes.addressof(self._program))
+        self._source = source
+        self._reads = [] if source is None else list(self._reads_of(source))
 
     def run(self, first: int = 0, steps: int = 1) -> None:
         """Run the steps ``first`` to ``first + steps``."""
         self._program.first, self._program.steps = first, steps
         self._play()
+
+    def read_from(self, rows: Array) -> bool:
+        """Read these rows in place of ``source``, until ``read_from_source``. False where that cannot be done."""
+        source, flags = self._source, rows.flags
+        if source is None or not self._reads or rows.dtype != source.dtype:
+            return False
+        if rows.shape != source.shape or not (flags.c_contiguous and flags.aligned):
+            return False
+        start = rows.__array_interface__["data"][0]  # a third of the time of .ctypes.data
+        for cell, offset in self._reads:
+            cell.value = start + offset
+        return True
+
+    def read_from_source(self) -> None:
+        """Read ``source`` again."""
+        assert self._source is not None
+        self.read_from(self._source)
+
+    def _reads_of(self, source: Array) -> Iterator[tuple[ctypes.c_void_p, int]]:
+        """Where the operations hold an address in ``source``, and its distance from the beginning; nothing if one of
+        them writes there."""
+        found, start, stop = [], *np.lib.array_utils.byte_bounds(source)
+        for operation in self._calls:
+            call = getattr(operation, native.MEMBERS[operation.kind])
+            written = f"at{call.count - 1}" if operation.kind == native.UFUNC else native.WRITTEN[operation.kind]
+            for name, kind in call._fields_:
+                address = getattr(call, name) if kind is native.POINTER else None
+                if address is not None and start <= address < stop:
+                    if name == written:
+                        return
+                    cell = native.POINTER.from_address(ctypes.addressof(call) + getattr(type(call), name).offset)
+                    found.append((cell, address - start))
+        yield from found
 
     def _operations(self, call: Any) -> Iterator[native.Operation]:
         _expect(isinstance(call, partial), f"{type(call).__name__} is not a call with its arguments")
