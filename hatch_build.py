@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 NATIVE = Path("src/twostroke/backend/cpu/native")
-UNITS = ("tiles", "blocks", "rows", "products", "player", "threads")  # library.c is compiled for every processor
+PRODUCTS = ("tiles", "blocks", "rows", "products")  # compiled for float32 and for float64
+UNITS = (*PRODUCTS, *(f"{unit}-double" for unit in PRODUCTS), "player", "threads")
+EVERYWHERE = ("library",)  # compiled for every x86-64 processor
 SWITCH = "TWOSTROKE_LIBRARY"
 # No -march=native: what is built here runs on other processors. No contraction: the compiler fuses no multiplication
 # with an addition unless the source does, so the bits do not depend on the compiler.
@@ -43,11 +45,12 @@ def commands(
 ) -> list[list[str]]:
     """What compiles and links one variant; ``flags`` are further ones."""
     common = [*compiler, *FLAGS, *flags, *DEFINES[variant]]
-    objects = {unit: str(scratch / f"{variant}-{unit}.o") for unit in (*UNITS, "library")}
-    compile_all = [
-        [*common, *(INSTRUCTIONS[variant] if unit in UNITS else ()), "-c", str(sources / f"{unit}.c"), "-o", made]
-        for unit, made in objects.items()
-    ]
+    objects, compile_all = {}, []
+    for unit in (*UNITS, *EVERYWHERE):
+        source, _, double = unit.partition("-")
+        objects[unit] = str(scratch / f"{variant}-{unit}.o")
+        what = (*(INSTRUCTIONS[variant] if unit in UNITS else ()), *(("-DTWOSTROKE_DOUBLE",) if double else ()))
+        compile_all.append([*common, *what, "-c", str(sources / f"{source}.c"), "-o", objects[unit]])
     return [*compile_all, [*common, "-shared", "-Wl,-z,defs,-z,noexecstack", *objects.values(), "-o", str(out)]]
 
 

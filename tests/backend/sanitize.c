@@ -6,6 +6,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#ifdef TWOSTROKE_DOUBLE
+typedef double element;
+enum { PRODUCT = PRODUCT_DOUBLE, WIDE = TO_DOUBLE };
+#define multiply twostroke_product_double
+#define CLOSE 1e-13
+#else
+typedef float element;
+enum { PRODUCT = PRODUCT_FLOAT, WIDE = TO_FLOAT };
+#define multiply twostroke_product_float
+#define CLOSE 1e-5
+#endif
+
 static _Thread_local uint64_t state;
 
 static uint64_t draw(void) {
@@ -13,14 +25,14 @@ static uint64_t draw(void) {
     return state * 0x2545F4914F6CDD1D;
 }
 static word below(word n) { return (word)(draw() >> 33) % n; }
-static float real(void) { return (float)below(2001) / 1000.0f - 1.0f; }
+static element real(void) { return (element)below(2001) / 1000 - 1; }
 
 static void fail(const char *what, word a, word b, word c) {
     fprintf(stderr, "sanitize.c: %s: %lld x %lld x %lld\n", what, (long long)a, (long long)b, (long long)c);
     exit(1);
 }
 
-typedef struct { float *at; word row, column, rows, columns, size; } matrix;
+typedef struct { element *at; word row, column, rows, columns, size; } matrix;
 
 /* Rows or columns are contiguous, with up to three elements between them; or neither is contiguous. */
 static matrix make(word rows, word columns, double zeros) {
@@ -30,8 +42,8 @@ static matrix make(word rows, word columns, double zeros) {
     else if (layout < 4) m.row = 1, m.column = rows + gap;
     else m.row = 2 * columns + gap, m.column = 2;
     m.size = rows && columns ? (rows - 1) * m.row + (columns - 1) * m.column + 1 : 0;
-    m.at = malloc((size_t)(m.size ? m.size : 1) * sizeof(float));
-    for (word i = 0; i < m.size; i++) m.at[i] = (double)below(1000) < 1000 * zeros ? 0.0f : real();
+    m.at = malloc((size_t)(m.size ? m.size : 1) * sizeof(element));
+    for (word i = 0; i < m.size; i++) m.at[i] = (double)below(1000) < 1000 * zeros ? 0 : real();
     /* An axis of one element may have any stride, as in NumPy. */
     if (rows == 1) m.row = columns;
     if (columns == 1) m.column = 1;
@@ -47,16 +59,16 @@ static word size_of(word largest) {
 static void one_product(word rows, word columns, word depth, int threads) {
     double zeros = below(2) ? 0 : 0.01 * (double)below(101);
     matrix a = make(rows, depth, zeros), b = make(depth, columns, 0), c = make(rows, columns, 0);
-    float alpha = below(3) ? real() : 1.0f, beta = below(2) ? (float)below(2) : real();
-    float *start = malloc((size_t)(c.size ? c.size : 1) * sizeof(float)), *first = NULL;
-    memcpy(start, c.at, (size_t)c.size * sizeof(float));
+    element alpha = below(3) ? real() : 1, beta = below(2) ? (element)below(2) : real();
+    element *start = malloc((size_t)(c.size ? c.size : 1) * sizeof(element)), *first = NULL;
+    memcpy(start, c.at, (size_t)c.size * sizeof(element));
     product_call call = {a.at, a.row, a.column, b.at, b.row, b.column, c.at, c.row, c.column, rows, columns, depth, &alpha, &beta};
     for (int count = 1; count <= threads; count++) {
         if (threads > 1) twostroke_set_threads(count);
-        memcpy(c.at, start, (size_t)c.size * sizeof(float));
-        twostroke_product(&call);
-        if (!first) first = memcpy(malloc((size_t)(c.size ? c.size : 1) * sizeof(float)), c.at, (size_t)c.size * sizeof(float));
-        else if (memcmp(first, c.at, (size_t)c.size * sizeof(float))) fail("other bits with other threads", rows, columns, depth);
+        memcpy(c.at, start, (size_t)c.size * sizeof(element));
+        multiply(&call);
+        if (!first) first = memcpy(malloc((size_t)(c.size ? c.size : 1) * sizeof(element)), c.at, (size_t)c.size * sizeof(element));
+        else if (memcmp(first, c.at, (size_t)c.size * sizeof(element))) fail("other bits with other threads", rows, columns, depth);
     }
     for (word checks = rows && columns ? 40 : 0; checks--;) {
         word i = below(rows), j = below(columns);
@@ -65,14 +77,14 @@ static void one_product(word rows, word columns, word depth, int threads) {
             double term = (double)a.at[i * a.row + d * a.column] * b.at[d * b.row + j * b.column];
             sum += term, size += fabs(term);
         }
-        double old = beta == 0.0f ? 0 : (double)beta * start[i * c.row + j * c.column];
-        if (!(fabs(alpha * sum + old - c.at[i * c.row + j * c.column]) <= 1e-5 * (fabs(alpha) * size + fabs(old) + 1e-6)))
+        double old = beta == 0 ? 0 : (double)beta * start[i * c.row + j * c.column];
+        if (!(fabs(alpha * sum + old - c.at[i * c.row + j * c.column]) <= CLOSE * (fabs(alpha) * size + fabs(old) + 1e-6)))
             fail("a wrong product", rows, columns, depth);
     }
     /* What lies between the elements is not written. */
     for (word i = 0; i < rows; i++)
         for (word j = 0; j < columns; j++) c.at[i * c.row + j * c.column] = start[i * c.row + j * c.column];
-    if (memcmp(c.at, start, (size_t)c.size * sizeof(float))) fail("written beside the result", rows, columns, depth);
+    if (memcmp(c.at, start, (size_t)c.size * sizeof(element))) fail("written beside the result", rows, columns, depth);
     free(a.at), free(b.at), free(c.at), free(start), free(first);
 }
 
@@ -81,21 +93,11 @@ static void one_product(word rows, word columns, word depth, int threads) {
 static void add(char **x, const intptr_t *n, const intptr_t *step, void *data) {
     (void)data;
     for (intptr_t i = 0; i < *n; i++)
-        *(float *)(x[2] + i * step[2]) = *(float *)(x[0] + i * step[0]) + *(float *)(x[1] + i * step[1]);
+        *(element *)(x[2] + i * step[2]) = *(element *)(x[0] + i * step[0]) + *(element *)(x[1] + i * step[1]);
 }
 static void greater(char **x, const intptr_t *n, const intptr_t *step, void *data) {
     (void)data;
-    for (intptr_t i = 0; i < *n; i++) x[2][i * step[2]] = *(float *)(x[0] + i * step[0]) > *(float *)(x[1] + i * step[1]);
-}
-static void gemm(char *ta, char *tb, int *m, int *n, int *k, float *alpha, float *a, int *lda, float *b, int *ldb, float *beta,
-                 float *c, int *ldc) {
-    for (int i = 0; i < *m; i++)
-        for (int j = 0; j < *n; j++) {
-            float sum = 0;
-            for (int d = 0; d < *k; d++)
-                sum += (*ta == 'T' ? a[d + i * *lda] : a[i + d * *lda]) * (*tb == 'T' ? b[j + d * *ldb] : b[d + j * *ldb]);
-            c[i + j * *ldc] = *alpha * sum + (*beta == 0 ? 0 : *beta * c[i + j * *ldc]);
-        }
+    for (intptr_t i = 0; i < *n; i++) x[2][i * step[2]] = *(element *)(x[0] + i * step[0]) > *(element *)(x[1] + i * step[1]);
 }
 
 /* Some steps of: gather rows of pixels, scale them, multiply, add, compare, choose; each step's inputs and results moved. */
@@ -104,24 +106,23 @@ static void one_program(int threads) {
     unsigned char *source = malloc((size_t)(samples * pixels)), *batch = malloc((size_t)(rows * pixels));
     word *orders = malloc((size_t)(steps * rows) * sizeof(word)), *order = malloc((size_t)rows * sizeof(word));
     word *choices = malloc((size_t)(steps * rows) * sizeof(word)), *choice = malloc((size_t)rows * sizeof(word));
-    float *x = malloc((size_t)(rows * pixels) * sizeof(float)), *z = malloc((size_t)(rows * units) * sizeof(float));
-    float *again = malloc((size_t)(rows * units) * sizeof(float)), *truth = malloc((size_t)(rows * units) * sizeof(float));
-    float *w = malloc((size_t)(pixels * units) * sizeof(float)), one = 1, zero = 0, half = 0.5f;
+    element *x = malloc((size_t)(rows * pixels) * sizeof(element)), *z = malloc((size_t)(rows * units) * sizeof(element));
+    element *truth = malloc((size_t)(rows * units) * sizeof(element));
+    element *w = malloc((size_t)(pixels * units) * sizeof(element)), one = 1, zero = 0, half = (element)0.5;
     for (word i = 0; i < samples * pixels; i++) source[i] = (unsigned char)below(256);
     for (word i = 0; i < steps * rows; i++) orders[i] = below(samples + 20) - 10; /* out of range too: clipped */
     for (word i = 0; i < pixels * units; i++) w[i] = real();
-    const word f = sizeof(float);
+    const word f = sizeof(element);
     operation list[] = {
         {.kind = TAKE, .take = {(char *)batch, (char *)source, order, rows, pixels, samples}},
-        {.kind = UFUNC, .ufunc = {add, NULL, 3, 1, rows * pixels, TO_FLOAT, NOT_WIDENED,
+        {.kind = UFUNC, .ufunc = {add, NULL, 3, 1, rows * pixels, WIDE, NOT_WIDENED,
                                   {{(char *)batch, 0, 1}, {(char *)&one, 0, 0}, {(char *)x, 0, f}}}},
         {.kind = PRODUCT, .product = {x, pixels, 1, w, units, 1, z, units, 1, rows, units, pixels, &half, &zero}},
-        {.kind = GEMM, .blas = {(void *)gemm, 'N', 'N', units, rows, pixels, &half, w, units, x, pixels, &zero, again, units}},
         {.kind = UFUNC, .ufunc = {add, NULL, 3, rows, units, NOT_WIDENED, NOT_WIDENED,
                                   {{(char *)z, units * f, f}, {(char *)z, 0, f}, {(char *)truth, units * f, f}}}},
-        {.kind = UFUNC, .ufunc = {greater, NULL, 3, units, rows, NOT_WIDENED, TO_FLOAT,
+        {.kind = UFUNC, .ufunc = {greater, NULL, 3, units, rows, NOT_WIDENED, WIDE,
                                   {{(char *)z, f, units * f}, {(char *)&half, 0, 0}, {(char *)truth, f, units * f}}}},
-        {.kind = ARGMAX, .argmax = {(char *)z, units * f, f, rows, units, choice, 0}},
+        {.kind = ARGMAX, .argmax = {(char *)z, units * f, f, rows, units, choice, WIDE == TO_DOUBLE}},
         {.kind = COPY, .copy = {(char *)x, NULL, rows * pixels * f}},
         {.kind = COPY, .copy = {(char *)x, (char *)z, (pixels < units ? pixels : units) * f}},
     };
@@ -135,14 +136,16 @@ static void one_program(int threads) {
         else if (memcmp(first, choices, (size_t)(steps * rows) * sizeof(word))) fail("other choices with other threads", rows, units, pixels);
     }
     for (word i = 0; i < rows * units; i++) {
-        if (!(fabs((double)again[i] - z[i]) <= 2e-3 * (double)pixels)) fail("a wrong program", rows, units, pixels);
-        if (truth[i] != (float)(z[i] > half)) fail("a wrong comparison", rows, units, pixels);
+        double sum = 0;
+        for (word d = 0; d < pixels; d++) sum += 0.5 * (batch[i / units * pixels + d] + 1) * w[d * units + i % units];
+        if (!(fabs(sum - z[i]) <= 2e-3 * (double)pixels)) fail("a wrong program", rows, units, pixels);
+        if (truth[i] != (element)(z[i] > half)) fail("a wrong comparison", rows, units, pixels);
     }
     for (word i = 0; i < rows; i++)
         for (word j = 0; j < units; j++)
             if (z[i * units + j] > z[i * units + choice[i]]) fail("a wrong choice", rows, units, pixels);
     free(source), free(batch), free(orders), free(order), free(choices), free(choice);
-    free(x), free(z), free(again), free(truth), free(w), free(first);
+    free(x), free(z), free(truth), free(w), free(first);
 }
 
 static void rounds(word count, int threads) {
@@ -156,6 +159,7 @@ static void rounds(word count, int threads) {
 
 static void *caller(void *argument) {
     state = (uint64_t)(intptr_t)argument;
+    twostroke_set_threads(3);
     rounds(40, 1);
     return NULL;
 }
@@ -165,7 +169,7 @@ int main(int count, char **arguments) {
     state = strtoull(arguments[1], NULL, 10) * 2 + 1;
     word all = atoll(arguments[2]);
     rounds(all, 4);
-    /* Several callers at once, while the number of threads changes. */
+    /* Several callers at once, each with its own number of threads. */
     pthread_t callers[4];
     for (intptr_t i = 0; i < 4; i++) pthread_create(&callers[i], NULL, caller, (void *)(i + 7));
     for (word i = 0; i < all; i++) twostroke_set_threads(1 + i % 4), one_product(1 + below(60), 1 + below(300), 1 + below(300), 1);

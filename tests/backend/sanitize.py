@@ -19,8 +19,9 @@ SANITIZERS = {
     "address,undefined": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-fsanitize=thread",),
 }
-# What is compiled, with which variant and how many rounds. The threads are the same in both variants.
-RUNS = (("address,undefined", "avx512", 400), ("address,undefined", "avx2", 400), ("thread", "avx2", 60))
+# What is compiled, with which variant and how many rounds, for each type of element. The threads are the same in all.
+RUNS = (("address,undefined", "avx512", 300), ("address,undefined", "avx2", 300), ("thread", "avx2", 40))
+TYPES = {"float32": (), "float64": ("-DTWOSTROKE_DOUBLE",)}
 SEED = os.environ.get("SEED", "1")
 
 
@@ -38,18 +39,19 @@ def lacks(compiler: list[str], flags: tuple[str, ...], folder: Path) -> str:
     return said[0] if done.returncode else ""
 
 
-def compiled(name: str, variant: str, compiler: list[str], folder: Path) -> Path:
-    common = [*compiler, *hatch_build.FLAGS, "-O1", "-g", *SANITIZERS[name], *hatch_build.DEFINES[variant]]
-    driver, objects = Path(__file__).with_suffix(".c"), []
-    for unit in (*hatch_build.UNITS, "library"):
-        objects.append(str(folder / f"{name}-{variant}-{unit}.o"))
-        instructions = hatch_build.INSTRUCTIONS[variant] if unit in hatch_build.UNITS else ()
-        hatch_build._run(
-            [*common, *instructions, "-c", str(ROOT / hatch_build.NATIVE / f"{unit}.c"), "-o", objects[-1]]
-        )
-    out = folder / f"{name}-{variant}"
-    hatch_build._run([*common, f"-I{ROOT / hatch_build.NATIVE}", str(driver), *objects, "-lm", "-o", str(out)])
-    return out
+def compiled(name: str, variant: str, compiler: list[str], folder: Path) -> list[Path]:
+    """A program for each type of element."""
+    flags, sources = ("-O1", "-g", *SANITIZERS[name]), ROOT / hatch_build.NATIVE
+    *units, _ = hatch_build.commands(variant, compiler, sources, folder, folder / "library.so", *flags)
+    for command in units:
+        hatch_build._run(command)
+    objects, driver = [command[-1] for command in units], str(Path(__file__).with_suffix(".c"))
+    programs = []
+    for dtype, defines in TYPES.items():
+        programs.append(folder / f"{name}-{variant}-{dtype}")
+        common = [*compiler, *hatch_build.FLAGS, *flags, *defines, f"-I{sources}"]
+        hatch_build._run([*common, driver, *objects, "-lm", "-o", str(programs[-1])])
+    return programs
 
 
 def main() -> int:
@@ -69,10 +71,11 @@ def main() -> int:
             if reason:
                 print(f"SKIPPED: {label}: {reason}")
                 continue
-            done = run([str(compiled(name, variant, compiler, folder)), SEED, str(rounds)])
-            print(f"{'FOUND' if done.returncode else 'clean'}: {label}: {done.stdout.strip()}")
-            print(done.stderr, end="")
-            found |= done.returncode
+            for dtype, program in zip(TYPES, compiled(name, variant, compiler, folder), strict=True):
+                done = run([str(program), SEED, str(rounds)])
+                print(f"{'FOUND' if done.returncode else 'clean'}: {label}, {dtype}: {done.stdout.strip()}")
+                print(done.stderr, end="")
+                found |= done.returncode
     return int(bool(found))
 
 

@@ -19,6 +19,7 @@ from tests.support.strict_device import StrictBackend, plant_fake_cupy
 from twostroke import MLP, ConfigError, DataError, DeviceError, array_module, select_backend, to_host
 from twostroke.backend import Backend, Steps, host_backend
 from twostroke.backend.cpu.backend import NumpyBackend
+from twostroke.backend.cpu.library import library
 from twostroke.backend.cuda.probe import probe_cuda
 from twostroke.backend.machine import available_cores
 from twostroke.engine import kernels
@@ -77,32 +78,55 @@ def blas_threads() -> dict[str, int]:
     return {pool["filepath"]: pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
 
 
+def threads_in_use() -> dict[str, int]:
+    """Of what multiplies: the C library, or every BLAS."""
+    native = library().native
+    return blas_threads() if native is None else {"library": native.threads()}
+
+
 @pytest.mark.parametrize("threads", sorted({1, min(2, available_cores())}))
 def test_threads_are_set_inside_active_and_restored(threads: int) -> None:
     backend = select_backend("cpu", threads)
     assert backend.threads == threads
-    before = blas_threads()
+    before, blas = threads_in_use(), blas_threads()
     assert before
     with backend.active():
-        assert set(blas_threads().values()) == {threads}
+        assert set(threads_in_use().values()) == {threads}
         with select_backend("cpu", 1).active():
-            assert set(blas_threads().values()) == {1}
-        assert set(blas_threads().values()) == {threads}
-    assert blas_threads() == before
+            assert set(threads_in_use().values()) == {1}
+        assert set(threads_in_use().values()) == {threads}
+        assert library().native is None or blas_threads() == blas
+    assert threads_in_use() == before
     with pytest.raises(RuntimeError), backend.active():
         raise RuntimeError
-    assert blas_threads() == before
+    assert threads_in_use() == before
+    assert blas_threads() == blas
+
+
+def test_automatic_threads_obey_the_limits_of_blas() -> None:
+    """Those of the environment, of threadpoolctl, and so of joblib's workers; a number that is asked for is kept."""
+    if available_cores() == 1:
+        pytest.skip("one core: there is nothing to limit")
+    code = "import twostroke as ts; print(ts.select_backend('cpu').threads, ts.select_backend('cpu', 2).threads)"
+    for limit, expected in (("1", "1 2"), ("1000", f"{available_cores()} 2")):
+        environment = {**os.environ, "OMP_NUM_THREADS": limit, "OPENBLAS_NUM_THREADS": limit}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+    with threadpoolctl.threadpool_limits(1):
+        assert select_backend("cpu").threads == 1
+        assert not select_backend("cpu").auto
+    assert select_backend("cpu").threads == available_cores()
 
 
 def test_automatic_threads_are_restored_too() -> None:
     backend = select_backend("cpu")
-    before = blas_threads()
+    before = threads_in_use()
     with backend.active():
         A, out = np.ones((200, 200)), np.zeros((200, 200))
         captured = backend.capture([Steps(lambda: backend.gemm(A, A, out))])
         for _ in range(50):
             captured.run()
-    assert blas_threads() == before
+    assert threads_in_use() == before
 
 
 def test_eight_threads_share_a_backend_of_the_cpu() -> None:
@@ -181,7 +205,7 @@ def test_describe_says_what_a_result_needs(backend: Backend) -> None:
     facts = backend.describe()
     assert facts["device"] == backend.device
     wanted = {
-        "numpy": {"processor", "cores", "threads", "blas", "numpy"},
+        "numpy": {"processor", "cores", "threads", "products", "numpy"},
         "cupy": {"gpu", "compute_capability", "memory_bytes", "driver_cuda", "runtime_cuda", "cupy"},
     }.get(backend.name, set())
     assert wanted <= facts.keys()

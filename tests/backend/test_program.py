@@ -15,7 +15,6 @@ from twostroke import MLP, TrainConfig
 from twostroke.backend import Steps
 from twostroke.backend.cpu import player, program
 from twostroke.backend.cpu.backend import NumpyBackend
-from twostroke.backend.cpu.blas import scipy_blas
 from twostroke.backend.cpu.library import library
 from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Program, Unplayable
@@ -121,9 +120,6 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "no output": lambda: partial(np.add, np.zeros(3), 1.0),
     "a reduction with more arguments": lambda: partial(np.add.reduce, np.zeros((3, 4), order="F"), axis=1),
     "another reduction": lambda: partial(np.multiply.reduce, np.zeros((3, 4), order="F"), 1, None, np.zeros(3)),
-    "a gemm in C order": lambda: partial(
-        scipy_blas().dgemm, 1.0, np.zeros((3, 4)), np.zeros((4, 5)), 0.0, np.zeros((3, 5)), 0, 0, 1
-    ),
     "argmax of integers": lambda: partial(np.argmax, np.zeros((3, 4), int), axis=1, out=np.zeros(3, int)),
 }
 
@@ -134,14 +130,67 @@ def test_what_the_player_does_not_know_is_refused(name: str) -> None:
         strictly([UNKNOWN[name]()])
 
 
-def test_blas_of_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A routine with 64-bit integers, say, would read beyond the library's 32-bit ones."""
-    call = partial(scipy_blas().dger, 1.0, np.ones(3), np.ones(4), 1, 1, np.zeros((3, 4), order="F"), 1, 1, 1)
-    strictly([call])
-    program._routine.cache_clear()
-    monkeypatch.setitem(program.SIGNATURES, "ger", program.SIGNATURES["ger"].replace("int", "long"))
-    with pytest.raises(Unplayable, match=r"SciPy's dger has the signature void \(int \*"):
-        strictly([call])
+# --- a step on other rows ------------------------------------------------------------------------------------------
+
+
+def source_step() -> tuple[Player, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """out (30, 5) <- rows of ``source`` (30, 200), scaled and multiplied: captured, and run once."""
+    native = library().native
+    assert native is not None
+    backend, W = NumpyBackend(1), np.random.default_rng(1).random((200, 5), np.float32)
+    source, x, out = np.zeros((30, 200), np.uint8), np.zeros((30, 200), np.float32), np.zeros((30, 5), np.float32)
+
+    def step() -> None:
+        backend.xp.true_divide(source, np.float32(255), out=x)
+        backend.gemm(x, W, out)
+
+    captured = backend.capture([Steps(step, source=source)])
+    assert isinstance(captured, Player)
+    captured.run_part(0, 0, 1)
+    return captured, source, out
+
+
+@pytest.mark.parametrize("copied", [0, 1 << 30], ids=["in place", "copied"])
+def test_a_step_runs_on_other_rows(copied: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the bits of those rows in the source; the rows are not written, and the next step reads the source again."""
+    monkeypatch.setattr(player, "COPIED", copied)
+    captured, source, out = source_step()
+    rng = np.random.default_rng(2)
+    for layout in ("part of an array", "strides", "read only"):
+        rows = rng.integers(0, 256, (33, 200), dtype=np.uint8)[3:]
+        if layout == "strides":
+            rows = np.asfortranarray(rows)
+        elif layout == "read only":
+            rows.flags.writeable = False
+        before = rows.copy()
+        captured.run_on(0, rows)
+        found = out.copy()
+        assert (rows == before).all()
+        source[:] = rows
+        captured.run_part(0, 0, 1)
+        assert found.tobytes() == out.tobytes()
+        source[:] = 0
+        captured.run_part(0, 0, 1)
+        assert (out == 0).all()
+
+
+def test_rows_in_place_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(player, "COPIED", 0)
+    captured, source, out = source_step()
+    captured.run_on(0, np.full((30, 200), 255, np.uint8))
+    assert not source.any()
+    assert (out > 0).all()
+
+
+def test_a_step_that_writes_its_source_gets_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(player, "COPIED", 0)
+    backend, source = NumpyBackend(1), np.zeros((30, 200), np.float32)
+    captured = backend.capture([Steps(lambda: backend.xp.add(source, 1, out=source), source=source)])
+    captured.run_part(0, 0, 1)
+    rows = np.zeros((30, 200), np.float32)
+    captured.run_on(0, rows)
+    assert not rows.any()
+    assert (source == 1).all()
 
 
 def test_ufuncs_of_another_layout_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

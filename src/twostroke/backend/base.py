@@ -51,13 +51,15 @@ class Move(NamedTuple):
 class Steps:
     """``count`` consecutive steps that make the same calls on the same arrays, with the copies around each of them.
 
-    Nobody reads what a step left in ``scratch``: a device need not write there.
+    Nobody reads what a step left in ``scratch``: a device need not write there. ``source`` is an array that the step
+    only reads; ``Captured.run_on`` runs the step on others in its place.
     """
 
     step: Callable[[], None]
     count: int = 1
     moves: Sequence[Move] = ()  # ``rows`` of each has ``count`` rows
     scratch: Sequence[Array] = ()
+    source: Array | None = None
 
 
 class Captured(ABC):
@@ -80,6 +82,12 @@ class Captured(ABC):
                 self.run_part(part, start, end)
             begin += steps.count
         self.pace(stop - first, time.perf_counter() - started)
+
+    def run_on(self, part: int, rows: Array) -> None:
+        """Run the one step of a part on ``rows``, of this device and of the shape of the part's ``source``."""
+        source = self.parts[part].source
+        array_module(source).copyto(source, rows)
+        self.run_part(part, 0, 1)
 
     def pace(self, steps: int, seconds: float) -> None:  # noqa: B027 (most devices need none)
         """Learn from how long so many steps took how many to run ``at_once``."""
@@ -141,11 +149,11 @@ class Backend(ABC):
     name: str  # "numpy" or "cupy"
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
-    auto = False  # whether the number of BLAS threads is tuned during training
+    auto = False  # whether the number of threads is tuned during training
 
     @property
     def threads(self) -> int | None:
-        """The number of BLAS threads; None on a GPU."""
+        """The number of threads; None on a GPU."""
         return None
 
     @property
@@ -226,7 +234,7 @@ class Backend(ABC):
         return Summing(array, array, partial(self.sum_through_host, array, ranks), "MPI, through the host")
 
     def active(self) -> AbstractContextManager[object]:
-        """A context for all work on this device: makes it the current GPU, or sets the number of BLAS threads."""
+        """A context for all work on this device: makes it the current GPU, or sets the number of threads."""
         return nullcontext()
 
     @abstractmethod

@@ -22,8 +22,9 @@ def select_backend(
     """The backend for ``device``: "auto", "cpu", "cuda" (or "gpu") or "cuda:N".
 
     "auto" takes a CUDA GPU if it passes a functional test, else the CPU; ``reason`` says why. "cuda" never falls back
-    but raises ``DeviceError`` with the cause. ``threads`` is the number of BLAS threads; "auto" tunes it during
-    training, so rounding may differ from run to run. ``tf32`` lets a GPU round GEMM inputs to 10 mantissa bits.
+    but raises ``DeviceError`` with the cause. ``threads`` is the number of threads on the CPU; "auto" tunes it during
+    training, at most what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib allow. ``tf32`` lets a GPU round GEMM inputs
+    to 10 mantissa bits.
     If ``local_size`` > 1 processes share this machine, each takes the GPU with the index ``local_rank``.
     """
     wanted = device.lower().replace("gpu", "cuda", 1)

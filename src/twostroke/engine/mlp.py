@@ -22,7 +22,7 @@ from .initializers import INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
-MOST_ROWS: Final = 2048  # of a forward pass: enough for the BLAS to be fast, few enough for the cache
+MOST_ROWS: Final = 2048  # of a forward pass: enough for products to be fast, few enough for the cache
 MOST_SIZES: Final = 16  # numbers of rows whose pass is kept captured
 MOST_KEPT: Final = 1 << 26  # bytes of activations that a network keeps between two predictions
 
@@ -220,44 +220,51 @@ def forward(net: MLP, buffers: Buffers) -> None:
 class Inference:
     """Forward passes over up to ``capacity`` rows, captured for each number of rows.
 
-    With ``scored`` they also compare the outputs with labels. ``sizes`` are numbers of rows to capture at once.
+    With ``scored`` they also compare the outputs with labels. ``sizes`` are numbers of rows to capture at once: rows
+    of ``pixels``, or of floats.
     """
 
-    def __init__(self, net: MLP, capacity: int, *, scored: bool = False, sizes: Collection[int] = ()) -> None:
+    def __init__(
+        self, net: MLP, capacity: int, *, scored: bool = False, sizes: Collection[int] = (), pixels: bool = False
+    ) -> None:
         self.capacity, self.nbytes = capacity, capacity * sum(net.layers) * net.parameters.itemsize
         self._net, self._scored = net, scored
         self._workspace = Workspace(net.backend, net.layers, net.dtype, capacity, training=False)
-        self._captured: dict[int, Callable[[], None]] = {}  # the number of rows used last comes last
+        # By the number of rows, and whether they are pixels; those used last come last.
+        self._captured: dict[tuple[int, bool], Callable[[Array], None]] = {}
         if sizes:
-            self._capture(sizes)
+            self._capture(sizes, pixels)
 
     def run(self, rows: Array, labels: Array | None = None) -> Buffers:
         """The arrays of a pass over rows (n, D) on the device: outputs (n, K) in A[-1]; with ``labels`` (n,) also
         losses and predictions. The next pass overwrites them."""
         n, backend = len(rows), self._net.backend
         buffers = self._workspace.rows(n)
-        self._workspace.load_inputs(rows, buffers)
         if labels is not None:
             backend.xp.copyto(buffers.labels, labels)
-        if n not in self._captured:
-            self._capture([n])
-        run = self._captured[n] = self._captured.pop(n)
-        run()
+        key = n, bool(rows.dtype == buffers.pixels.dtype)
+        if key not in self._captured:
+            self._capture([n], key[1])
+        run = self._captured[key] = self._captured.pop(key)
+        run(rows)
         return buffers
 
-    def _capture(self, sizes: Collection[int]) -> None:
+    def _capture(self, sizes: Collection[int], pixels: bool) -> None:
         parts = []
         for n in sizes:
             buffers = self._workspace.rows(n)
-            scratch = (*buffers.A[1:-1], buffers.T, buffers.scratch, buffers.rows)
-            parts.append(Steps(partial(self._pass, buffers), scratch=scratch))
+            source = buffers.pixels if pixels else buffers.A[0]
+            scratch = (*buffers.A[pixels ^ 1 : -1], buffers.T, buffers.scratch, buffers.rows)
+            parts.append(Steps(partial(self._pass, buffers, source), scratch=scratch, source=source))
         captured = self._net.backend.capture(parts)
-        self._captured |= {n: partial(captured.run_part, part, 0, 1) for part, n in enumerate(sizes)}
+        self._captured |= {(n, pixels): partial(captured.run_on, part) for part, n in enumerate(sizes)}
         while len(self._captured) > MOST_SIZES:
             del self._captured[next(iter(self._captured))]
 
-    def _pass(self, buffers: Buffers) -> None:
+    def _pass(self, buffers: Buffers, source: Array) -> None:
         net = self._net
+        if source is buffers.pixels:
+            self._workspace.load_inputs(source, buffers)
         if self._scored:
             self._workspace.load_targets(buffers.labels, buffers)
             score(net, buffers)

@@ -66,7 +66,8 @@ class Evaluation:
         sizes = list(dict.fromkeys(stop - start for start, stop in self._bounds))  # the largest first
         with backend.active():
             self._images, self._labels = upload(backend, images, labels, net)
-            self._inference = Inference(net, rows, scored=True, sizes=sizes)
+            pixels = self._images.dtype == "uint8"
+            self._inference = Inference(net, rows, scored=True, sizes=sizes, pixels=pixels)
             self._running = Running(backend, len(images), net.dtype)
             self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
 

@@ -47,7 +47,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"twostroke {installed['twostroke']}, {facts['python']}, {facts['platform']}",
         f"processor: {cpu['processor']}, {cpu['cores']} core{'s' if cpu['cores'] != 1 else ''} for this process",
         f"libraries: NumPy {installed['numpy']}, SciPy {installed['scipy']}",
-        f"BLAS: {cpu['blas']}, {threads}",
+        f"products: {cpu['products']}, {threads}",
         f"captured steps: {cpu['steps']}",
         f"CuPy: {', '.join(facts['cupy_wheels']) or 'not installed'}",
         f"NVIDIA driver: {facts['nvidia_smi']}",

@@ -195,7 +195,7 @@ SETTINGS: Final = _table(
     Setting("device", RUN, "auto|cpu|cuda|cuda:N",
             "auto: a GPU if one works, else the CPU, and it says why. cuda never falls back. Default: auto.",
             default="auto"),
-    Setting("threads", RUN, "auto|N", "BLAS threads of the CPU, N >= 1. Default: auto, one a core.", (str, int),
+    Setting("threads", RUN, "auto|N", "threads of the CPU, N >= 1. Default: auto, as many as pay.", (str, int),
             default="auto", convert=as_integer),
     Setting("tf32", RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", (bool,), default=False),
     Setting("strict", RUN, None, "What would only be noted is an error: data or a result that looks wrong.", (bool,),

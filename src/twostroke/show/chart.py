@@ -108,7 +108,7 @@ def _write_title(axes: Any, result: Mapping[str, Any]) -> None:
         machine = record["machine"]
         name = machine.get("gpu") or machine.get("processor") or record["backend"]
         counts = sorted({row["threads"] for row in records if row["device"] == record["device"]} - {None})
-        threads = f", BLAS threads: {' or '.join(map(str, counts))}" if counts else ""
+        threads = f", threads: {' or '.join(map(str, counts))}" if counts else ""
         lines.append(f"{record['device']}: {name}{threads}")
     for device, reason in result["not_measured"].items():
         lines.append(textwrap.shorten(f"{device}: not measured: {reason}", 115, placeholder=" ..."))

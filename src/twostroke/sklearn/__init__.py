@@ -37,7 +37,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     ``device``: "auto" (a GPU if one works, else the CPU), "cpu", "cuda" or "cuda:N"; ``device_`` is the one used,
     ``device_reason_`` says why. ``dtype``: "float32", "float64", or "auto" (float32 if X is float32, else float64).
     ``dropout``: the probability, 0 <= p < 1, that a hidden unit is dropped in a step (sgd and adam). ``threads``: the
-    number of BLAS threads; "auto" tunes it, a number makes runs repeatable bit for bit. ``class_weight``: a dictionary
+    number of threads; "auto" tunes it, at most what joblib or ``OMP_NUM_THREADS`` allow. ``class_weight``: a dictionary
     from class to weight, or "balanced"; multiplies the sample weights.
 
     The attributes are scikit-learn's: ``classes_``, ``coefs_`` (D, K) and ``intercepts_`` (K,) of each layer,

@@ -23,7 +23,7 @@ from ..engine.step import TrainingStep
 from ..engine.workspace import Buffers, Workspace
 from ..errors import DivergenceError
 
-FULL_BATCH_ROWS: Final = 4096  # rows per pass: bounds the memory, enough for the BLAS to be fast
+FULL_BATCH_ROWS: Final = 4096  # rows per pass: bounds the memory, enough for products to be fast
 
 
 class Samples(NamedTuple):

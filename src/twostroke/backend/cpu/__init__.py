@@ -1,1 +1,1 @@
-"""The CPU: NumPy, SciPy's BLAS, and a C library for small matrices and captured steps."""
+"""The CPU: NumPy, and a C library for products and captured steps, or SciPy's BLAS without it."""

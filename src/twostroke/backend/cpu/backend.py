@@ -1,7 +1,7 @@
-"""The CPU: NumPy's ufuncs for elementwise work, SciPy's BLAS for every matrix product.
+"""The CPU: NumPy's ufuncs for elementwise work, the C library for every matrix product.
 
-NumPy and SciPy each bring a BLAS of their own with a thread pool of its own. One step must use one pool:
-two of them fight for the cores. SciPy's is taken because its ``gemm`` has alpha, beta and an output.
+Without the library SciPy's BLAS multiplies. NumPy and SciPy each bring a BLAS with a thread pool of its own. One step
+must use one pool: two of them fight for the cores. SciPy's is taken because its ``gemm`` has alpha, beta and an output.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
 from ..base import Array, Backend, Captured, Kernel, Ranks, Steps, Summing
-from ..column_major import column_major
+from ..column_major import check_product
 from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
-from .blas import Blas, ThreadCount, scipy_blas
-from .library import Products, library
+from .blas import Blas, Pools, allowed_threads, multiply, scipy_blas
+from .library import CallersThreads, Products, library
 from .player import Player
 from .threads import ThreadGovernor
 
@@ -37,12 +37,12 @@ class NumpyBackend(Backend):
         super().__init__()
         self.reason = reason
         native = library().native
-        self._products = Products(native and native.product)
-        self._pool = scipy_blas().pool
-        if native is not None:
-            self._pool.add(ThreadCount(native.threads, native.set_threads))
-        self._modules = _Modules(scipy_blas(), self._products)
-        self._most = available_cores() if threads == "auto" else int(threads)
+        self._counts: CallersThreads | Pools
+        if native is None:
+            self._counts, self._modules = scipy_blas().pool, _Modules(scipy_blas(), None)
+        else:
+            self._counts, self._modules = CallersThreads(native), _Modules(None, Products(native))
+        self._most = allowed_threads() if threads == "auto" else int(threads)
         self.auto = threads == "auto" and self._most > 1
         self._constants: dict[Any, np.ndarray] = {}
         self._seconds: dict[int, float] = {}
@@ -55,7 +55,7 @@ class NumpyBackend(Backend):
 
     @property
     def threads(self) -> int:
-        """The number of BLAS threads; with "auto", the number that ran the longest so far."""
+        """The number of threads; with "auto", the number that ran the longest so far."""
         return max(self._seconds, key=self._seconds.__getitem__) if self._seconds else self._most
 
     def asarray(self, array: np.ndarray, dtype: str | None = None) -> Array:
@@ -72,25 +72,11 @@ class NumpyBackend(Backend):
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> None:
         modules = self._modules
-        single = out.dtype == np.float32
-        first, trans_first, second, trans_second, c = column_major(a, b, out)
-        if self._products.knows(out):
+        if modules.products is not None:
+            check_product(a, b, out)  # any strides would do here, but not on other devices
             modules.products.product(alpha, a, b, beta, out)
-        elif out.shape[0] == 1 and out.shape[1] > 1 and out.flags.c_contiguous:
-            # One row: a matrix-vector product is several times faster than a GEMM of one row.
-            gemv = modules.blas.sgemv if single else modules.blas.dgemv
-            matrix, trans = (b, 1) if b.flags.f_contiguous else (b.T, 0)
-            # alpha, a, x, beta, y, offx, incx, offy, incy, trans, overwrite_y
-            gemv(alpha, matrix, a.reshape(-1), beta, out.reshape(-1), 0, 1, 0, 1, trans, 1)
-        elif a.shape[1] == 1 and isinstance(beta, float) and beta == 1.0:
-            # What a batch of one sample adds to the weights.
-            ger = modules.blas.sger if single else modules.blas.dger
-            # alpha, x, y, incx, incy, a, overwrite_x, overwrite_y, overwrite_a
-            ger(alpha, first.reshape(-1), second.reshape(-1), 1, 1, c, 1, 1, 1)
         else:
-            gemm = modules.blas.sgemm if single else modules.blas.dgemm
-            # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c
-            gemm(alpha, first, second, beta, c, trans_first, trans_second, 1)
+            multiply(modules.blas, alpha, a, b, beta, out)
 
     def take_rows(self, source: Array, indices: Array, out: Array) -> None:
         # mode="clip" because mode="raise" would build the result in a temporary first.
@@ -122,7 +108,7 @@ class NumpyBackend(Backend):
         work = tuple(np.shape(x) for call in tape if isinstance(call, partial) for x in call.args)
         if work not in self._governors:
             counts = sorted({1, max(1, self._most // 2), self._most})
-            self._governors[work] = ThreadGovernor(counts, self._pool.change, self._seconds)
+            self._governors[work] = ThreadGovernor(counts, self._counts.change, self._seconds)
         return self._governors[work]
 
     def _trace(self, step: Callable[[], None]) -> Tape:
@@ -131,8 +117,9 @@ class NumpyBackend(Backend):
         tape: Tape = []
         held = vars(self._modules).copy()
         self._modules.xp = Recorder(np, tape, self._constants)
-        self._modules.blas = cast("Blas", Recorder(held["blas"], tape, self._constants))
-        self._modules.products = cast("Products", Recorder(held["products"], tape, self._constants))
+        for name in ("blas", "products"):
+            if held[name] is not None:
+                setattr(self._modules, name, Recorder(held[name], tape, self._constants))
         try:
             step()
         finally:
@@ -152,7 +139,7 @@ class NumpyBackend(Backend):
             "cores": available_cores(),
             "threads": self.threads,
             "threads_auto": self.auto,
-            "blas": scipy_blas().description,
+            "products": how_products_are_computed(),
             "steps": how_steps_run(),
             "numpy": np.__version__,
         }
@@ -164,6 +151,11 @@ def how_steps_run() -> str:
     return f"replayed from Python: {reason}" if native is None else f"played, {reason}"
 
 
+def how_products_are_computed() -> str:
+    """By the C library, or by which BLAS."""
+    return scipy_blas().description if library().native is None else "by the C library"
+
+
 class _Active:
     """A block of work with the backend's number of threads, without NumPy's warnings."""
 
@@ -173,18 +165,18 @@ class _Active:
         self._errors = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
     def __enter__(self) -> None:
-        self._backend._pool.enter(self._backend._most)
+        self._backend._counts.enter(self._backend._most)
         self._errors.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._errors.__exit__(*error)
-        self._backend._pool.leave()
+        self._backend._counts.leave()
 
 
 class _Modules(threading.local):
     """What a backend calls into, for each thread: one may be capturing a step while another computes."""
 
-    def __init__(self, blas: Blas, products: Products) -> None:
+    def __init__(self, blas: Blas | None, products: Products | None) -> None:
         self.xp: Any = np
-        self.blas = blas
+        self.blas: Any = blas
         self.products = products

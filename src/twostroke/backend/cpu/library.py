@@ -1,7 +1,7 @@
 """The C library behind the CPU: finds the file that was built with the package, checks it, loads it.
 
-It plays captured steps and multiplies float32 matrices. Without it, steps are replayed from Python, and SciPy's BLAS
-computes every product.
+It plays captured steps and multiplies matrices. Without it, steps are replayed from Python, and SciPy's BLAS computes
+every product.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,11 +25,12 @@ VARIANTS: Final = ("avx512", "avx2")  # the fastest first
 SWITCH: Final = "TWOSTROKE_LIBRARY"  # 0: do not use the library; avx512, avx2: use that variant only
 WORD, POINTER = ctypes.c_int64, ctypes.c_void_p
 FUNCTIONS: Final[tuple[tuple[str, Any, Any], ...]] = (  # name, result, argument
-    *(("play", None, POINTER), ("product", None, POINTER), ("set_threads", None, WORD)),
-    *(("threads", WORD, None), ("layout", WORD, WORD), ("runs_here", WORD, None)),
+    *(("play", None, POINTER), ("product_float", None, POINTER), ("product_double", None, POINTER)),
+    *(("set_threads", None, WORD), ("threads", WORD, None), ("layout", WORD, WORD), ("runs_here", WORD, None)),
 )
 
-UFUNC, GEMM, GEMV, GER, TAKE, ARGMAX, COPY, PRODUCT = range(8)
+UFUNC, TAKE, ARGMAX, COPY, PRODUCT_FLOAT, PRODUCT_DOUBLE = range(6)
+PRODUCT: Final = {"f": PRODUCT_FLOAT, "d": PRODUCT_DOUBLE}  # by NumPy's character of the type
 
 
 def _structure(names: str) -> Any:
@@ -40,7 +42,6 @@ def _structure(names: str) -> Any:
 UfuncCall = _structure(
     "*loop *data count outer inner widen_first widen_result *at0 outer0 inner0 *at1 outer1 inner1 *at2 outer2 inner2"
 )
-BlasCall = _structure("*routine trans_a trans_b m n k *alpha *a lda *b ldb *beta *c ldc")
 TakeCall = _structure("*out *source *indices count row_bytes source_rows")
 ArgmaxCall = _structure("*source row column rows columns *out is_double")
 CopyCall = _structure("*to *from bytes")
@@ -51,9 +52,14 @@ NativeProgram = _structure("*operations count *moves before after first steps")
 
 class Call(ctypes.Union):
     _fields_ = (
-        *(("ufunc", UfuncCall), ("blas", BlasCall), ("take", TakeCall)),
-        *(("argmax", ArgmaxCall), ("copy", CopyCall), ("product", ProductCall)),
+        *(("ufunc", UfuncCall), ("take", TakeCall), ("argmax", ArgmaxCall)),
+        *(("copy", CopyCall), ("product", ProductCall)),
     )
+
+
+# By the kind of an operation, its member of the union, and there the array that it writes (a ufunc's is its last).
+MEMBERS: Final = ("ufunc", "take", "argmax", "copy", "product", "product")
+WRITTEN: Final = ("", "out", "out", "to", "c", "c")
 
 
 class Operation(ctypes.Structure):
@@ -64,7 +70,7 @@ class Operation(ctypes.Structure):
 def layout() -> list[int]:
     """The sizes and offsets that the library must confirm, in the order of native/library.c."""
     sizes = [ctypes.sizeof(structure) for structure in (Operation, NativeMove, NativeProgram)]
-    return [PRODUCT, *sizes, *_offsets(Operation), *_offsets(NativeMove), *_offsets(NativeProgram)]
+    return [PRODUCT_DOUBLE, *sizes, *_offsets(Operation), *_offsets(NativeMove), *_offsets(NativeProgram)]
 
 
 def _offsets(structure: Any, start: int = 0) -> list[int]:
@@ -77,10 +83,14 @@ def _offsets(structure: Any, start: int = 0) -> list[int]:
 
 
 class Native(NamedTuple):
-    """The library's functions. ``play`` takes the address of a NativeProgram, ``product`` that of a ProductCall."""
+    """The library's functions. ``play`` takes the address of a NativeProgram, a product that of a ProductCall.
+
+    ``set_threads`` sets the number of threads for the work of the Python thread that calls it.
+    """
 
     play: Callable[[int], None]
-    product: Callable[[int], None]
+    product_float: Callable[[int], None]
+    product_double: Callable[[int], None]
     set_threads: Callable[[int], None]
     threads: Callable[[], int]
 
@@ -137,32 +147,54 @@ def load(folder: Path, variants: tuple[str, ...] = VARIANTS) -> Library:
     raise Unusable(f"this processor cannot run the C library, which needs {' or '.join(variants)}")
 
 
-class Products:
-    """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c for 2-D float32 arrays of any strides.
+class CallersThreads:
+    """The number of threads of each Python thread's work in the library: what one sets does not change another's.
 
-    ``c`` must not overlap ``a`` or ``b``. Zeros in ``a`` may be skipped: ``0 * inf`` and ``0 * nan`` then count as 0.
+    ``enter`` and ``leave`` enclose a block of work that wants a number; blocks nest.
     """
 
-    def __init__(self, multiply: Callable[[int], None] | None) -> None:
-        self._multiply = multiply
+    def __init__(self, native: Native) -> None:
+        self._native, self._mine = native, threading.local()
 
-    def knows(self, c: Any) -> bool:
-        """Whether ``product`` can compute ``c``."""
-        return self._multiply is not None and c.dtype == np.float32
+    def enter(self, count: int) -> None:
+        """Begin a block of this thread that wants ``count`` threads."""
+        before = self._native.threads()
+        self._mine.__dict__.setdefault("before", []).append(before)
+        if count != before:
+            self._native.set_threads(count)
+
+    def change(self, count: int) -> None:
+        """Let this thread's innermost block want another number."""
+        self._native.set_threads(count)
+
+    def leave(self) -> None:
+        """End this thread's innermost block."""
+        self._native.set_threads(self._mine.before.pop())
+
+
+class Products:
+    """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c for 2-D arrays of any strides, float32 or float64.
+
+    ``c`` must not overlap ``a`` or ``b``. Zeros in ``a`` may be skipped: ``0 * inf`` and ``0 * nan`` then count as 0.
+    The bits do not depend on the number of threads.
+    """
+
+    def __init__(self, native: Native) -> None:
+        self._multiply = {"f": native.product_float, "d": native.product_double}
 
     def product(self, alpha: Any, a: Any, b: Any, beta: Any, c: Any) -> None:
         """Compute it now."""
-        assert self._multiply is not None
-        numbers = np.array([alpha, beta], np.float32)
+        numbers = np.array([alpha, beta], c.dtype)
         call = product_call(a, b, c, numbers.ctypes.data, numbers.ctypes.data + numbers.itemsize)
-        self._multiply(ctypes.addressof(call))
+        self._multiply[c.dtype.char](ctypes.addressof(call))
 
 
 def product_call(a: Any, b: Any, c: Any, alpha: int, beta: int) -> Any:
-    """A product's arguments; ``alpha`` and ``beta`` are addresses of float32 numbers."""
-    if not (a.dtype == b.dtype == c.dtype == np.float32) or c.shape != (len(a), b.shape[1]) or a.shape[1] != len(b):
+    """A product's arguments; ``alpha`` and ``beta`` are addresses of numbers of the arrays' type."""
+    types = a.dtype == b.dtype == c.dtype and c.dtype.char in PRODUCT
+    if not types or c.shape != (len(a), b.shape[1]) or a.shape[1] != len(b):
         found = ", ".join(f"{x.dtype} {x.shape}" for x in (a, b, c))
-        raise ValueError(f"product: found {found}, expected float32 (m, k), (k, n), (m, n)")
+        raise ValueError(f"product: found {found}, expected float32 or float64 (m, k), (k, n), (m, n)")
     words: list[int] = []
     for x in (a, b, c):
         by_row, by_column = (stride // x.itemsize for stride in x.strides)

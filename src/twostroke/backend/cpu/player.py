@@ -8,19 +8,22 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ..base import CallByCall, Captured, Steps
+from ..base import Array, CallByCall, Captured, Steps
 from ..tape import Tape
 from .program import Program, Unplayable
 from .threads import ThreadGovernor
 
+COPIED: Final = 1 << 14  # bytes
 AT_ONCE_S: Final = 5e-3  # how long a signal may have to wait; a call of the player costs nothing beside it
 
 
 class _Replay(NamedTuple):
-    """How the steps of one part are run, from the second one on: ``run(first, count)``."""
+    """How the steps of one part are run, from the second one on: ``run(first, count)``. ``program`` is None where they
+    are replayed from Python."""
 
     run: Callable[[int, int], None]
     governor: ThreadGovernor | None
+    program: Program | None
 
 
 class Player(Captured):
@@ -57,19 +60,29 @@ class Player(Captured):
             else:
                 replay.governor.run(work, stop - first)
 
+    def run_on(self, part: int, rows: Array) -> None:
+        """Where they lie, if there are many of them: a few are copied sooner than their address is found."""
+        replay = self._replays[part]
+        if rows.nbytes < COPIED or replay is None or replay.program is None or not replay.program.read_from(rows):
+            super().run_on(part, rows)
+        else:
+            self.run_part(part, 0, 1)
+            replay.program.read_from_source()
+
     def _capture(self, steps: Steps, index: int) -> _Replay:
         """Run step ``index`` and note its calls."""
         tape: Tape = []
         CallByCall(np, [Steps(lambda: tape.extend(self._trace(steps.step)), steps.count, steps.moves)]).run(
             index, index + 1
         )
-        return _Replay(self._way(tape, steps), self._governor(tape))
+        return self._replay(tape, steps)
 
-    def _way(self, tape: Tape, steps: Steps) -> Callable[[int, int], None]:
+    def _replay(self, tape: Tape, steps: Steps) -> _Replay:
         """The quickest way to run a tape here."""
         if self._play is not None:
             try:
-                return Program(tape, self._play, steps.moves).run
+                program = Program(tape, self._play, steps.moves, steps.source)
+                return _Replay(program.run, self._governor(tape), program)
             except Unplayable:  # a call that the player does not know
                 pass
 
@@ -78,4 +91,4 @@ class Player(Captured):
                 call()
 
         by_call = CallByCall(np, [Steps(replay, steps.count, steps.moves)])
-        return lambda first, count: by_call.run(first, first + count)
+        return _Replay(lambda first, count: by_call.run(first, first + count), self._governor(tape), None)

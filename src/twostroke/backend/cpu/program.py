@@ -1,14 +1,13 @@
-"""A tape as a program for the C library: each call as the address of a NumPy loop or BLAS routine, and its arguments.
+"""A tape as a program for the C library: each call as the address of a NumPy loop, or a product, and its arguments.
 
-The library calls the inner loops that NumPy's ufuncs call, on the same memory in the same order, and SciPy's BLAS:
-the result has the bits of the tape replayed from Python.
+The library calls the inner loops that NumPy's ufuncs call, on the same memory in the same order: the result has the
+bits of the tape replayed from Python.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, Final, TypeAlias
@@ -18,7 +17,6 @@ import numpy as np
 from ..base import Move
 from ..tape import Tape
 from . import library as native
-from .blas import scipy_blas
 
 WIDEN: Final = {"f": 1, "d": 2}  # the library's TO_FLOAT and TO_DOUBLE
 
@@ -35,7 +33,9 @@ class Program:
     Raises ``Unplayable`` for a call that the library does not know.
     """
 
-    def __init__(self, tape: Tape, play: Callable[[int], None], moves: Sequence[Move] = ()) -> None:
+    def __init__(
+        self, tape: Tape, play: Callable[[int], None], moves: Sequence[Move] = (), source: Array | None = None
+    ) -> None:
         self._held: list[Any] = [tape, moves]
         operations = [operation for call in tape for operation in self._operations(call)]
         copies = [_move(move) for move in sorted(moves, key=lambda move: not move.before)]
@@ -45,11 +45,46 @@ class Program:
         starts = ctypes.addressof(self._calls), len(operations), ctypes.addressof(self._moves)
         self._program = native.NativeProgram(*starts, before, len(moves) - before, 0, 1)
         self._play = partial(play, ctypes.addressof(self._program))
+        self._source = source
+        self._reads = [] if source is None else list(self._reads_of(source))
 
     def run(self, first: int = 0, steps: int = 1) -> None:
         """Run the steps ``first`` to ``first + steps``."""
         self._program.first, self._program.steps = first, steps
         self._play()
+
+    def read_from(self, rows: Array) -> bool:
+        """Read these rows in place of ``source``, until ``read_from_source``. False where that cannot be done."""
+        source, flags = self._source, rows.flags
+        if source is None or not self._reads or rows.dtype != source.dtype:
+            return False
+        if rows.shape != source.shape or not (flags.c_contiguous and flags.aligned):
+            return False
+        start = rows.__array_interface__["data"][0]  # a third of the time of .ctypes.data
+        for cell, offset in self._reads:
+            cell.value = start + offset
+        return True
+
+    def read_from_source(self) -> None:
+        """Read ``source`` again."""
+        assert self._source is not None
+        self.read_from(self._source)
+
+    def _reads_of(self, source: Array) -> Iterator[tuple[ctypes.c_void_p, int]]:
+        """Where the operations hold an address in ``source``, and its distance from the beginning; nothing if one of
+        them writes there."""
+        found, start, stop = [], *np.lib.array_utils.byte_bounds(source)
+        for operation in self._calls:
+            call = getattr(operation, native.MEMBERS[operation.kind])
+            written = f"at{call.count - 1}" if operation.kind == native.UFUNC else native.WRITTEN[operation.kind]
+            for name, kind in call._fields_:
+                address = getattr(call, name) if kind is native.POINTER else None
+                if address is not None and start <= address < stop:
+                    if name == written:
+                        return
+                    cell = native.POINTER.from_address(ctypes.addressof(call) + getattr(type(call), name).offset)
+                    found.append((cell, address - start))
+        yield from found
 
     def _operations(self, call: Any) -> Iterator[native.Operation]:
         _expect(isinstance(call, partial), f"{type(call).__name__} is not a call with its arguments")
@@ -71,11 +106,9 @@ class Program:
         elif isinstance(owner, native.Products):
             alpha, a, b, beta, c = args
             cells = self._cell(alpha, c.dtype.char), self._cell(beta, c.dtype.char)
-            yield native.Operation(native.PRODUCT, product=native.product_call(a, b, c, *cells))
+            yield native.Operation(native.PRODUCT[c.dtype.char], product=native.product_call(a, b, c, *cells))
         else:
-            routine = next((key for key, value in scipy_blas()._asdict().items() if value is function), "")
-            _expect(routine[1:] in SIGNATURES, f"{name} is not a call that the library knows")
-            yield self._blas(routine, *args)
+            raise Unplayable(f"{name} is not a call that the library knows")
 
     def _ufunc(self, ufunc: np.ufunc, args: tuple[Any, ...], out: Array) -> native.Operation:
         """Python numbers take the result's type, as in NumPy. Bytes are widened to floats, truth values too."""
@@ -109,27 +142,6 @@ class Program:
             outer, inner, strides = 1, rest.shape[1], [(0, 0), (0, across), (0, 0)]
         loop = _loop(ufunc, f"{2 * x.dtype.char}->{x.dtype.char}")
         yield _ufunc_operation(loop, [out, rest, out], outer, inner, strides, 0, 0)
-
-    def _blas(self, routine: str, alpha: Any, a: Array, b: Array, *rest: Any) -> native.Operation:
-        """GEMM, GEMV or GER, with the arguments of SciPy's function."""
-        kind, beta, trans_a, trans_b = {"s": "f", "d": "d"}[routine[0]], 1.0, 0, 0
-        if routine.endswith("gemm"):
-            beta, c, trans_a, trans_b, _ = rest
-            number, sizes = native.GEMM, (*c.shape, a.shape[not trans_a])
-        elif routine.endswith("gemv"):
-            beta, c, *steps, trans_a, _ = rest
-            _expect(steps == [0, 1, 0, 1], "gemv with strides")
-            number, sizes = native.GEMV, (*a.shape, 0)
-        else:
-            *steps, c, _, _, _ = rest
-            _expect(steps == [1, 1], "ger with strides")
-            number, sizes = native.GER, (*c.shape, 0)
-        plain = all(x.flags.f_contiguous and x.dtype.char == kind for x in (a, b, c))
-        _expect(plain, f"{routine} but of arrays of its type in Fortran order")
-        head = _routine(routine), ord("NT"[trans_a]), ord("NT"[trans_b]), *sizes, self._cell(alpha, kind)
-        first, second, result = ((_address(x), len(x)) for x in (a, b, c))
-        call = native.BlasCall(*head, *first, *second, self._cell(beta, kind), *result)
-        return native.Operation(number, blas=call)
 
     def _cell(self, value: Any, kind: str) -> int:
         """The address of a number: of a scalar that changes from step to step, or of a constant."""
@@ -235,26 +247,3 @@ def _loop(ufunc: np.ufunc, kinds: str) -> tuple[int, int]:
     _expect(kinds in ufunc.types, f"{ufunc.__name__} has no loop {kinds}")
     index = ufunc.types.index(kinds)
     return head.functions[index] or 0, (head.data[index] or 0) if head.data else 0
-
-
-SIGNATURES: Final = {  # x is the type of the elements
-    "gemm": "void (char *, char *, int *, int *, int *, x *, x *, int *, x *, int *, x *, x *, int *)",
-    "gemv": "void (char *, int *, int *, x *, x *, int *, x *, int *, x *, x *, int *)",
-    "ger": "void (int *, int *, x *, x *, int *, x *, int *, x *, int *)",
-}
-
-
-@cache
-def _routine(name: str) -> int:
-    """The address of a BLAS routine that SciPy exports to Cython, in a capsule whose name is the C signature."""
-    from scipy.linalg import cython_blas
-
-    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
-    get_name.restype, get_name.argtypes = ctypes.c_char_p, (ctypes.py_object,)
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    capsule = cython_blas.__pyx_capi__[name]
-    signature = get_name(capsule)
-    element = "float" if name[0] == "s" else "double"
-    found = re.sub(rf"\b(__pyx_t_\w+cython_blas_{name[0]}|{element})\b", "x", signature.decode())
-    _expect(found == SIGNATURES[name[1:]], f"SciPy's {name} has the signature {found}")
-    return int(get_pointer(capsule, signature))

@@ -1,7 +1,6 @@
 """Chooses the number of threads by timing the steps themselves.
 
-On a quiet machine more threads are faster. On a busy one they are up to ten times slower than one thread: BLAS's
-threads spin while they wait for each other, so one that has lost its core stops all of them.
+On a quiet machine more threads are faster. On a busy one, or where cores share no cache, one thread may be.
 """
 
 from __future__ import annotations

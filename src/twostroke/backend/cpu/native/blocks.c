@@ -2,13 +2,13 @@
 #include "tiles.h"
 
 /* Tiles of `vectors` vectors, one below the other. */
-INLINE void tiles(const product *p, const float *a, word rows, const float *b, word b_row, float *c, word columns,
+INLINE void tiles(const product *p, const element *a, word rows, const element *b, word b_row, element *c, word columns,
                   int vectors, int whole, const depths *list) {
     for (word row = 0, n; row < rows; row += n, c += n * p->c_row) {
         n = tile_rows(rows - row);
-        const float *from = a + row * (p->a_packed ? p->depth : p->a_row);
+        const element *from = a + row * (p->a_packed ? p->depth : p->a_row);
         word a_row = p->a_packed ? 1 : p->a_row, a_depth = p->a_packed ? n : p->a_depth;
-        if (list && !list->count && p->beta == 1.0f) {
+        if (list && !list->count && p->beta == 1) {
             list++;
             continue;
         }
@@ -24,36 +24,43 @@ INLINE void tiles(const product *p, const float *a, word rows, const float *b, w
 }
 
 /* out <- the transpose of a matrix of 4 x 4. */
-INLINE void transpose_4(const float *from, word row, float *out, word out_row) {
-    __m128 r0 = _mm_loadu_ps(from), r1 = _mm_loadu_ps(from + row);
-    __m128 r2 = _mm_loadu_ps(from + 2 * row), r3 = _mm_loadu_ps(from + 3 * row);
+INLINE void transpose_4(const element *from, word row, element *out, word out_row) {
+    four r0 = FOUR(loadu)(from), r1 = FOUR(loadu)(from + row);
+    four r2 = FOUR(loadu)(from + 2 * row), r3 = FOUR(loadu)(from + 3 * row);
+#ifdef TWOSTROKE_DOUBLE
+    four even01 = _mm256_unpacklo_pd(r0, r1), odd01 = _mm256_unpackhi_pd(r0, r1);
+    four even23 = _mm256_unpacklo_pd(r2, r3), odd23 = _mm256_unpackhi_pd(r2, r3);
+    r0 = _mm256_permute2f128_pd(even01, even23, 0x20), r1 = _mm256_permute2f128_pd(odd01, odd23, 0x20);
+    r2 = _mm256_permute2f128_pd(even01, even23, 0x31), r3 = _mm256_permute2f128_pd(odd01, odd23, 0x31);
+#else
     _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-    _mm_storeu_ps(out, r0), _mm_storeu_ps(out + out_row, r1);
-    _mm_storeu_ps(out + 2 * out_row, r2), _mm_storeu_ps(out + 3 * out_row, r3);
+#endif
+    FOUR(storeu)(out, r0), FOUR(storeu)(out + out_row, r1);
+    FOUR(storeu)(out + 2 * out_row, r2), FOUR(storeu)(out + 3 * out_row, r3);
 }
 
 /* Rows of A in the order in which tiles read them. Four rows to the end of a cache line, then the next four: rows at a
    stride that is a power of two would evict each other. */
-static void pack_rows(const product *p, const float *a, word rows, float *to) {
+static void pack_rows(const product *p, const element *a, word rows, element *to) {
     for (word row = 0, n; row < rows; row += n, a += n * p->a_row, to += n * p->depth) {
         n = tile_rows(rows - row);
         word d = 0;
-        for (; p->a_depth == 1 && n % 4 == 0 && d + 16 <= p->depth; d += 16)
+        for (; p->a_depth == 1 && n % 4 == 0 && d + LINE <= p->depth; d += LINE)
             for (word r = 0; r < n; r += 4)
-                for (word i = d; i < d + 16; i += 4) transpose_4(a + r * p->a_row + i, p->a_row, to + i * n + r, n);
+                for (word i = d; i < d + LINE; i += 4) transpose_4(a + r * p->a_row + i, p->a_row, to + i * n + r, n);
         for (; p->a_row == 1 && n % 4 == 0 && d < p->depth; d++)
-            for (word r = 0; r < n; r += 4) _mm_storeu_ps(to + d * n + r, _mm_loadu_ps(a + r + d * p->a_depth));
+            for (word r = 0; r < n; r += 4) FOUR(storeu)(to + d * n + r, FOUR(loadu)(a + r + d * p->a_depth));
         for (; d < p->depth; d++)
             for (word r = 0; r < n; r++) to[d * n + r] = a[r * p->a_row + d * p->a_depth];
     }
 }
 
 /* Panel `index` of B, rows `d` to `end`: row after row, zeros beyond the last column of B. */
-static void pack_panel(const product *p, word index, word d, word end, float *to) {
+static void pack_panel(const product *p, word index, word d, word end, element *to) {
     word column = index * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
-    const float *b = p->b + column * p->b_column;
+    const element *b = p->b + column * p->b_column;
     to += column * p->depth + d * PANEL;
-    if (columns < PANEL) memset(to, 0, (size_t)((end - d) * PANEL) * sizeof(float));
+    if (columns < PANEL) memset(to, 0, (size_t)((end - d) * PANEL) * sizeof(element));
     if (p->b_row == 1) {
         word n = (end - d) & ~(word)3, j = 0;
         for (; j + 4 <= columns; j += 4)
@@ -67,17 +74,17 @@ static void pack_panel(const product *p, word index, word d, word end, float *to
 }
 
 /* Full panels `first` to `stop` of a B whose rows are contiguous. */
-static void pack_panels(const product *p, word first, word stop, word d, word end, float *to) {
+static void pack_panels(const product *p, word first, word stop, word d, word end, element *to) {
     for (; d < end; d++)
         for (word panel = first; panel < stop; panel++) {
-            const float *from = p->b + d * p->b_row + panel * PANEL;
-            float *line = to + (panel * p->depth + d) * PANEL;
+            const element *from = p->b + d * p->b_row + panel * PANEL;
+            element *line = to + (panel * p->depth + d) * PANEL;
             store(line, load(from)), store(line + LANES, load(from + LANES));
         }
 }
 
 /* WIDTH panels from `first` on, rows `d` to `end`. */
-static void pack_some_panels(const product *p, word first, word d, word end, float *to) {
+static void pack_some_panels(const product *p, word first, word d, word end, element *to) {
     word stop = first + WIDTH, whole = p->b_column == 1 ? p->columns / PANEL : 0;
     if (whole > stop) whole = stop;
     if (first < whole) pack_panels(p, first, whole, d, end, to);
@@ -97,10 +104,10 @@ static void pack_task(const void *argument, word index) {
 }
 
 /* Some rows of C in one panel's columns. */
-static void panel_tiles(const product *p, const float *a, word row, word rows, word panel, const depths *lists) {
+static void panel_tiles(const product *p, const element *a, word row, word rows, word panel, const depths *lists) {
     word column = panel * PANEL, columns = p->columns - column < PANEL ? p->columns - column : PANEL;
-    const float *b = p->packed ? p->panels + column * p->depth : p->b + column;
-    float *c = p->c + row * p->c_row + column * p->c_column;
+    const element *b = p->packed ? p->panels + column * p->depth : p->b + column;
+    element *c = p->c + row * p->c_row + column * p->c_column;
     word b_row = p->packed ? PANEL : p->b_row;
     if (columns <= LANES && p->packed) tiles(p, a, rows, b, b_row, c, columns, 1, 1, lists);
     else if (columns <= LANES) tiles(p, a, rows, b, b_row, c, columns, 1, 0, lists);
@@ -117,7 +124,7 @@ static void tiles_task(const void *argument, word index) {
     static _Thread_local depths lists[LISTS];
     for (word n = p->along_rows ? ROWS : p->chunk; row < end; row += n) {
         word rows = end - row < n ? end - row : n;
-        const float *a = p->a_packed ? p->space->rows_of_a + row * p->depth : p->a + row * p->a_row;
+        const element *a = p->a_packed ? p->space->rows_of_a + row * p->depth : p->a + row * p->a_row;
         for (word i = 0, used = 0, m; p->listed && i < rows; i += m) {
             m = tile_rows(rows - i);
             word far = p->a_packed ? p->depth : p->a_row;
@@ -128,14 +135,12 @@ static void tiles_task(const void *argument, word index) {
 }
 
 /* Few rows of A and a large B, which is read in place, in wide strips: memory is faster along rows. */
-enum { STRIP_ROWS = LANES == 16 ? 6 : 2 };
-
 INLINE word strip_rows(word rows) { return rows >= STRIP_ROWS ? STRIP_ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1; }
 
 static void strips_task(const void *argument, word index) {
     const product *p = argument;
-    const float *b = p->b + index * STRIP, *a = p->a;
-    float *c = p->c + index * STRIP * p->c_column;
+    const element *b = p->b + index * STRIP, *a = p->a;
+    element *c = p->c + index * STRIP * p->c_column;
     const depths *list = p->listed ? p->space->strip_lists : NULL;
     for (word left = p->rows, n; left; left -= n, a += n * p->a_row, c += n * p->c_row, list += list != NULL) {
         n = strip_rows(left);
@@ -168,7 +173,7 @@ void block_product(product p) {
         p = strips(p, worth);
         if (!p.columns) return;
     }
-    word count = (p.columns + PANEL - 1) / PANEL, rows = p.rows, all = A_FLOATS / p.depth / CHUNK * CHUNK;
+    word count = (p.columns + PANEL - 1) / PANEL, rows = p.rows, all = A_SIZE / p.depth / CHUNK * CHUNK;
     p.packed = rows >= PACKED_ROWS || p.b_column != 1;
     p.panels = p.space->panels;
     p.a_packed = rows >= PACKED_ROWS && p.columns >= 256;
@@ -187,14 +192,14 @@ void block_product(product p) {
 
 /* Large B, few rows: bound by reading B. So each task packs its own panels, in the cache of the thread that uses them, and
    multiplies all rows by them: one thread reads while another computes. A is packed first. */
-enum { OWN_COLUMNS = WIDTH * PANEL, OWN_FLOATS = OWN_COLUMNS * BLOCK_DEPTH, SLAB = 256, TURNED_ROWS = 48 };
-static _Thread_local float own[OWN_FLOATS] __attribute__((aligned(64)));
+enum { OWN_COLUMNS = WIDTH * PANEL, OWN_SIZE = OWN_COLUMNS * BLOCK_DEPTH, SLAB = 256, TURNED_ROWS = 48 };
+static _Thread_local element own[OWN_SIZE] __attribute__((aligned(64)));
 
 /* The piece of the depth that begins at `d`. */
 INLINE product depth_piece(const product *p, word d) {
     product piece = *p;
     piece.depth = p->depth - d < BLOCK_DEPTH ? p->depth - d : BLOCK_DEPTH;
-    piece.a = p->a + d * p->a_depth, piece.b = p->b + d * p->b_row, piece.beta = d ? 1.0f : p->beta;
+    piece.a = p->a + d * p->a_depth, piece.b = p->b + d * p->b_row, piece.beta = d ? 1 : p->beta;
     return piece;
 }
 
@@ -219,7 +224,7 @@ static void own_panels_task(const void *argument, word index) {
         pack_some_panels(&piece, 0, 0, piece.depth, own);
         for (word row = 0, n; row < p->rows; row += n) {
             n = tile_rows(p->rows - row);
-            const float *a = p->space->rows_of_a + d * p->rows + row * piece.depth;
+            const element *a = p->space->rows_of_a + d * p->rows + row * piece.depth;
             if (p->listed) list_depths(a, 1, n, n, piece.depth, &list);
             for (word panel = 0; panel * PANEL < piece.columns; panel++)
                 panel_tiles(&piece, a, row, n, panel, p->listed ? &list : NULL);
@@ -232,7 +237,7 @@ int large_b_product(product p) {
     word rows = p.rows, slabs = (rows + SLAB - 1) / SLAB, slab = (rows + slabs - 1) / slabs;
     word tasks = (p.columns + OWN_COLUMNS - 1) / OWN_COLUMNS, size = p.columns * p.depth;
     if (rows < (p.b_column == 1 ? PACKED_ROWS : TURNED_ROWS) || tasks < 2 * twostroke_threads()) return 0;
-    if (p.columns < 2 * slab || size < LARGE || slab * p.depth > A_FLOATS) return 0;
+    if (p.columns < 2 * slab || size < LARGE || slab * p.depth > A_SIZE) return 0;
     if (slabs > 1 && (size < 8 * LARGE || (p.b_column == 1 && p.a_row != 1))) return 0; /* packing B once is faster */
     p.packed = p.a_packed = 1;
     for (word row = 0; row < rows; row += slab) {

@@ -6,13 +6,11 @@
 #define AT(member) offsetof(program, member)
 /* The sizes, then every member's offset: an operation's kind and union first, then the calls in the union. */
 static const word layout[] = {
-    PRODUCT, sizeof(operation), sizeof(move), sizeof(program), IN(kind), IN(ufunc),
+    PRODUCT_DOUBLE, sizeof(operation), sizeof(move), sizeof(program), IN(kind), IN(ufunc),
     IN(ufunc), IN(ufunc.loop), IN(ufunc.data), IN(ufunc.count), IN(ufunc.outer), IN(ufunc.inner), IN(ufunc.widen_first),
     IN(ufunc.widen_result), IN(ufunc.array[0].at), IN(ufunc.array[0].outer), IN(ufunc.array[0].inner),
     IN(ufunc.array[1].at), IN(ufunc.array[1].outer), IN(ufunc.array[1].inner), IN(ufunc.array[2].at),
     IN(ufunc.array[2].outer), IN(ufunc.array[2].inner),
-    IN(blas), IN(blas.routine), IN(blas.trans_a), IN(blas.trans_b), IN(blas.m), IN(blas.n), IN(blas.k), IN(blas.alpha),
-    IN(blas.a), IN(blas.lda), IN(blas.b), IN(blas.ldb), IN(blas.beta), IN(blas.c), IN(blas.ldc),
     IN(take), IN(take.out), IN(take.source), IN(take.indices), IN(take.count), IN(take.row_bytes), IN(take.source_rows),
     IN(argmax), IN(argmax.source), IN(argmax.row), IN(argmax.column), IN(argmax.rows), IN(argmax.columns), IN(argmax.out),
     IN(argmax.is_double), IN(copy), IN(copy.to), IN(copy.from), IN(copy.bytes), IN(product), IN(product.a),

@@ -10,13 +10,13 @@ typedef int64_t word;
 
 /* --- Operations. Every member has 8 bytes; library.c lists the offsets, which library.py compares with its own. --- */
 
-/* C <- alpha A B + beta C in float32. Strides are in elements; alpha and beta are read at every call. */
+/* C <- alpha A B + beta C, all in float32 or all in float64. Strides are in elements; alpha and beta are read at every call. */
 typedef struct {
-    const float *a; word a_row, a_depth;
-    const float *b; word b_row, b_column;
-    float *c; word c_row, c_column;
+    const void *a; word a_row, a_depth;
+    const void *b; word b_row, b_column;
+    void *c; word c_row, c_column;
     word rows, columns, depth;
-    const float *alpha, *beta;
+    const void *alpha, *beta;
 } product_call;
 
 /* One call of a NumPy ufunc as two nested loops; strides in bytes, the result last. */
@@ -30,21 +30,15 @@ typedef struct {
     ufunc_array array[3];
 } ufunc_call;
 
-/* BLAS, with its names. GEMV: b is x, c is y. GER: a is x, b is y. */
-typedef struct {
-    void *routine; word trans_a, trans_b, m, n, k;
-    void *alpha, *a; word lda; void *b; word ldb; void *beta, *c; word ldc;
-} blas_call;
-
 typedef struct { char *out; const char *source; const word *indices; word count, row_bytes, source_rows; } take_call;
 typedef struct { const char *source; word row, column, rows, columns; word *out; word is_double; } argmax_call;
 typedef struct { char *to; const char *from; word bytes; } copy_call; /* zeros where there is no `from` */
 
-enum { UFUNC, GEMM, GEMV, GER, TAKE, ARGMAX, COPY, PRODUCT };
+enum { UFUNC, TAKE, ARGMAX, COPY, PRODUCT_FLOAT, PRODUCT_DOUBLE };
 typedef struct {
     word kind;
     union {
-        ufunc_call ufunc; blas_call blas; take_call take; argmax_call argmax; copy_call copy; product_call product;
+        ufunc_call ufunc; take_call take; argmax_call argmax; copy_call copy; product_call product;
     };
 } operation;
 
@@ -62,7 +56,8 @@ void parallel_for(run_task *run, const void *argument, word count, int worth);
 
 EXPORT word twostroke_threads(void);
 EXPORT void twostroke_set_threads(word count);
-EXPORT void twostroke_product(const product_call *call);
+EXPORT void twostroke_product_float(const product_call *call);
+EXPORT void twostroke_product_double(const product_call *call);
 EXPORT void twostroke_play(const program *program);
 EXPORT word twostroke_layout(word index);
 EXPORT word twostroke_runs_here(void);

@@ -1,12 +1,8 @@
 /* Plays a captured step: a list of operations, with no Python in between. No formula is written here: elementwise work is
-   done by the inner loops that NumPy's ufuncs themselves call, matrix products by products.c or by SciPy's BLAS. */
+   done by the inner loops that NumPy's ufuncs themselves call, matrix products by products.c. */
 #include "library.h"
 
 enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15 };
-
-typedef void gemm_t(char *, char *, int *, int *, int *, void *, void *, int *, void *, int *, void *, void *, int *);
-typedef void gemv_t(char *, int *, int *, void *, void *, int *, void *, int *, void *, void *, int *);
-typedef void ger_t(int *, int *, void *, void *, int *, void *, int *, void *, int *);
 
 __attribute__((optimize("O3"))) /* which vectorises the first loop */
 static void widen(const char *bytes, word stride, char *out, word out_stride, word n, word kind) {
@@ -64,14 +60,6 @@ static void ufunc(const ufunc_call *x) {
     else ufunc_part(x, 0, x->outer, 0, x->inner);
 }
 
-static void blas(word kind, const blas_call *x) {
-    char ta = (char)x->trans_a, tb = (char)x->trans_b;
-    int m = (int)x->m, n = (int)x->n, k = (int)x->k, lda = (int)x->lda, ldb = (int)x->ldb, ldc = (int)x->ldc, one = 1;
-    if (kind == GEMM) ((gemm_t *)x->routine)(&ta, &tb, &m, &n, &k, x->alpha, x->a, &lda, x->b, &ldb, x->beta, x->c, &ldc);
-    else if (kind == GEMV) ((gemv_t *)x->routine)(&ta, &m, &n, x->alpha, x->a, &lda, x->b, &one, x->beta, x->c, &one);
-    else ((ger_t *)x->routine)(&m, &n, x->alpha, x->a, &one, x->b, &one, x->c, &ldc);
-}
-
 /* Indices out of range are clipped, as by NumPy's mode "clip". */
 static void take(const take_call *x) {
     for (word i = 0; i < x->count; i++) {
@@ -112,11 +100,11 @@ void twostroke_play(const program *p) {
         for (const operation *op = p->operations; op < p->operations + p->count; op++)
             switch (op->kind) {
                 case UFUNC: ufunc(&op->ufunc); break;
-                case GEMM: case GEMV: case GER: blas(op->kind, &op->blas); break;
                 case TAKE: take(&op->take); break;
                 case ARGMAX: argmax(&op->argmax); break;
                 case COPY: copy(&op->copy); break;
-                case PRODUCT: twostroke_product(&op->product); break;
+                case PRODUCT_FLOAT: twostroke_product_float(&op->product); break;
+                case PRODUCT_DOUBLE: twostroke_product_double(&op->product); break;
             }
         move_all(p->moves + p->before, p->after, step);
     }

@@ -1,14 +1,14 @@
-/* Any product: one row or a depth of one (rows.c), a large B, or block by block (blocks.c). */
+/* A product of one type: one row or a depth of one (rows.c), a large B, or block by block (blocks.c). */
 #include "tiles.h"
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 static void whole_product(product p) {
-    static const float zero;
+    static const element zero;
     if (!p.rows || !p.columns) return;
     if (!p.depth) /* no sum: C <- beta C */
-        p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1.0f;
+        p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1;
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
     if (large_b_product(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
@@ -28,7 +28,7 @@ static void whole_product(product p) {
         for (word d = 0; d < p.depth; d += BLOCK_DEPTH) {
             block.depth = p.depth - d < BLOCK_DEPTH ? p.depth - d : BLOCK_DEPTH;
             block.a = p.a + d * p.a_depth, block.b = p.b + d * p.b_row + column * p.b_column;
-            block.c = p.c + column * p.c_column, block.beta = d ? 1.0f : p.beta;
+            block.c = p.c + column * p.c_column, block.beta = d ? 1 : p.beta;
             block_product(block);
         }
     }
@@ -50,13 +50,13 @@ static int take_space(void) {
     }
 }
 
-void twostroke_product(const product_call *call) {
+void TYPED(twostroke_product)(const product_call *call) {
     int space = take_space();
     whole_product((product){
         .a = call->a, .a_row = call->a_row, .a_depth = call->a_depth, .b = call->b, .b_row = call->b_row,
         .b_column = call->b_column, .c = call->c, .c_row = call->c_row, .c_column = call->c_column,
         .rows = call->rows, .columns = call->columns, .depth = call->depth,
-        .alpha = *call->alpha, .beta = *call->beta, .space = spaces[space].space,
+        .alpha = *(const element *)call->alpha, .beta = *(const element *)call->beta, .space = spaces[space].space,
     });
     atomic_store(&spaces[space].taken, 0);
 }

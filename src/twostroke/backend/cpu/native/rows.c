@@ -3,22 +3,22 @@
 
 /* The elements of a vector and where their rows lie (`far` apart). Zeros only if `zeros`: the rows of a matrix that belong to
    zeros are neither read nor changed, so an infinity or NaN in them has no effect. */
-static word list_factors(workspace *to, const float *a, word stride, word count, word far, int zeros) {
+static word list_factors(workspace *to, const element *a, word stride, word count, word far, int zeros) {
     word n = 0;
     for (word i = 0; i < count; i++) {
         to->factors[n] = a[i * stride], to->places[n] = i * far;
-        n += zeros || to->factors[n] != 0.0f;
+        n += zeros || to->factors[n] != 0;
     }
     return n;
 }
 
 /* The listed factors times their rows of B: several vectors at once, because one sum would wait for its own last addition. */
-INLINE void row_strip(const product *p, const float *b, word first, word stop, float *c, word columns, int vectors, int whole) {
-    vector sum[4] = {fill(0.0f), fill(0.0f), fill(0.0f), fill(0.0f)};
-    float sums[STRIP];
+INLINE void row_strip(const product *p, const element *b, word first, word stop, element *c, word columns, int vectors, int whole) {
+    vector sum[4] = {fill(0), fill(0), fill(0), fill(0)};
+    element sums[STRIP];
     mask last = first_lanes(columns - (vectors - 1) * LANES);
     for (word i = first; i < stop; i++) {
-        const float *line = b + p->space->places[i];
+        const element *line = b + p->space->places[i];
         vector x = fill(p->space->factors[i]);
         EACH(v, vectors) {
             vector y = whole || v < vectors - 1 ? load(line + v * LANES) : load_part(last, line + v * LANES);
@@ -45,10 +45,10 @@ static void row_task(const void *argument, word index) {
     row_product(&part, first, stop);
 }
 
-INLINE float dot(const float *a, const float *b, vector sums, word d, word depth) {
-    float values[LANES], sum = 0.0f;
+INLINE element dot(const element *a, const element *b, vector sums, word d, word depth) {
+    element values[LANES], sum = 0;
     for (; d + LANES <= depth; d += LANES) sums = multiply_add(load(a + d), load(b + d), sums);
-    for (; d < depth; d++) sum = __builtin_fmaf(a[d], b[d], sum);
+    for (; d < depth; d++) sum = fused(a[d], b[d], sum);
     store(values, sums);
     for (int n = LANES / 2; n; n /= 2)
         for (int v = 0; v < n; v++) values[v] += values[v + n];
@@ -61,11 +61,11 @@ static void dots_task(const void *argument, word index) {
     word first = index * p->chunk, end = first + p->chunk < p->columns ? first + p->chunk : p->columns;
     word even = p->depth / (2 * LANES) * 2 * LANES, together;
     for (word j = first; j < end; j += together) {
-        const float *b = p->b + j * p->b_column;
+        const element *b = p->b + j * p->b_column;
         word step = p->b_column;
         together = end - j < 4 ? 1 : 4; /* dot products, whose sums do not wait for each other */
         vector sums[4][2];
-        EACH(r, 4) sums[r][0] = sums[r][1] = fill(0.0f);
+        EACH(r, 4) sums[r][0] = sums[r][1] = fill(0);
         for (word d = 0; d < even; d += 2 * LANES) {
             vector x = load(p->a + d), y = load(p->a + d + LANES);
 #define ADD_ROW(r)                                                                       \
@@ -76,8 +76,8 @@ static void dots_task(const void *argument, word index) {
             ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
         }
         for (word r = 0; r < together; r++) {
-            float value = p->alpha * dot(p->a, b + r * step, sums[r][0] + sums[r][1], even, p->depth), *c = p->c + j + r;
-            *c = p->beta == 0.0f ? value : __builtin_fmaf(p->beta, *c, value);
+            element value = p->alpha * dot(p->a, b + r * step, sums[r][0] + sums[r][1], even, p->depth), *c = p->c + j + r;
+            *c = p->beta == 0 ? value : fused(p->beta, *c, value);
         }
     }
 }
@@ -87,25 +87,25 @@ static void dots_task(const void *argument, word index) {
 static void outer_task(const void *argument, word index) {
     const product *p = argument;
     word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns;
-    const float *b = p->b;
-    float beta = p->beta;
+    const element *b = p->b;
+    element beta = p->beta;
     for (; i < end; i++) {
-        float x = p->alpha * p->space->factors[i], *y = p->c + p->space->places[i];
+        element x = p->alpha * p->space->factors[i], *y = p->c + p->space->places[i];
         word j = 0;
         for (; j + LANES <= n; j += LANES) {
-            vector old = beta == 0.0f ? fill(0.0f) : multiply(fill(beta), load(y + j));
+            vector old = beta == 0 ? fill(0) : multiply(fill(beta), load(y + j));
             store(y + j, multiply_add(fill(x), load(b + j), old));
         }
         for (; j + 4 <= n; j += 4) {
-            __m128 old = beta == 0.0f ? _mm_setzero_ps() : _mm_mul_ps(_mm_set1_ps(beta), _mm_loadu_ps(y + j));
-            _mm_storeu_ps(y + j, _mm_fmadd_ps(_mm_set1_ps(x), _mm_loadu_ps(b + j), old));
+            four old = beta == 0 ? FOUR(setzero)() : FOUR(mul)(FOUR(set1)(beta), FOUR(loadu)(y + j));
+            FOUR(storeu)(y + j, FOUR(fmadd)(FOUR(set1)(x), FOUR(loadu)(b + j), old));
         }
-        for (; j < n; j++) y[j] = __builtin_fmaf(x, b[j], beta == 0.0f ? 0.0f : beta * y[j]);
+        for (; j < n; j++) y[j] = fused(x, b[j], beta == 0 ? 0 : beta * y[j]);
     }
 }
 
 static void row_by_matrix(product p) {
-    float *sums = p.space->sums;
+    element *sums = p.space->sums;
     product part = p;
     part.depth = list_factors(p.space, p.a, p.a_depth, p.depth, p.b_row, 0);
     word parts = part.depth * p.columns >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
@@ -113,13 +113,13 @@ static void row_by_matrix(product p) {
         row_product(&p, 0, part.depth);
         return;
     }
-    part.c = sums, part.alpha = 1.0f, part.beta = 0.0f, part.chunk = (part.depth + parts - 1) / parts;
+    part.c = sums, part.alpha = 1, part.beta = 0, part.chunk = (part.depth + parts - 1) / parts;
     parallel_for(row_task, &part, parts, 1);
     for (word j = 0; j < p.columns; j++) {
-        float sum = sums[j];
+        element sum = sums[j];
         for (word i = 1; i < parts; i++) sum += sums[i * p.columns + j];
         sum *= p.alpha;
-        p.c[j] = p.beta == 0.0f ? sum : __builtin_fmaf(p.beta, p.c[j], sum);
+        p.c[j] = p.beta == 0 ? sum : fused(p.beta, p.c[j], sum);
     }
 }
 
@@ -129,7 +129,7 @@ int row_of_a(product p) {
         product part = p;
         for (word row = 0; row < p.rows; row += FACTORS, part.c += FACTORS * p.c_row) {
             word count = p.rows - row < FACTORS ? p.rows - row : FACTORS;
-            part.rows = list_factors(p.space, p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1.0f);
+            part.rows = list_factors(p.space, p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1);
             word parts = part.rows * p.columns >= SHARED_ROW ? PARTS : 1;
             part.chunk = (part.rows + parts - 1) / parts;
             parallel_for(outer_task, &part, parts, parts > 1);
@@ -142,7 +142,7 @@ int row_of_a(product p) {
         product part = p;
         for (word d = 0; d < p.depth; d += FACTORS) {
             part.depth = p.depth - d < FACTORS ? p.depth - d : FACTORS;
-            part.a = p.a + d * p.a_depth, part.b = p.b + d * p.b_row, part.beta = d ? 1.0f : p.beta;
+            part.a = p.a + d * p.a_depth, part.b = p.b + d * p.b_row, part.beta = d ? 1 : p.beta;
             row_by_matrix(part);
         }
     } else {

@@ -16,14 +16,15 @@ static run_task *the_task;
 static const void *the_argument;
 static pthread_mutex_t sleep_mutex = PTHREAD_MUTEX_INITIALIZER, pool_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static atomic_int wanted = 1;
-static int started = 1;
+static _Thread_local int wanted = 1; /* of this caller's work, its own thread included */
+static atomic_int job_threads = 1;
+static atomic_int started = 1;
 
 #define LOW(ticket) ((ticket) & ((1u << BITS) - 1))
 static inline int has_task(uint64_t ticket) { return LOW(ticket) < LOW(ticket >> BITS); }
 
 static void work(int number) {
-    for (int i = 0, threads = wanted; i < threads; i++) {
+    for (int i = 0, threads = atomic_load_explicit(&job_threads, memory_order_relaxed); i < threads; i++) {
         _Atomic uint64_t *ticket = &tickets[(number + i) % threads].value;
         while (has_task(atomic_load(ticket))) {
             uint64_t mine = atomic_fetch_add(ticket, 1);
@@ -37,7 +38,7 @@ static void work(int number) {
 static void *worker(void *argument) {
     int number = (int)(intptr_t)argument, spins = 0;
     for (;;) {
-        if (number < wanted && has_task(atomic_load(&tickets[number].value))) {
+        if (has_task(atomic_load(&tickets[number].value))) {
             work(number);
             spins = 0;
         } else if (++spins < SPINS) {
@@ -75,15 +76,19 @@ static int start_worker(int number) {
     return !failed && !pthread_detach(thread);
 }
 
-/* The number of threads from now on, the caller's included. */
+/* The number of threads of this thread's work from now on, itself included. It is the caller's own: what another thread
+   sets does not change it. */
 void twostroke_set_threads(word count) {
     static int forks_are_watched;
-    pthread_mutex_lock(&pool_mutex);
-    if (!forks_are_watched++) pthread_atfork(NULL, NULL, after_fork);
     int threads = (int)(count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count);
-    while (started < threads && start_worker(started)) started++;
-    atomic_store(&wanted, threads < started ? threads : started);
-    pthread_mutex_unlock(&pool_mutex);
+    if (threads > atomic_load(&started)) {
+        pthread_mutex_lock(&pool_mutex);
+        if (!forks_are_watched++) pthread_atfork(NULL, NULL, after_fork);
+        while (started < threads && start_worker(started)) started++;
+        pthread_mutex_unlock(&pool_mutex);
+        if (threads > started) threads = started;
+    }
+    wanted = threads;
 }
 
 word twostroke_threads(void) { return wanted; }
@@ -95,6 +100,7 @@ void parallel_for(run_task *run, const void *argument, word count, int worth) {
         return;
     }
     int threads = wanted;
+    atomic_store(&job_threads, threads);
     the_task = run, the_argument = argument;
     atomic_store(&unfinished, count);
     for (int i = 0; i < threads; i++) {

@@ -2,41 +2,44 @@
 #include "tiles.h"
 
 /* C <- alpha sums + beta C. */
-void write_tile(const product *p, const float *sums, float *c, word rows, word columns) {
+void write_tile(const product *p, const element *sums, element *c, word rows, word columns) {
     vector alpha = fill(p->alpha), beta = fill(p->beta);
     word even = p->c_row == 1 ? rows & ~(word)3 : 0; /* rows that lie side by side: four by four */
     for (word r = 0; r < even; r += 4, sums += 4 * STRIP, c += 4)
         for (word j = 0; j < columns; j++) {
-            __m128 four = _mm_setr_ps(sums[j], sums[STRIP + j], sums[2 * STRIP + j], sums[3 * STRIP + j]);
-            __m128 value = _mm_mul_ps(_mm_set1_ps(p->alpha), four);
-            float *to = c + j * p->c_column;
-            _mm_storeu_ps(to, p->beta == 0.0f ? value : _mm_fmadd_ps(_mm_set1_ps(p->beta), _mm_loadu_ps(to), value));
+            four sum = FOUR(setr)(sums[j], sums[STRIP + j], sums[2 * STRIP + j], sums[3 * STRIP + j]);
+            four value = FOUR(mul)(FOUR(set1)(p->alpha), sum);
+            element *to = c + j * p->c_column;
+            FOUR(storeu)(to, p->beta == 0 ? value : FOUR(fmadd)(FOUR(set1)(p->beta), FOUR(loadu)(to), value));
         }
     for (word r = even; r < rows; r++, sums += STRIP, c += p->c_row) {
         word j = 0;
         for (; p->c_column == 1 && j + LANES <= columns; j += LANES) {
             vector value = multiply(alpha, load(sums + j));
-            store(c + j, p->beta == 0.0f ? value : multiply_add(beta, load(c + j), value));
+            store(c + j, p->beta == 0 ? value : multiply_add(beta, load(c + j), value));
         }
         for (; p->c_column == 1 && j + 4 <= columns; j += 4) {
-            __m128 value = _mm_mul_ps(_mm_set1_ps(p->alpha), _mm_loadu_ps(sums + j));
-            _mm_storeu_ps(c + j, p->beta == 0.0f ? value : _mm_fmadd_ps(_mm_set1_ps(p->beta), _mm_loadu_ps(c + j), value));
+            four value = FOUR(mul)(FOUR(set1)(p->alpha), FOUR(loadu)(sums + j));
+            FOUR(storeu)(c + j, p->beta == 0 ? value : FOUR(fmadd)(FOUR(set1)(p->beta), FOUR(loadu)(c + j), value));
         }
         for (; j < columns; j++) {
-            float *to = c + j * p->c_column, value = p->alpha * sums[j];
-            *to = p->beta == 0.0f ? value : __builtin_fmaf(p->beta, *to, value);
+            element *to = c + j * p->c_column, value = p->alpha * sums[j];
+            *to = p->beta == 0 ? value : fused(p->beta, *to, value);
         }
     }
 }
 
-/* The number of depths at which one of `rows` rows of A (at most LANES) is not zero, and in `at`, unless NULL, these
+/* The number of depths at which one of `rows` rows of A (at most two vectors) is not zero, and in `at`, unless NULL, these
    depths. Most pixels of MNIST are zero. */
-INLINE word nonzero_depths(const float *a, word a_row, word a_depth, word rows, word depth, uint16_t *at) {
+INLINE word nonzero_depths(const element *a, word a_row, word a_depth, word rows, word depth, uint16_t *at) {
     word n = 0, d = 0;
     if (a_row == 1) {
-        for (mask m = first_lanes(rows); d < depth; d++) {
+        word more = rows > LANES ? rows - LANES : 0;
+        for (mask m = first_lanes(rows - more), rest = first_lanes(more); d < depth; d++) {
             if (at) at[n] = (uint16_t)d;
-            n += not_zero(load_part(m, a + d * a_depth)) != 0;
+            unsigned found = not_zero(load_part(m, a + d * a_depth));
+            if (more) found |= not_zero(load_part(rest, a + d * a_depth + LANES));
+            n += found != 0;
         }
     } else {
         for (; d < depth; d += LANES) {
@@ -50,7 +53,7 @@ INLINE word nonzero_depths(const float *a, word a_row, word a_depth, word rows, 
     return n;
 }
 
-void list_depths(const float *a, word a_row, word a_depth, word rows, word depth, depths *list) {
+void list_depths(const element *a, word a_row, word a_depth, word rows, word depth, depths *list) {
     list->count = nonzero_depths(a, a_row, a_depth, rows, depth, list->at);
 }
 

@@ -1,4 +1,4 @@
-/* Matrix products in float32: C <- alpha A B + beta C, every matrix with strides of its own. Here: the vectors of this
+/* Matrix products, compiled once for float32 and once for float64: C <- alpha A B + beta C, every matrix with strides of its own. Here: the vectors of this
    variant's instructions, and one tile.
 
    A tile of C stays in registers while the depth (the summed axis) is walked. B is first packed into panels as wide as a
@@ -11,46 +11,70 @@
 #include "library.h"
 #include <immintrin.h>
 
-#ifdef TWOSTROKE_AVX512
-enum { LANES = 16, ROWS = 12 };
-typedef __m512 vector; typedef __mmask16 mask;
-#define first_lanes(n) ((mask)((1u << (n)) - 1))
-#define load_part(m, p) _mm512_maskz_loadu_ps(m, p)
-#define load(p) _mm512_loadu_ps(p)
-#define store(p, v) _mm512_storeu_ps(p, v)
-#define fill(x) _mm512_set1_ps(x)
-#define multiply(x, y) _mm512_mul_ps(x, y)
-#define multiply_add(x, y, z) _mm512_fmadd_ps(x, y, z)
-#define not_zero(x) ((unsigned)_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_UQ))
+#ifdef TWOSTROKE_DOUBLE
+typedef double element;
+#define TYPED(name) name##_double /* a function that there is for each type of element */
+#define OF_TYPE(name) name##pd    /* an intrinsic of this type: four elements, or a vector */
+#define FOUR(name) OF_TYPE(_mm256_##name##_)
+typedef __m256d four;
+#define fused(x, y, z) __builtin_fma(x, y, z)
 #else
-enum { LANES = 8, ROWS = 6 };
-typedef __m256 vector; typedef __m256i mask;
-static const int32_t LANE_MASKS[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-#define first_lanes(n) _mm256_loadu_si256((const __m256i *)(LANE_MASKS + 8 - (n)))
-#define load_part(m, p) _mm256_maskload_ps(p, m)
-#define load(p) _mm256_loadu_ps(p)
-#define store(p, v) _mm256_storeu_ps(p, v)
-#define fill(x) _mm256_set1_ps(x)
-#define multiply(x, y) _mm256_mul_ps(x, y)
-#define multiply_add(x, y, z) _mm256_fmadd_ps(x, y, z)
-#define not_zero(x) ((unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NEQ_UQ)))
+typedef float element;
+#define TYPED(name) name##_float
+#define OF_TYPE(name) name##ps
+#define FOUR(name) OF_TYPE(_mm_##name##_)
+typedef __m128 four;
+#define fused(x, y, z) __builtin_fmaf(x, y, z)
 #endif
+
+#ifdef TWOSTROKE_AVX512
+enum { LANES = 64 / sizeof(element), ROWS = 12, STRIP_ROWS = 6 };
+#define VECTOR(name) OF_TYPE(_mm512_##name##_)
+#ifdef TWOSTROKE_DOUBLE
+typedef __m512d vector; typedef __mmask8 mask;
+#define not_zero(x) ((unsigned)_mm512_cmp_pd_mask(x, fill(0), _CMP_NEQ_UQ))
+#else
+typedef __m512 vector; typedef __mmask16 mask;
+#define not_zero(x) ((unsigned)_mm512_cmp_ps_mask(x, fill(0), _CMP_NEQ_UQ))
+#endif
+#define first_lanes(n) ((mask)((1u << (n)) - 1))
+#define load_part(m, p) VECTOR(maskz_loadu)(m, p)
+#else
+enum { LANES = 32 / sizeof(element), ROWS = 6, STRIP_ROWS = 2 };
+#define VECTOR(name) OF_TYPE(_mm256_##name##_)
+#ifdef TWOSTROKE_DOUBLE
+typedef __m256d vector; typedef int64_t lane;
+#else
+typedef __m256 vector; typedef int32_t lane;
+#endif
+typedef __m256i mask;
+static const lane LANE_MASKS[64 / sizeof(lane)] = {[0 ... LANES - 1] = -1};
+#define first_lanes(n) _mm256_loadu_si256((const __m256i *)(LANE_MASKS + LANES - (n)))
+#define load_part(m, p) VECTOR(maskload)(p, m)
+#define not_zero(x) ((unsigned)VECTOR(movemask)(VECTOR(cmp)(x, fill(0), _CMP_NEQ_UQ)))
+#endif
+#define load(p) VECTOR(loadu)(p)
+#define store(p, v) VECTOR(storeu)(p, v)
+#define fill(x) VECTOR(set1)(x)
+#define multiply(x, y) VECTOR(mul)(x, y)
+#define multiply_add(x, y, z) VECTOR(fmadd)(x, y, z)
 
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(i, n) _Pragma("GCC unroll 12") for (int i = 0; i < (n); i++) /* unrolled: what is indexed stays in registers */
 
 enum {
+    LINE = 64 / sizeof(element), /* elements of a cache line */
     PANEL = 2 * LANES,
     STRIP = 4 * LANES,
-    BLOCK_COLUMNS = 512,
+    BLOCK_COLUMNS = 2048 / sizeof(element),
     BLOCK_DEPTH = 1024,
-    B_FLOATS = BLOCK_COLUMNS * BLOCK_DEPTH, A_FLOATS = B_FLOATS, /* packed B and packed A: at most 2 MiB each */
-    NEAR = 1 << 17,       /* floats of packed B that stay in a core's cache beside everything else */
+    B_SIZE = BLOCK_COLUMNS * BLOCK_DEPTH, A_SIZE = B_SIZE, /* packed B and packed A: at most 2 MiB each */
+    NEAR = (1 << 19) / sizeof(element), /* elements of packed B that stay in a core's cache beside everything else */
     CHUNK = 4 * ROWS,     /* rows of a task */
     TASKS = 32,           /* of one product, if it has enough rows and panels */
     WIDTH = 4,            /* panels packed together: memory is faster along rows */
     PACKED_ROWS = 24,     /* rows of C from which packing B pays */
-    LARGE = 1 << 18,      /* floats of a matrix that does not stay in a core's cache */
+    LARGE = (1 << 20) / sizeof(element), /* elements of a matrix that does not stay in a core's cache */
     SHARED = 1 << 17,     /* multiplications from which threads share a product */
     SHARED_ROW = 1 << 16, /* the same for one row of A: bound by reading B, which is cut into PARTS */
     PARTS = 8,
@@ -63,26 +87,32 @@ typedef struct { word count; uint16_t at[BLOCK_DEPTH]; } depths; /* those at whi
 
 /* Memory for packed matrices and lists: one for each product that is being computed (products.c hands them out). */
 typedef struct {
-    float panels[B_FLOATS], rows_of_a[A_FLOATS], sums[PARTS * WIDEST], factors[FACTORS];
+    element panels[B_SIZE], rows_of_a[A_SIZE], sums[PARTS * WIDEST], factors[FACTORS];
     word places[FACTORS];
     depths strip_lists[PACKED_ROWS];
 } __attribute__((aligned(64))) workspace;
 
 typedef struct {
-    const float *a, *b;
-    float *c;
+    const element *a, *b;
+    element *c;
     word a_row, a_depth, b_row, b_column, c_row, c_column, rows, columns, depth;
-    float alpha, beta;
+    element alpha, beta;
     workspace *space;
     word chunk, chunks, group; /* rows of a task, the number of such tasks, the panels of one */
     word packed, a_packed;     /* whether B is in panels, and A in rows of tiles */
-    const float *panels;       /* those of B */
+    const element *panels;     /* those of B */
     word packs;                /* tasks that pack B; those after them pack A */
     word along_rows, listed;   /* whether a task walks along rows of C first; whether tiles skip depths by lists */
 } product;
 
-void write_tile(const product *p, const float *sums, float *c, word rows, word columns);
-void list_depths(const float *a, word a_row, word a_depth, word rows, word depth, depths *list);
+#define write_tile TYPED(write_tile)
+#define list_depths TYPED(list_depths)
+#define lists_pay TYPED(lists_pay)
+#define large_b_product TYPED(large_b_product)
+#define block_product TYPED(block_product)
+#define row_of_a TYPED(row_of_a)
+void write_tile(const product *p, const element *sums, element *c, word rows, word columns);
+void list_depths(const element *a, word a_row, word a_depth, word rows, word depth, depths *list);
 int lists_pay(const product *p);
 int large_b_product(product p);
 void block_product(product p);
@@ -90,14 +120,14 @@ int row_of_a(product p);
 
 /* One tile of C at `c`, `rows` x `vectors` (constants of the compiler), `columns` of it written: summed over the whole
    depth, or over the depths in `list`. */
-INLINE void tile(const product *p, const float *a, word a_row, word a_depth, const float *b, word b_row, float *c,
+INLINE void tile(const product *p, const element *a, word a_row, word a_depth, const element *b, word b_row, element *c,
                  word columns, int rows, int vectors, int whole, const depths *list) {
     vector sum[ROWS][4], line[4];
     word depth = list ? list->count : p->depth;
-    const float *first_a = a, *first_b = b;
-    float sums[ROWS * STRIP];
+    const element *first_a = a, *first_b = b;
+    element sums[ROWS * STRIP];
     mask last = first_lanes(columns - (vectors - 1) * LANES);
-    EACH(r, rows) EACH(v, vectors) sum[r][v] = fill(0.0f);
+    EACH(r, rows) EACH(v, vectors) sum[r][v] = fill(0);
     for (word d = 0; d < depth; d++, a += a_depth, b += b_row) {
         if (list) a = first_a + list->at[d] * a_depth, b = first_b + list->at[d] * b_row;
         EACH(v, vectors) line[v] = whole || v < vectors - 1 ? load(b + v * LANES) : load_part(last, b + v * LANES);
@@ -109,9 +139,9 @@ INLINE void tile(const product *p, const float *a, word a_row, word a_depth, con
     if (columns == vectors * LANES && p->c_column == 1) {
         vector alpha = fill(p->alpha), beta = fill(p->beta);
         EACH(r, rows) EACH(v, vectors) {
-            float *to = c + r * p->c_row + v * LANES;
+            element *to = c + r * p->c_row + v * LANES;
             vector value = multiply(alpha, sum[r][v]);
-            store(to, p->beta == 0.0f ? value : multiply_add(beta, load(to), value));
+            store(to, p->beta == 0 ? value : multiply_add(beta, load(to), value));
         }
         return;
     }
