@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -195,6 +196,8 @@ def draw_figures(names: Sequence[str], out: Path) -> list[Path]:
     for name in names:
         path = out / f"tutorial-{name}.png"
         FIGURES[name](variables).savefig(path, dpi=130, metadata={"Software": None})
+        with Image.open(path) as drawn:
+            drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
         written.append(path)
     return written
 

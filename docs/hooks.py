@@ -62,8 +62,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """The Chinese page says that it is Chinese, for fonts and screen readers."""
-    return output.replace('<html lang="en"', '<html lang="zh-Hans"') if page.file.src_uri == "zh.md" else output
+    """A Chinese page says that it is Chinese, for fonts and screen readers."""
+    chinese = SOURCES.get(page.file.src_uri, page.file.src_uri).endswith(".zh-CN.md")
+    return output.replace('<html lang="en"', '<html lang="zh-Hans"') if chinese else output
 
 
 def _target(page: str, to: str) -> str:
