@@ -124,8 +124,8 @@ def paths(of: Page) -> Any:
         end.annotate(f"{of['loss'](*place):.4f}", place, xytext=(6, 5), textcoords="offset points", color=RED,
                      fontsize=9)  # fmt: skip
     end.plot(*stop, "o", color=RED, markerfacecolor="none", markersize=13, markeredgewidth=2, zorder=6)
-    end.annotate(f"{of['loss'](*stop):.4f}", stop, xytext=(-11, 6), textcoords="offset points", color=RED, weight="bold",
-                 ha="right")  # fmt: skip
+    end.annotate(f"{of['loss'](*stop):.4f}", stop, xytext=(-11, -17), textcoords="offset points", color=RED, ha="right",
+                 weight="bold")  # fmt: skip
     whole.indicate_inset([0.62, 0.23, 0.46, 0.46], edgecolor=INK, alpha=0.8)
     whole.legend(facecolor="white", framealpha=1, edgecolor="white", loc="lower right")
     return figure

@@ -220,7 +220,9 @@ def said(block: documentation.Block) -> tuple[str, str, str]:
 def test_the_chinese_pages_are_there() -> None:
     if not CHINESE.exists():
         pytest.skip("this copy of the project has one README")
-    assert {CHINESE, ROOT / "docs" / "claims.zh-CN.md"} <= set(TRANSLATED)
+    english = {ENGLISH, ROOT / "docs" / "claims.md", ROOT / "docs" / "tutorial.md"}
+    english |= {page for page in PAGES if page.parent.name == "tutorial" and page not in TRANSLATED}
+    assert set(TRANSLATED.values()) == english
 
 
 @pytest.mark.parametrize("chinese", TRANSLATED, ids=name)
@@ -342,6 +344,18 @@ def test_a_readme_is_short_and_shows_the_pages(page: Path) -> None:
     pictures = re.findall(r"^!\[(.+?)\]\((.+?)\)$", text, re.MULTILINE)
     assert [to for _, to in pictures] == ["docs/images/draw.png", "docs/images/report.png"]
     assert all(len(words) > 20 for words, _ in pictures)
+
+
+@pytest.mark.usefixtures("browser")  # where there is none the test is skipped with the reason
+def test_the_pictures_of_the_pages_are_taken_by_their_command(tmp_path: Path) -> None:
+    for module in ("waitress", "matplotlib", "jinja2"):
+        pytest.importorskip(module, reason=f"the pages need {module}: pip install -e '.[browser]'")
+    tool("screenshots.py")  # skips where there is no docs/
+    run = python(str(ROOT / "docs" / "screenshots.py"), "--out", str(tmp_path), folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^draw: \w with [\d.]+ %", run.stdout, re.MULTILINE), run.stdout
+    for shot in ("draw.png", "report.png"):
+        assert (tmp_path / shot).read_bytes().startswith(b"\x89PNG")
 
 
 def test_pictures_are_small() -> None:
