@@ -1,6 +1,7 @@
 """What mkdocs.yml cannot say: pages from outside docs/, links out of docs/, and the defaults of dataclasses.
 
-A link to a file that is no page leads to the repository, whose address is in pyproject.toml.
+A link to a file that is no page leads to the repository, whose address is in pyproject.toml. Formulas, in blocks of
+```math or between $` and `$ as forges read them, become MathML, which browsers show without a script.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import logging
 import posixpath
 import re
 import tomllib
+from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
 import griffe
+import latex2mathml.converter
 from mkdocs.structure.files import File, Files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -35,6 +38,9 @@ PAGES: Final = {
 SOURCES: Final = {page: source for source, page in PAGES.items()}
 CHECKED: Final = ("twostroke.engine.config.TrainConfig",)  # its fields are made by calls that check them
 LINK: Final = re.compile(r"(?P<picture>!?)(?P<text>\[(?:[^][]|\[[^][]*\])*\]\()(?P<to>[^)\s]+)(?=[)\s])")
+FORMULA: Final = re.compile(
+    r'<pre class="math"><code>(?P<block>.*?)</code></pre>|\$<code>(?P<inline>[^<]*)</code>\$', re.DOTALL
+)
 FENCE: Final = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -61,9 +67,25 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return "".join(parts)
 
 
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Formulas as MathML."""
+
+    def formula(found: re.Match[str]) -> str:
+        display = "block" if found["block"] else "inline"
+        made = latex2mathml.converter.convert(unescape(found["block"] or found["inline"]).strip(), display=display)
+        # A prime is raised already: as a superscript it is above the line, but with fonts made for formulas.
+        made = re.sub(r"<msup>(<mi>\w</mi>)<mi>(&#x02032;)</mi></msup>", r'\1<mo lspace="0" rspace="0">\2</mo>', made)
+        if unknown := re.findall(r"\\\w+", made):
+            LOG.warning("%s: no such command in a formula: %s", page.file.src_uri, ", ".join(unknown))
+        return f'<div class="formula">{made}</div>' if found["block"] else made
+
+    return FORMULA.sub(formula, html)
+
+
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """The Chinese page says that it is Chinese, for fonts and screen readers."""
-    return output.replace('<html lang="en"', '<html lang="zh-Hans"') if page.file.src_uri == "zh.md" else output
+    """A Chinese page says that it is Chinese, for fonts and screen readers."""
+    chinese = SOURCES.get(page.file.src_uri, page.file.src_uri).endswith(".zh-CN.md")
+    return output.replace('<html lang="en"', '<html lang="zh-Hans"') if chinese else output
 
 
 def _target(page: str, to: str) -> str:

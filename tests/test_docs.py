@@ -202,18 +202,43 @@ def test_the_index_leads_to_every_page() -> None:
     assert {page for page in PAGES if page.parent == index.parent} - {index} <= named
 
 
-def test_both_readmes_say_the_same() -> None:
-    """The same headings, blocks, links and, section by section, figures; each leads to the other."""
+# Each Chinese page, and the English one that it says the same as.
+TRANSLATED = {page: page.with_name(page.name.replace(".zh-CN", "")) for page in PAGES if ".zh-CN." in page.name}
+
+
+def said(block: documentation.Block) -> tuple[str, str, str]:
+    """A block without what may be in the page's language: the comments and docstrings of its Python."""
+    if block.language != "python" or block.note.startswith("source:"):
+        return block.language, block.note, block.text
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+            del node.body[0]
+    return block.language, block.note, ast.unparse(tree)
+
+
+def test_the_chinese_pages_are_there() -> None:
     if not CHINESE.exists():
         pytest.skip("this copy of the project has one README")
-    texts = [page.read_text(encoding="utf-8") for page in (ENGLISH, CHINESE)]
-    levels = [re.findall(r"^#+", prose(page), re.MULTILINE) for page in (ENGLISH, CHINESE)]
+    english = {ENGLISH, ROOT / "docs" / "claims.md", ROOT / "docs" / "tutorial.md"}
+    english |= {page for page in PAGES if page.parent.name == "tutorial" and page not in TRANSLATED}
+    assert set(TRANSLATED.values()) == english
+
+
+@pytest.mark.parametrize("chinese", TRANSLATED, ids=name)
+def test_both_languages_say_the_same(chinese: Path) -> None:
+    """The same headings, blocks, links, rows and, section by section, figures; each page leads to the other."""
+    english = TRANSLATED[chinese]
+    texts = [page.read_text(encoding="utf-8") for page in (english, chinese)]
+    levels = [re.findall(r"^#+", prose(page), re.MULTILINE) for page in (english, chinese)]
     assert levels[0] == levels[1]
-    code = [[block[:2] for block in blocks(page)] for page in (ENGLISH, CHINESE)]
+    code = [[said(block) for block in blocks(page)] for page in (english, chinese)]
     assert code[0] == code[1]
-    assert CHINESE.name in links(ENGLISH)
-    assert ENGLISH.name in links(CHINESE)
-    targets = [sorted(set(links(page)) - {ENGLISH.name, CHINESE.name}) for page in (ENGLISH, CHINESE)]
+    assert chinese.name in links(english)
+    assert english.name in links(chinese)
+    targets = [
+        sorted({re.sub(r"#.*", "", link.replace(".zh-CN", "")) for link in links(page)}) for page in (english, chinese)
+    ]
     assert targets[0] == targets[1]
     figures = [
         [sorted(re.findall(r"\d[\d,.]*\d|\d", section)) for section in re.split(r"^#+ .*$", text, flags=re.MULTILINE)]
@@ -224,11 +249,60 @@ def test_both_readmes_say_the_same() -> None:
     assert tables[0] == tables[1]
 
 
+def table(page: Path, header: str) -> dict[str, list[str]]:
+    """The rows of the page's table whose header line begins so, by their first cell; the header's own is ""."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(header))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : lines.index("", start)]]
+    return {"": rows[0]} | {row[0]: row for row in rows[2:]}
+
+
+def test_the_readme_s_table_of_others_is_that_of_the_benchmarks() -> None:
+    """Each ratio, with its ~; bold where it is below 1; and a loss that the sources have at these sizes is there."""
+    if not (ROOT / "docs" / "benchmarks.md").exists():
+        pytest.skip("this copy of the project has no docs/")
+    benchmarks, gpu = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.md"
+    scan, others = table(benchmarks, "| network, batch | JAX"), table(benchmarks, "| network, batch | PyTorch")
+    onnx, device = table(benchmarks, "| images | one thread"), table(gpu, "| ours / peer")
+
+    def ratio(rows: dict[str, list[str]], row: str, column: str) -> str:
+        cell = rows[row][rows[""].index(column)].replace("**", "")
+        return cell.split(" ")[0]
+
+    def cpu(rows: dict[str, list[str]], column: str) -> list[str]:
+        return [*(ratio(rows, f"784-128-10, {size}", column) for size in (1, 128, 1024)), "-"]
+
+    def gpu_row(row: str, *last: str) -> list[str]:
+        found = [ratio(device, f"H100: {row}", f"batch {size}") for size in (128, 1024, 4096)]
+        return ["-", *found[:2], *(f"{found[2]}{after}" for after in last or ("",))]
+
+    def images(column: str) -> list[str]:
+        found = [ratio(onnx, size, f"two threads, `{column}`") for size in ("1", "128", "1,024", "10,000")]
+        return [*found[:3], f"{found[3]} (10,000)"]
+
+    wanted = [
+        cpu(scan, "JAX `lax.scan`"),
+        cpu(scan, "without zeros"),
+        cpu(others, "PyTorch eager"),
+        cpu(others, "`torch.compile`"),
+        cpu(others, "scikit-learn"),
+        gpu_row("JAX, `lax.scan` over prepared batches", " (4,096)"),
+        gpu_row("PyTorch, 64 steps as one CUDA graph"),
+        images("uint8"),
+        images("float32"),
+    ]
+    shown = [row[1:] for row in table(ENGLISH, "| 784-128-10 |").values()][1:]
+    assert [[cell.replace("**", "") for cell in row] for row in shown] == wanted
+    for cell in (cell for row in shown for cell in row if cell != "-"):
+        loses = float(re.findall(r"[\d.]+", cell)[0]) < 1
+        assert cell.startswith("**") is loses, cell
+
+
 def test_the_tutorial_s_figures_are_drawn_by_the_command_it_names(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='matplotlib draws the figures: pip install -e ".[docs]"')
     figures = tool("figures.py")
-    page = ROOT / "docs" / "tutorial.md"
-    shown = {Path(link).name for link in links(page) if link.startswith("images/")}
+    chapters = [page for page in PAGES if page.parent.name == "tutorial"]
+    shown = {Path(link).name for page in chapters for link in links(page) if link.startswith("../images/")}
     run = python(str(ROOT / "docs" / "figures.py"), "--out", str(tmp_path), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     drawn = {path.name for path in tmp_path.iterdir()}
@@ -237,7 +311,7 @@ def test_the_tutorial_s_figures_are_drawn_by_the_command_it_names(tmp_path: Path
 
 
 def test_the_benchmarks_open_with_the_loop_against_the_matrix_form() -> None:
-    """The first table, and the README's line, are what the raw result says."""
+    """The first table, and the claim's line, are what the raw result says."""
     if not (ROOT / "bench" / "results").exists():
         pytest.skip("this copy of the project has no results")
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
@@ -254,6 +328,36 @@ def test_the_benchmarks_open_with_the_loop_against_the_matrix_form() -> None:
         rows.append(f"| {network}, {row['batch_size']} | {noisy}{row['ratio']:.2f} [{low:.2f}, {high:.2f}] |")
     assert table[1].splitlines() == rows
     ratios = {row["batch_size"]: row["ratio"] for row in newest if row["layers"] == [784, 128, 10]}
-    assert f"| {ratios[16]:.0f} times at batch 16, {ratios[128]:.0f} times at 128 |" in ENGLISH.read_text(
-        encoding="utf-8"
-    )
+    claims = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert f"| {ratios[16]:.0f} times at batch 16, {ratios[128]:.0f} times at 128 |" in claims
+
+
+MOST_README_LINES = 120
+
+
+@pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=name)
+def test_a_readme_is_short_and_shows_the_pages(page: Path) -> None:
+    if not page.exists():
+        pytest.skip(f"this copy of the project has no {page.name}")
+    text = page.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_README_LINES
+    pictures = re.findall(r"^!\[(.+?)\]\((.+?)\)$", text, re.MULTILINE)
+    assert [to for _, to in pictures] == ["docs/images/draw.png", "docs/images/report.png"]
+    assert all(len(words) > 20 for words, _ in pictures)
+
+
+@pytest.mark.usefixtures("browser")  # where there is none the test is skipped with the reason
+def test_the_pictures_of_the_pages_are_taken_by_their_command(tmp_path: Path) -> None:
+    for module in ("waitress", "matplotlib", "jinja2"):
+        pytest.importorskip(module, reason=f"the pages need {module}: pip install -e '.[browser]'")
+    tool("screenshots.py")  # skips where there is no docs/
+    run = python(str(ROOT / "docs" / "screenshots.py"), "--out", str(tmp_path), folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^draw: \w with [\d.]+ %", run.stdout, re.MULTILINE), run.stdout
+    for shot in ("draw.png", "report.png"):
+        assert (tmp_path / shot).read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_are_small() -> None:
+    pictures = [*(ROOT / "docs" / "images").iterdir()] if (ROOT / "docs").exists() else []
+    assert not [path.name for path in pictures if path.stat().st_size > 150_000]

@@ -294,13 +294,15 @@ def run_python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
-def test_the_readmes_name_every_room(page: str) -> None:
-    path = Path(__file__).parents[1] / page
+def test_the_design_names_every_room_from_the_ground_up() -> None:
+    path = Path(__file__).parents[1] / "docs/design.md"
     if not path.exists():
-        pytest.skip(f"this copy of the project has no {page}")
+        pytest.skip("this copy of the project has no docs/design.md")
     rows = re.findall(r"^\| `(\w+)/` \|", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted(folder for folder in FOLDERS if folder and "." not in folder)
+    for place, room in enumerate(rows):
+        above = {other for other in MAY_IMPORT[room] if other in rows} - set(rows[:place])
+        assert not above, f"{room}/ imports {above}, which the table has further down"
 
 
 def test_the_plan_names_every_file() -> None:

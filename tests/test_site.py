@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import twostroke as ts
+from tests.support import documentation
 from tests.support.pages import ROOT, python
 
 PUBLIC = {key: getattr(ts, key) for key in ts.__all__ if key != "__version__"}
@@ -60,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site. ``--strict`` makes a broken link, anchor or name and a page outside the navigation an error."""
     if not (ROOT / "mkdocs.yml").exists():
         pytest.skip("this copy of the project has no mkdocs.yml")
-    for module in ("mkdocs", "material", "mkdocstrings"):
+    for module in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         pytest.importorskip(module, reason='mkdocs writes the site: pip install -e ".[docs]"')
     out = tmp_path_factory.mktemp("site")
     run = python("-W", "ignore", "-m", "mkdocs", "build", "--strict", "--site-dir", str(out), folder=ROOT)
@@ -111,3 +112,16 @@ def test_the_chinese_readme_is_a_start_page(site: Path) -> None:
     assert '<html lang="zh-Hans"' in text
     assert "感知机" in text
     assert 'href="index.html"' in text
+
+
+def test_formulas_are_formulas(site: Path) -> None:
+    """MathML, which needs no script; as many as the pages have, and nothing left as it was written."""
+    pages = [*(ROOT / "docs" / "tutorial").glob("*.md")]
+    for page in pages:
+        written = documentation.prose(page).count("$`") + sum(b.language == "math" for b in documentation.blocks(page))
+        text = (site / "tutorial" / f"{page.stem}.html").read_text(encoding="utf-8")
+        assert text.count("<math ") == written, page.name
+        assert "$<code>" not in text
+        assert "language-math" not in text
+        assert not re.findall(r"<m\w+>\\", text)
+    assert sum((site / "tutorial" / f"{page.stem}.html").read_text("utf-8").count("<math ") for page in pages) > 50

@@ -1,8 +1,8 @@
 """A page of the documentation as a list of code blocks, and a way to run it as its reader would.
 
-    python tests/support/documentation.py docs/tutorial.md            in a folder that it may write to
-    python tests/support/documentation.py --update docs/tutorial.md   take quoted sources over from the code
-    python tests/support/documentation.py --shell README.md           print its shell lines, for a shell to run
+    python tests/support/documentation.py docs/tutorial/1-the-bowl.md    in a folder that it may write to
+    python tests/support/documentation.py --update PAGE                  take quoted sources over from the code
+    python tests/support/documentation.py --shell README.md              print its shell lines, for a shell to run
 
 Python blocks run in order in one namespace. A ``text`` block right after one is what it prints, to the letter. The
 ``twostroke`` lines of shell blocks run in the same folder, between the Python around them; other shell lines do not.
