@@ -42,10 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # All lines of a room's Python files; "rest" is every room that is not named. Half of backend.cuda compiles a step into
 # kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md). Half of data reads people's own
-# files. C grew by the names of what is compiled twice, for float32 and float64.
+# files. C grew by what is compiled twice, for float32 and float64, and by the threads' own rows of the weights.
 MOST_LINES = {
     "engine": 2110,
-    "backend.cpu": 975,
+    "backend.cpu": 980,
     "backend.cuda": 1870,
     "ranks": 815,
     "sklearn": 960,
@@ -55,7 +55,7 @@ MOST_LINES = {
     "data": 1380,
     "rest": 2970,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1025
+LONGEST_FILE, MOST_C_LINES = 400, 1095
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

@@ -689,7 +689,7 @@ def test_a_terminal_without_blocks_gets_ascii(tiny: str, model: Path) -> None:
 def test_doctor_tells_what_is_there(run: Any) -> None:
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
-    for head in ("twostroke ", "processor: ", "libraries: NumPy ", "BLAS: ", "CuPy: ", "NVIDIA driver: ", "GPU: "):
+    for head in ("twostroke ", "processor: ", "libraries: NumPy ", "products: ", "CuPy: ", "NVIDIA driver: ", "GPU: "):
         assert f"\n{head}" in f"\n{out}"
     assert "chosen device: " in out
     assert "bundled MNIST: intact" in out

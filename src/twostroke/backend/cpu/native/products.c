@@ -10,7 +10,9 @@ static void whole_product(product p) {
     if (!p.depth) /* no sum: C <- beta C */
         p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1;
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
-    if (large_b_product(p)) return;
+    if (p.a_depth == 1 && p.b_column == 1 && p.rows > 1 && p.depth >= HALVED && p.depth <= MOST_HALVED)
+        p.halved = (p.depth / 2 + CHUNK / 2) / CHUNK * CHUNK;
+    if (both_halves(p) || large_b_product(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
     int tall = p.a_row == 1 && p.a_depth != 1 && p.columns <= LANES && p.rows >= STRIP;
     if (wide || tall) {
@@ -22,13 +24,11 @@ static void whole_product(product p) {
         p = turned;
     }
     word width = p.depth * BLOCK_COLUMNS <= NEAR ? NEAR / p.depth / PANEL * PANEL : BLOCK_COLUMNS;
-    product block = p;
     for (word column = 0; column < p.columns; column += width) {
-        block.columns = p.columns - column < width ? p.columns - column : width;
-        for (word d = 0; d < p.depth; d += BLOCK_DEPTH) {
-            block.depth = p.depth - d < BLOCK_DEPTH ? p.depth - d : BLOCK_DEPTH;
-            block.a = p.a + d * p.a_depth, block.b = p.b + d * p.b_row + column * p.b_column;
-            block.c = p.c + column * p.c_column, block.beta = d ? 1 : p.beta;
+        for (word i = 0; i < depth_pieces(&p); i++) {
+            product block = depth_piece(&p, piece_start(&p, i));
+            block.b += column * p.b_column, block.c += column * p.c_column;
+            block.columns = p.columns - column < width ? p.columns - column : width;
             block_product(block);
         }
     }

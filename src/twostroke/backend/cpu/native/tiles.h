@@ -72,12 +72,14 @@ enum {
     NEAR = (1 << 19) / sizeof(element), /* elements of packed B that stay in a core's cache beside everything else */
     CHUNK = 4 * ROWS,     /* rows of a task */
     TASKS = 32,           /* of one product, if it has enough rows and panels */
-    WIDTH = 4,            /* panels packed together: memory is faster along rows */
+    WIDTH = 4,            /* panels packed together, at most: memory is faster along rows */
     PACKED_ROWS = 24,     /* rows of C from which packing B pays */
     LARGE = (1 << 20) / sizeof(element), /* elements of a matrix that does not stay in a core's cache */
     SHARED = 1 << 17,     /* multiplications from which threads share a product */
     SHARED_ROW = 1 << 16, /* the same for one row of A: bound by reading B, which is cut into PARTS */
+    PACKED_SHARED = 1 << 16, /* elements of packed matrices from which threads share the packing */
     PARTS = 8,
+    HALVED = 256, MOST_HALVED = 1300, /* the depths that a forward pass sums in two halves */
     WIDEST = 1 << 13,     /* columns for which the parts have memory */
     FACTORS = 1 << 14,    /* elements of a row of A that are listed at once */
     LISTS = 8,            /* the most tiles of a task, for their lists */
@@ -101,7 +103,8 @@ typedef struct {
     word chunk, chunks, group; /* rows of a task, the number of such tasks, the panels of one */
     word packed, a_packed;     /* whether B is in panels, and A in rows of tiles */
     const element *panels;     /* those of B */
-    word packs;                /* tasks that pack B; those after them pack A */
+    word packs, width;         /* tasks that pack B, of so many panels; those after them pack A */
+    word halved;               /* the depth of the first of two pieces; 0: pieces of BLOCK_DEPTH */
     word along_rows, listed;   /* whether a task walks along rows of C first; whether tiles skip depths by lists */
 } product;
 
@@ -111,12 +114,25 @@ typedef struct {
 #define large_b_product TYPED(large_b_product)
 #define block_product TYPED(block_product)
 #define row_of_a TYPED(row_of_a)
+#define both_halves TYPED(both_halves)
 void write_tile(const product *p, const element *sums, element *c, word rows, word columns);
 void list_depths(const element *a, word a_row, word a_depth, word rows, word depth, depths *list);
 int lists_pay(const product *p);
 int large_b_product(product p);
 void block_product(product p);
 int row_of_a(product p);
+int both_halves(product p);
+
+/* The piece of the depth that begins at `d`: pieces are summed one after the other. */
+INLINE product depth_piece(const product *p, word d) {
+    product piece = *p;
+    word most = p->halved && !d ? p->halved : BLOCK_DEPTH;
+    piece.depth = p->depth - d < most ? p->depth - d : most;
+    piece.a = p->a + d * p->a_depth, piece.b = p->b + d * p->b_row, piece.beta = d ? 1 : p->beta;
+    return piece;
+}
+INLINE word depth_pieces(const product *p) { return p->halved ? 2 : (p->depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH; }
+INLINE word piece_start(const product *p, word index) { return p->halved ? index * p->halved : index * BLOCK_DEPTH; }
 
 /* One tile of C at `c`, `rows` x `vectors` (constants of the compiler), `columns` of it written: summed over the whole
    depth, or over the depths in `list`. */
