@@ -52,7 +52,7 @@ MOST_LINES = {
     "show": 1240,
     "measure": 1090,
     "commands": 1290,
-    "data": 1380,
+    "data": 1440,
     "rest": 2970,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1025

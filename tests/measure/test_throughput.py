@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import sys
 import time
 from contextlib import nullcontext
-from importlib import metadata
+from importlib import metadata, util
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +25,8 @@ from twostroke.errors import ConfigError, DeviceError
 from twostroke.measure import throughput as benchmark
 from twostroke.measure.crossover import summarise
 from twostroke.measure.throughput import BenchConfig, Cell, Timed, find_devices, measure
-from twostroke.provenance import to_json
+from twostroke.provenance import to_json, versions
+from twostroke.version import __version__
 
 TINY = BenchConfig(layers=(6, 5, 3), batch_sizes=(1, 4), devices="cpu", threads=1, seconds=0.01)
 CONTRACT = {"layers", "batch_size", "device", "samples_per_second", "gflops", "roofline_fraction", "threads"}
@@ -229,6 +232,19 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
     plant_fake_cupy(monkeypatch, count=2)
 
 
+def test_without_cupy_nobody_looks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metadata of a hundred packages takes as long as a tenth of an epoch."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metadata, "distributions", None)
+    assert versions() == {
+        "twostroke": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("numpy", "scipy")},
+    }
+
+
 def test_cpu_and_gpus_in_one_run(fake_gpus: None) -> None:
     devices, missing = find_devices(BenchConfig.parse())
     assert (devices, missing) == (["cpu", "cuda:0", "cuda:1"], {})
@@ -238,6 +254,7 @@ def test_cpu_and_gpus_in_one_run(fake_gpus: None) -> None:
     assert [crossing["device"] for crossing in result["crossovers"]] == ["cuda:0", "cuda:1"]
     assert result["fits"].keys() == set(devices)
     assert result["records"][-1]["machine"]["gpu"] == "Fake GPU"
+    assert result["records"][-1]["versions"]["cupy-cuda12x"] == "14.2.0"
     assert result["records"][-1]["threads"] is None
 
 
