@@ -26,9 +26,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.duel import keeper, median_interval
+from bench.duel import median_interval
 from bench.processes import run
-from bench.timing import describe_machine
+from bench.timing import describe_machine, keeper
 
 HERE: Final = Path(__file__).resolve().parents[1]
 LIMIT: Final = 120.0  # seconds of one process

@@ -24,6 +24,7 @@ from twostroke.engine.step import TrainingStep
 from twostroke.errors import ConfigError, DeviceError
 from twostroke.measure import throughput as benchmark
 from twostroke.measure.crossover import summarise
+from twostroke.measure.limits import step_flops
 from twostroke.measure.throughput import BenchConfig, Cell, Timed, find_devices, measure
 from twostroke.provenance import to_json, versions
 from twostroke.version import __version__
@@ -31,7 +32,7 @@ from twostroke.version import __version__
 TINY = BenchConfig(layers=(6, 5, 3), batch_sizes=(1, 4), devices="cpu", threads=1, seconds=0.01)
 CONTRACT = {"layers", "batch_size", "device", "samples_per_second", "gflops", "roofline_fraction", "threads"}
 SPREAD = {"step_seconds", "step_seconds_quartiles", "blocks", "steps_per_block", "roofline_gflops", "roofline_suspect"}
-ORIGIN = {"backend", "reason", "machine", "versions", "dtype"}
+ORIGIN = {"backend", "reason", "machine", "versions", "dtype", "limits"}
 
 
 # --- which devices ---------------------------------------------------------------------------------------
@@ -142,6 +143,7 @@ def test_devices_and_batch_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(benchmark, "MLP", lambda *_, **__: None)
     monkeypatch.setattr(benchmark, "upload", lambda *_: (None, None))
     monkeypatch.setattr(benchmark, "_samples", lambda *_: (None, None, None))
+    monkeypatch.setattr(benchmark, "add_limits", lambda *_: None)
     records = measure(BenchConfig((6, 5, 3), (1, 4), seconds=1e-9), ["cpu", "gpu"])
     there = [("cpu", 1), ("gpu", 1), ("cpu", 4), ("gpu", 4)]
     assert turns[:8] == there + there[::-1]
@@ -173,6 +175,8 @@ def test_a_small_run_on_the_cpu() -> None:
         check_record(record, "cpu", batch_size)
         assert record["threads"] == 1
         assert record["machine"]["processor"]
+        limits = record["limits"]
+        assert limits["best_product_fraction"] == pytest.approx(record["gflops"] / limits["best_product_gflops"])
     assert json.loads(to_json(records)) == records
 
 
@@ -211,7 +215,7 @@ def test_the_bare_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch
     step = TrainingStep(net, images, labels, SGD(net), n)
     step.learn_batch(step.workspace.rows(n), n)
     assert bare == sorted(shape for shape in shapes if shape[0] != 1)
-    assert sum(2 * m * k * n for m, k, _, n, *_ in bare) == benchmark.step_flops(layers, n)
+    assert sum(2 * m * k * n for m, k, _, n, *_ in bare) == step_flops(layers, n)
 
 
 def test_samples_are_pixels_labels_and_a_permutation() -> None:
