@@ -252,8 +252,7 @@ def measure_limits(row: Row, ours: Any) -> Limits | None:
     """What the machine allows steps of this network; None where inputs have zeros, which our products skip."""
     if (row.layers[0], row.layers[-1]) == (784, 10) and not row.noise:
         return None
-    with ours.active():
-        return limits_of(ours.backend, row.layers)
+    return limits_of(ours.backend, row.layers)
 
 
 def summarise(row: Row) -> None:

@@ -114,8 +114,7 @@ def step_of(layers: Sequence[int], threads: int) -> dict[str, Any]:
     for _ in range(BLOCKS):
         cell.step.block()
     seconds = cell.step.seconds
-    with backend.active():
-        limits = limits_of(backend, layers)
+    limits = limits_of(backend, layers)
     found = limits.of_step(BATCH, statistics.median(seconds))
     return {"seconds": statistics.median(seconds), "blocks": seconds, "theory": theory(limits), **found}
 

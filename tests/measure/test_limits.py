@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import threadpoolctl
 
-from twostroke.backend import select_backend
+from twostroke.backend import Backend, select_backend
 from twostroke.measure import limits
 from twostroke.measure.limits import Limits, limits_of
 from twostroke.show import chart
@@ -30,6 +33,19 @@ def test_the_better_of_two_measurements() -> None:
     assert found == Limits((2, 1), 90.0, 2.0)
 
 
+def test_numpys_products_have_the_backends_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def look(backend: Backend, layers: Sequence[int]) -> Limits:
+        pools = threadpoolctl.threadpool_info()
+        found.extend(pool["num_threads"] for pool in pools if pool["user_api"] == "blas")
+        return Limits(tuple(layers), 1.0, 1.0)
+
+    monkeypatch.setattr(limits, "_measure", look)
+    limits_of(select_backend("cpu", 1), LAYERS)
+    assert set(found) == {1}
+
+
 @pytest.mark.parametrize("shared", [1, limits.SHARED])
 def test_limits_are_measured_on_all_weights(monkeypatch: pytest.MonkeyPatch, shared: int) -> None:
     """Each pass goes over every weight, in one part or in one for each thread."""
@@ -49,8 +65,7 @@ def test_limits_are_measured_on_all_weights(monkeypatch: pytest.MonkeyPatch, sha
             multiply(part, factor, out=out)
 
     monkeypatch.setattr(type(backend), "xp", Spy)
-    with backend.active():
-        found = limits_of(backend, LAYERS)
+    found = limits_of(backend, LAYERS)
     assert found.product_gflops > 0
     assert found.traffic_seconds > 0
     threads = backend.threads if shared == 1 else 1

@@ -58,7 +58,15 @@ class Limits(NamedTuple):
 
 
 def limits_of(backend: Backend, layers: Sequence[int]) -> Limits:
-    """Measure them, in some tenths of a second, with the threads that are set. The fastest of a few blocks counts."""
+    """Measure them, in some tenths of a second, with the backend's threads. The fastest of a few blocks counts."""
+    import threadpoolctl
+
+    # NumPy's BLAS too: a backend that computes its products itself leaves it alone.
+    with backend.active(), threadpoolctl.threadpool_limits(backend.threads, user_api="blas"):
+        return _measure(backend, layers)
+
+
+def _measure(backend: Backend, layers: Sequence[int]) -> Limits:
     xp, random = backend.xp, np.random.default_rng(0)
     for size in SIZES:
         a, b, out = (backend.asarray(random.random((size, size), np.float32)) for _ in range(3))

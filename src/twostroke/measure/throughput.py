@@ -296,9 +296,7 @@ def add_limits(records: Sequence[dict[str, Any]], config: BenchConfig) -> None:
     for record in records:
         device, threads = key = (record["device"], record["threads"])
         if key not in found:
-            backend = select_backend(device, threads or config.threads)
-            with backend.active():
-                found[key] = limits_of(backend, config.layers)
+            found[key] = limits_of(select_backend(device, threads or config.threads), config.layers)
         record["limits"] = found[key].of_step(record["batch_size"], record["step_seconds"])
 
 
