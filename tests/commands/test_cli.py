@@ -765,6 +765,13 @@ def test_importing_the_package_does_not_import_the_command_line_s_libraries() ->
     assert done.stdout == "set()\n"
 
 
+def test_training_imports_nothing_that_it_does_not_use() -> None:
+    code = "import sys; from twostroke.commands import train; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not {"rich.progress", "matplotlib", "scipy", "concurrent.futures"} & set(done.stdout.split())
+
+
 def test_a_command_imports_no_other() -> None:
     """The seconds before the first epoch are imports, for a part; without a command, its help names all."""
     code = "import sys; from twostroke import cli; cli.main(['export', '--help']); print(*sys.modules)"

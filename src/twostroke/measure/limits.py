@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +19,7 @@ from ..backend import Backend
 SIZES: Final = (512, 1024, 2048, 4096)  # of square products: the first that takes PRODUCT_S; small ones are slower
 PRODUCT_S, PASS_S, REPEATS = 0.01, 0.002, 7
 SHARED: Final = 1 << 23  # bytes from which threads share a pass over the weights: more than a core's own cache
-NEAR: Final = 0.9  # of the limit: there is nothing left to gain
+NEAR, BEYOND = 0.9, 1.1  # of the limit: from here on there is nothing left to gain; from here on it is noise
 
 
 def step_flops(layers: Sequence[int], batch_size: int) -> int:
@@ -46,14 +45,15 @@ class Limits(NamedTuple):
         product = step_flops(self.layers, batch_size) / self.product_gflops / 1e9 / seconds
         traffic = self.traffic_seconds / seconds
         nearer, name = max((product, "product"), (traffic, "memory"))
+        mark = "?" if nearer > BEYOND else "!" if nearer >= NEAR else ""
         return {
             "best_product_gflops": self.product_gflops,
             "best_product_fraction": product,
             "weights_traffic_seconds": self.traffic_seconds,
             "weights_traffic_fraction": traffic,
             "limit": name,
-            "at_limit": nearer >= NEAR,
-            "text": f"{nearer:.0%} {name}{'!' if nearer >= NEAR else ''}",
+            "at_limit": mark == "!",
+            "text": f"{nearer:.0%} {name}{mark}",
         }
 
 
@@ -67,6 +67,8 @@ def limits_of(backend: Backend, layers: Sequence[int]) -> Limits:
 
 
 def _measure(backend: Backend, layers: Sequence[int]) -> Limits:
+    from concurrent.futures import ThreadPoolExecutor
+
     xp, random = backend.xp, np.random.default_rng(0)
     for size in SIZES:
         a, b, out = (backend.asarray(random.random((size, size), np.float32)) for _ in range(3))
