@@ -26,7 +26,7 @@ def test_the_nearer_limit_by_hand() -> None:
     many = machine.of_step(1000, 4.2e-3)
     assert (many["limit"], many["text"], many["at_limit"]) == ("product", "97% product!", True)
     beyond = machine.of_step(1000, 2e-3)  # a neighbour slowed the limit down
-    assert (beyond["text"], beyond["at_limit"]) == ("203% product?", False)
+    assert (beyond["text"], beyond["at_limit"]) == ("205% product?", False)
     assert many["weights_traffic_fraction"] == pytest.approx(20e-6 / 4.2e-3)
 
 
