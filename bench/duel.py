@@ -2,6 +2,9 @@
 
     python bench/duel.py --peer torch-eager --layers 784,128,10 --batch-size 128 --threads 2
 
+Both sides start from the form in which they keep their data: ours from uint8 pixels, the others from float32, and each
+step gathers its rows from all samples, as training does. ``--form prepared`` gives both batches of float32 instead.
+
 A row's ratio is ours / peer in samples per second, with a bootstrap 95 % interval of the median. Beside every peer
 runs an A/A control, ours against a second instance of ours; where its interval misses 1.00, or is wider than 0.90 to
 1.10, the row is "noisy" and claims nothing. Before any clock starts, the weights after ten steps must agree, and, where
@@ -23,8 +26,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.peers import (
+    FORMS,
     ON_CUDA,
     PEERS,
     Peer,
@@ -43,9 +48,9 @@ from bench.peers import (
     make_problem,
     step_flops,
 )
-from bench.processes import TIMED_OUT, run
-from bench.timing import RESULTS, describe_machine
-from twostroke.files.atomic_file import write_atomically
+from bench.processes import TIMED_OUT, bind, run
+from bench.timing import describe_machine, keeper
+from twostroke.measure.limits import Limits, limits_of
 
 GRID_LAYERS: Final = ("784,30,10", "784,128,10", "784,512,512,10", "1024,2048,2048,1024")
 GRID_BATCHES: Final = (1, 16, 128, 1024)
@@ -58,6 +63,7 @@ UPDATE_TOLERANCE: Final = 1e-3  # of what ten steps changed: a peer that learns 
 ROUND_TOLERANCE: Final = 3e-3
 CONTROL_REACH: Final = 0.10  # an A/A interval may be no wider: one of [0.1, 10] contains 1.00 too, and tells nothing
 LEAST_ROW_SECONDS: Final = 5.0  # to import a peer and check it
+LEAST_ROUNDS: Final = 3  # of ABBA with peer and control: six pairs each
 WARM_PART: Final = 0.15  # of a block, untimed, before each block
 
 
@@ -71,6 +77,7 @@ class Row:
     threads: int
     device: str = "cpu"
     noise: bool = False  # inputs without zeros
+    form: str = "resident"  # of the data, or prepared
     status: str = "ok"  # or noisy, disagrees, not installed, unavailable, failed, not run: only "ok" may be claimed
     reason: str = ""
     peer_version: str = ""
@@ -82,6 +89,7 @@ class Row:
     control: float | None = None
     control_interval: list[float] | None = None
     gflops: float | None = None  # ours, matrix products only
+    limit: dict[str, Any] = field(default_factory=dict)  # what the machine allows our step: measure/limits.py
     weights_error: float | None = None
     update_error: float | None = None
     round_steps: int | None = None  # of the timed instances, checked too where a side takes many steps in one call
@@ -188,8 +196,8 @@ def median_interval(ratios: np.ndarray) -> tuple[float, list[float]]:
     return float(np.median(ratios)), [float(interval.low), float(interval.high)]
 
 
-def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> None:
-    """Fill in the row."""
+def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float, most_seconds: float = math.inf) -> None:
+    """Fill in the row: so many blocks, or fewer, but ``LEAST_ROUNDS`` rounds, where they take more than that time."""
     if row.device != "cpu" and row.peer not in ON_CUDA:
         row.status, row.reason = "unavailable", "knows the CPU only"
         return
@@ -199,7 +207,8 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
         row.status, row.reason = "not installed", str(error)
         return
     row.peer_version = peer.version
-    problem = make_problem(row.layers, row.batch_size, row.threads, device=row.device, noise=row.noise)
+    how = {"device": row.device, "noise": row.noise, "form": row.form}
+    problem = make_problem(row.layers, row.batch_size, row.threads, **how)
     try:
         if not check_agreement(row, ours, peer, problem):
             return
@@ -217,10 +226,14 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
     row.peer_mode = fighters["peer"].side.mode
     row.on = getattr(fighters["ours"].side, "describe", dict)()
     row.steps = {name: fighter.steps for name, fighter in fighters.items()}
+    before = measure_limits(row, fighters["ours"].side)
     row.load_before = list(os.getloadavg())
     gc.disable()
+    began = time.perf_counter()
     try:
-        for _ in range(max(1, blocks // 2)):
+        for done in range(max(1, blocks // 2)):
+            if done >= LEAST_ROUNDS and time.perf_counter() - began > most_seconds:
+                break
             for other, pairs in (("peer", row.pairs), ("control", row.control_pairs)):
                 a, b, c, d = (fighters[name].block(settle_seconds) for name in ("ours", other, other, "ours"))
                 pairs += [[a, b], [d, c]]
@@ -228,8 +241,18 @@ def duel(row: Row, blocks: int, block_seconds: float, settle_seconds: float) -> 
         gc.enable()
     row.load_after = list(os.getloadavg())
     summarise(row)
+    after = measure_limits(row, fighters["ours"].side)
+    if before and after and row.ours:  # the better of two: a limit is a ceiling, and a neighbour must not lower it
+        row.limit = before.at_best(after).of_step(row.batch_size, row.batch_size / row.ours)
     if not all(np.isfinite(array).all() for fighter in fighters.values() for array in fighter.side.weights()):
         row.status, row.reason = "failed", "the weights did not stay finite"
+
+
+def measure_limits(row: Row, ours: Any) -> Limits | None:
+    """What the machine allows steps of this network; None where inputs have zeros, which our products skip."""
+    if (row.layers[0], row.layers[-1]) == (784, 10) and not row.noise:
+        return None
+    return limits_of(ours.backend, row.layers)
 
 
 def summarise(row: Row) -> None:
@@ -257,6 +280,7 @@ def duel_in_own_process(row: Row, arguments: argparse.Namespace, seconds: float)
         "--batch-size", str(row.batch_size), "--threads", str(row.threads), "--blocks", str(arguments.blocks),
         "--device", row.device,
         "--block-ms", str(arguments.block_ms), "--settle-ms", str(arguments.settle_ms), *["--noise"] * row.noise,
+        "--form", row.form, "--row-seconds", str(arguments.row_seconds),
     ]  # fmt: skip
     done = run(command, seconds)
     try:
@@ -264,17 +288,6 @@ def duel_in_own_process(row: Row, arguments: argparse.Namespace, seconds: float)
     except (IndexError, TypeError, ValueError):
         row.status, row.reason = "failed", f"{done.why} after {seconds:.0f} s" if done.code == TIMED_OUT else done.why
         return row
-
-
-def bind(threads: int) -> list[int]:
-    """Bind this process and its children to the first ``threads`` cores it may use."""
-    if not hasattr(os, "sched_setaffinity"):
-        return []
-    cores = sorted(os.sched_getaffinity(0))
-    if threads > len(cores):
-        raise SystemExit(f"duel: --threads {threads}: this process may use {len(cores)} cores")
-    os.sched_setaffinity(0, cores[:threads])
-    return cores[:threads]
 
 
 def line(row: Row) -> str:
@@ -286,13 +299,13 @@ def line(row: Row) -> str:
     control = "[{:.3f}, {:.3f}]".format(*row.control_interval)
     return (
         f"{shape} {row.ours:11,.0f} {row.peers:11,.0f} {row.ratio:8.3f} {interval:18}"
-        f" {row.control:6.3f} {control:16} {row.status}"
+        f" {row.control:6.3f} {control:16} {row.limit.get('text', '-'):12} {row.status}"
     )
 
 
 HEADER: Final = (
     f"{'net':22} batch thr {'peer':14} {'ours/s':>11} {'peer/s':>11} {'ratio':>8} {'95 % interval':18}"
-    f" {'A/A':>6} {'95 % interval':16} status"
+    f" {'A/A':>6} {'95 % interval':16} {'ours of limit':12} status"
 )
 
 
@@ -303,9 +316,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer", nargs="+", default=["torch-eager"], metavar="PEER", help=names)
     parser.add_argument("--layers", nargs="+", default=["784,128,10"], metavar="N,N,N")
     parser.add_argument("--batch-size", nargs="+", type=int, default=[128], metavar="N")
-    parser.add_argument(
-        "--grid", action="store_true", help="the whole grid: 4 nets, batches 1, 16, 128, 1024, all peers"
-    )
+    parser.add_argument("--grid", action="store_true", help="4 nets, batches 1, 16, 128, 1024, with and without zeros")
+    parser.add_argument("--form", choices=FORMS, help="of the data; default: resident on the CPU, prepared on a GPU")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both sides (default cpu)")
     parser.add_argument(
@@ -314,6 +326,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=40, metavar="N", help="timed blocks of each side (default 40)")
     parser.add_argument(
         "--block-ms", type=float, default=20.0, metavar="MS", help="a block's least length (default 20)"
+    )
+    parser.add_argument(
+        "--row-seconds", type=float, default=math.inf, metavar="S", help="begin no further block after so long a row"
     )
     parser.add_argument("--settle-ms", type=float, default=40.0, metavar="MS", help="rest before a block (default 40)")
     parser.add_argument(
@@ -324,8 +339,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)  # we are a row's process
     arguments = parser.parse_args(argv)
+    arguments.form = arguments.form or ("resident" if arguments.device == "cpu" else "prepared")
     if arguments.grid:
-        arguments.peer, arguments.layers, arguments.batch_size = ["all"], list(GRID_LAYERS), list(GRID_BATCHES)
+        arguments.layers, arguments.batch_size = list(GRID_LAYERS), list(GRID_BATCHES)
     if "all" in arguments.peer:
         arguments.peer = known
     for name in arguments.peer:
@@ -338,17 +354,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def rows_of(arguments: argparse.Namespace) -> list[Row]:
+    """What was asked for. The grid has each cell of MNIST without zeros too; other networks have no zeros anyway."""
+    rows = []
+    for layers, n, peer in product(arguments.layers, arguments.batch_size, arguments.peer):
+        both = arguments.grid and not arguments.noise and (layers[0], layers[-1]) == (784, 10)
+        for noise in (False, True) if both else (arguments.noise,):
+            rows.append(Row(peer, layers, n, arguments.threads, arguments.device, noise, arguments.form))
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows, print a table and the JSON line; 1 if a peer disagrees or fails."""
     arguments = parse(argv)
-    cells = [(layers, n) for layers in arguments.layers for n in arguments.batch_size]
-    rows = [
-        Row(peer, layers, n, arguments.threads, arguments.device, arguments.noise)
-        for layers, n in cells
-        for peer in arguments.peer
-    ]
+    rows = rows_of(arguments)
     if arguments.row:
-        duel(rows[0], arguments.blocks, arguments.block_ms / 1e3, arguments.settle_ms / 1e3)
+        blocks = (arguments.blocks, arguments.block_ms / 1e3, arguments.settle_ms / 1e3, arguments.row_seconds)
+        duel(rows[0], *blocks)
         print(json.dumps(asdict(rows[0])))
         return 0
     machine = describe_machine()
@@ -362,9 +384,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "blocks": arguments.blocks,
         "block_ms": arguments.block_ms,
         "settle_ms": arguments.settle_ms,
+        "form": arguments.form,
         "rows_asked": len(rows),
     }
-    keep = keeper(document, arguments)
+    keep = keeper(document, arguments, "duel")
     print(HEADER, flush=True)
     for index, row in enumerate(rows):
         left = arguments.limit - (time.perf_counter() - began)
@@ -374,23 +397,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     short = [asdict(row) | {"pairs": len(row.pairs), "control_pairs": len(row.control_pairs)} for row in rows]
     print(json.dumps(document | {"rows": short}))
     return int(any(row.status in ("disagrees", "failed") for row in rows))
-
-
-def keeper(
-    document: dict[str, Any], arguments: argparse.Namespace, name: str = "duel"
-) -> Callable[[dict[str, Any]], None]:
-    """Writes a whole document, raw pairs included, to the results and to --json: each time to the same files."""
-    files = [arguments.json] if arguments.json else []
-    if not arguments.no_save:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        files.append(RESULTS / str(document["machine"]) / f"{name}-{stamp}.json")
-
-    def keep(document: dict[str, Any]) -> None:
-        for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, f"{json.dumps(document, indent=1)}\n".encode())
-
-    return keep
 
 
 if __name__ == "__main__":

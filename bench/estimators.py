@@ -27,8 +27,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.duel import Row, bind, keeper, summarise
-from bench.timing import describe_machine
+from bench.duel import Row, summarise
+from bench.processes import bind
+from bench.timing import describe_machine, keeper
 
 SETTLE_S: Final = 0.04
 SCORE_TOLERANCE: Final = {"float64": 1e-6, "float32": 0.01}  # of the mean over all seeds; float32 adds up differently

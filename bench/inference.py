@@ -27,8 +27,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.duel import Row, bind, keeper, summarise
-from bench.timing import describe_machine
+from bench.duel import Row, summarise
+from bench.processes import bind
+from bench.timing import describe_machine, keeper
 from twostroke import MLP, export_onnx, load_dataset, select_backend
 
 LAYERS: Final = [784, 192, 10]

@@ -66,3 +66,14 @@ def end_all() -> None:
 def _end(group: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
+
+
+def bind(threads: int) -> list[int]:
+    """Bind this process and its children to the first ``threads`` cores it may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    if threads > len(cores):
+        raise SystemExit(f"--threads {threads}: this process may use {len(cores)} cores")
+    os.sched_setaffinity(0, cores[:threads])
+    return cores[:threads]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import re
@@ -18,6 +20,7 @@ import numpy as np
 from twostroke import __version__
 from twostroke.backend import Backend, Steps
 from twostroke.backend.machine import available_cores, processor_name
+from twostroke.files.atomic_file import write_atomically
 
 RESULTS: Final = Path(__file__).parent / "results"
 # What moves the speed of a BLAS or a thread pool without a trace in the code.
@@ -199,3 +202,21 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+# --- results ---------------------------------------------------------------------------------------------
+
+
+def keeper(document: dict[str, Any], arguments: argparse.Namespace, name: str) -> Callable[[dict[str, Any]], None]:
+    """Writes a whole document, raw pairs included, to the results and to --json: each time to the same files."""
+    files = [arguments.json] if arguments.json else []
+    if not arguments.no_save:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        files.append(RESULTS / str(document["machine"]) / f"{name}-{stamp}.json")
+
+    def keep(document: dict[str, Any]) -> None:
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, f"{json.dumps(document, indent=1)}\n".encode())
+
+    return keep

@@ -50,9 +50,9 @@ MOST_LINES = {
     "ranks": 815,
     "sklearn": 960,
     "show": 1240,
-    "measure": 1090,
+    "measure": 1220,
     "commands": 1290,
-    "data": 1380,
+    "data": 1440,
     "rest": 2970,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1095
@@ -61,7 +61,7 @@ COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizer
 # A library that only some rooms may name.
 OWNERS = {
     "scipy": ("backend.cpu",),
-    "threadpoolctl": ("backend.cpu",),
+    "threadpoolctl": ("backend.cpu", "measure"),  # limits.py holds NumPy's products to the threads of ours
     "cupy": ("backend.cuda",),
     "cupyx": ("backend.cuda",),
     "cupy_backends": ("backend.cuda",),

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bench.peers import PeerUnavailableError, Problem, pairs
 
@@ -39,6 +40,19 @@ def device_of(problem: Problem) -> Any:
 def put(problem: Problem, array: Any) -> Any:
     """A host array on the problem's device."""
     return jax.device_put(array, device_of(problem))
+
+
+def resident(problem: Problem) -> tuple[Any, Any, Any] | None:
+    """All samples as float32, their labels, and the rows of all steps, on the device; None: batches are prepared."""
+    if problem.resident is None:
+        return None
+    labels, order = (array.astype(np.int32) for array in (problem.resident.labels, problem.resident.order))
+    return put(problem, problem.resident.floats()), put(problem, labels), put(problem, order)
+
+
+def gather(array: Any, rows: Any) -> Any:
+    """Rows of an array, by indices that are known to be in it."""
+    return array.at[rows].get(mode="promise_in_bounds")
 
 
 def mean_loss(parameters: list[Any], X: Any, y: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from itertools import cycle, islice
+from itertools import islice
 
 import numpy as np
 
-from bench.peers import Problem, Side, blas_threads, pairs
+from bench.peers import Problem, Side, blas_threads, pairs, stream
 
 VERSION = np.__version__
 
@@ -26,7 +26,7 @@ class NumpyOut:
         self._mask = [np.empty(A.shape, bool) for A in self._A]
         self._rows = np.empty((n, 1), np.float32)
         self._index = np.arange(n)
-        self._batches = cycle(problem.batches)
+        self._batches = stream(problem)
 
     def active(self) -> AbstractContextManager[object]:
         return blas_threads(self.threads)

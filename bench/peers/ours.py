@@ -1,6 +1,6 @@
-"""twostroke: ``TrainingStep.learn`` on prepared inputs; the one-hot targets are made inside the step.
+"""twostroke: the steps of ``train``, or ``TrainingStep.learn`` on prepared inputs; one-hot targets inside the step.
 
-Small steps, and all on a GPU, are captured as one round of all prepared batches, as the peers' scans are and as
+Of prepared inputs, small steps are captured as one round of all prepared batches, as the peers' scans are and as
 ``train`` plays many steps at a time: Python is outside the loop.
 """
 
@@ -18,6 +18,7 @@ from twostroke.backend import Array, Steps
 from twostroke.engine.epoch import Epoch
 from twostroke.engine.optimizers import SGD
 from twostroke.engine.step import TrainingStep
+from twostroke.engine.training import upload
 from twostroke.engine.workspace import label_dtype
 
 VERSION = __version__
@@ -99,31 +100,36 @@ class OursInRounds(Ours):
 
 
 class OursAsTrained(Ours):
-    """Steps as ``train`` runs them on a GPU, each gathering its samples from all batches in device memory."""
+    """Steps as ``train`` runs them: each gathers its samples from all of them, uint8 pixels where they are resident."""
 
     def __init__(self, problem: Problem) -> None:
         self.backend = select_backend(problem.device, problem.threads)
         self.lr, self._next = problem.lr, 0
-        self.granularity = len(problem.batches)
-        self.mode = f"Epoch of {self.granularity} batches, samples gathered by index; SGD; one-hot inside"
+        self.granularity, size = problem.round_steps, problem.batch_size
         with self.backend.active():
             self.net = MLP(problem.layers, backend=self.backend)
             flat = np.concatenate([a.ravel() for a in problem.weights])
             self.net.parameters = self.backend.copy_of(flat, self.net.dtype)
-            images, labels = (np.concatenate(arrays) for arrays in zip(*problem.batches, strict=True))
-            images = self.backend.copy_of(images, self.net.dtype)
-            targets = self.backend.asarray(labels, label_dtype(problem.layers[-1]))
-            rule, size = SGD(self.net), problem.batch_size
-            self.step = TrainingStep(self.net, images, targets, rule, size)
-            self._bounds = [(start, start + size) for start in range(0, len(labels), size)]
+            if problem.resident is not None:
+                kind, order = "uint8 samples", problem.resident.order.ravel()
+                images, targets = upload(self.backend, problem.resident.pixels, problem.resident.labels, self.net)
+            else:
+                images, labels = (np.concatenate(arrays) for arrays in zip(*problem.batches, strict=True))
+                kind, order = "float32 samples", np.arange(len(labels))
+                images = self.backend.copy_of(images, self.net.dtype)
+                targets = self.backend.asarray(labels, label_dtype(problem.layers[-1]))
+            self.mode = f"Epoch of {len(order) // size} batches, {kind} gathered by index; SGD; one-hot inside"
+            self._order = order
+            self._bounds = [(start, start + size) for start in range(0, len(order), size)]
+            self.step = TrainingStep(self.net, images, targets, SGD(self.net), size)
             self._epoch = Epoch(self.step, self._bounds)
             self._begin(0.0)
-            self._epoch.run(0, 2)  # compiles and captures; at this rate it moves nothing
+            self._epoch.run(0, min(2, len(self._bounds)))  # compiles and captures; at this rate it moves nothing
             self._begin(self.lr)
 
     def _begin(self, lr: float) -> None:
         numbers = self.step.optimizer.numbers(lr, 1, 0.0)
-        self._epoch.begin(np.arange(self._bounds[-1][1]), [numbers] * len(self._bounds))
+        self._epoch.begin(self._order, [numbers] * len(self._bounds))
 
     def run(self, n_steps: int) -> None:
         while n_steps:
@@ -136,7 +142,7 @@ class OursAsTrained(Ours):
 
 def make(problem: Problem) -> Side:
     try:
-        if problem.device != "cpu":
+        if problem.device != "cpu" or problem.resident is not None:
             return OursAsTrained(problem)
         in_rounds = step_flops(problem.layers, problem.batch_size) <= SMALL
         return (OursInRounds if in_rounds else Ours)(problem)

@@ -5,8 +5,10 @@ As in the tutorial, but for what all sides share here: float32, ReLU, softmax wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +25,20 @@ class SeedLoop:
         self.threads, self.lr = problem.threads, np.float32(problem.lr)
         self.matrices = [W.T.copy() for W in problem.weights[::2]]
         self.biases = [b[:, None].copy() for b in problem.weights[1::2]]
-        batches = []
-        for X, y in problem.batches:
+        self._batches = self._columns(problem)
+
+    @staticmethod
+    def _columns(problem: Problem) -> Iterator[list[Any]]:
+        """Batches as the tutorial has them, lists of columns: prepared, or picked from those of all samples."""
+
+        def columns(X: np.ndarray, y: np.ndarray) -> list[Any]:
             T = one_hot(y, problem.layers[-1])
-            batches.append([(x[:, None], t[:, None]) for x, t in zip(X, T, strict=True)])
-        self._batches = cycle(batches)
+            return [(x[:, None], t[:, None]) for x, t in zip(X, T, strict=True)]
+
+        if problem.resident is None:
+            return cycle([columns(X, y) for X, y in problem.batches])
+        samples = columns(problem.resident.floats(), problem.resident.labels)
+        return ([samples[row] for row in rows] for rows in cycle(problem.resident.order.tolist()))
 
     def active(self) -> AbstractContextManager[object]:
         return blas_threads(self.threads)

@@ -1,4 +1,4 @@
-"""scikit-learn: the inside of ``MLPClassifier.fit``'s loop over batches, without its checks, shuffles and gathers.
+"""scikit-learn: the inside of ``MLPClassifier.fit``'s loop over batches, without its checks and shuffles.
 
 ``_backprop`` with its preallocated lists and ``SGDOptimizer.update_params``, exactly as ``_fit_stochastic`` calls
 them (scikit-learn >= 1.7); labels are one-hot beforehand, as there. ``partial_fit`` validates its input each time and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager
-from itertools import cycle, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import sklearn
 from sklearn.neural_network import MLPClassifier
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
-from bench.peers import PeerUnavailableError, Problem, Side, blas_threads, one_hot
+from bench.peers import PeerUnavailableError, Problem, Side, blas_threads, stream
 
 VERSION = sklearn.__version__
 
@@ -46,7 +46,7 @@ class Sklearn:
         self._intercept_grads = [np.empty(width, np.float32) for width in layers[1:]]
         self._parameters = model.coefs_ + model.intercepts_
         self._optimizer = SGDOptimizer(self._parameters, problem.lr, "constant", 0.0, False)
-        self._batches = cycle([(X, one_hot(y, layers[-1])) for X, y in problem.batches])
+        self._batches = stream(problem, hot=True)
 
     def active(self) -> AbstractContextManager[object]:
         return blas_threads(self.threads)

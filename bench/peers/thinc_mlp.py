@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from itertools import cycle, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import thinc
 from thinc.api import SGD, NumpyOps, Relu, Softmax_v2, chain
 
-from bench.peers import Problem, Side, blas_threads, one_hot, pairs
+from bench.peers import Problem, Side, blas_threads, pairs, stream
 
 VERSION = thinc.__version__
 
@@ -34,7 +34,7 @@ class Thinc:
             layer.set_param("W", W.T.copy())
             layer.set_param("b", b.copy())
         self._optimizer = SGD(problem.lr, L2=0.0, grad_clip=0.0, use_averages=False)
-        self._batches = cycle([(X, one_hot(y, problem.layers[-1])) for X, y in problem.batches])
+        self._batches = stream(problem, hot=True)
 
     def active(self) -> AbstractContextManager[object]:
         return blas_threads(self.threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,27 @@ def batches(problem: Problem) -> list[tuple[Any, Any]]:
     if problem.device == "cpu":
         return [(torch.from_numpy(X), torch.from_numpy(y)) for X, y in problem.batches]
     return [(put(problem, X), put(problem, y)) for X, y in problem.batches]
+
+
+def resident(problem: Problem) -> tuple[Any, Any, list[Any]] | None:
+    """All samples as float32, their labels, and each step's rows, on the device; None where batches are prepared."""
+    if problem.resident is None:
+        return None
+    floats, labels = problem.resident.floats(), problem.resident.labels
+    arrays = [torch.from_numpy(array).to(device_of(problem)) for array in (floats, labels, problem.resident.order)]
+    return arrays[0], arrays[1], list(arrays[2])
+
+
+def stream(problem: Problem) -> Iterator[tuple[Any, Any]]:
+    """The batches, round and round: prepared, or gathered by ``index_select`` into one tensor."""
+    data = resident(problem)
+    return cycle(batches(problem)) if data is None else _gathered(*data)
+
+
+def _gathered(samples: Any, labels: Any, order: list[Any]) -> Iterator[tuple[Any, Any]]:
+    X = torch.empty((len(order[0]), samples.shape[1]), device=samples.device)
+    for rows in cycle(order):
+        yield torch.index_select(samples, 0, rows, out=X), torch.index_select(labels, 0, rows)
 
 
 def finish(problem: Problem) -> None:

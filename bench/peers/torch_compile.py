@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.peers import PeerUnavailableError, Problem, Side, pairs
-from bench.peers.torch_common import batches, finish, host, put, torch_threads
+from bench.peers.torch_common import batches, finish, host, put, resident, torch_threads
 
 VERSION = torch.__version__
 WARM_UP = 3  # steps: CUDA graphs are recorded at the second and replayed from the third on
@@ -47,14 +47,25 @@ class TorchCompile:
                 parameter.sub_(gradient, alpha=lr)
             return loss
 
-        self._step = torch.compile(step, fullgraph=True, **how)
-        data = batches(problem)
-        self._batches = cycle(data)
+        def gather_and_step(parameters: list[Any], samples: Any, labels: Any, rows: Any) -> Any:
+            return step(parameters, torch.index_select(samples, 0, rows), torch.index_select(labels, 0, rows))
+
+        data = resident(problem)
+        self._step = torch.compile(gather_and_step if data else step, fullgraph=True, **how)
+        if data:
+            self.mode += ", samples gathered inside it"
+            samples, labels, order = data
+            for tensor in (samples, labels):
+                torch._dynamo.mark_static_address(tensor, guard=False)
+            inputs: list[tuple[Any, ...]] = [(samples, labels, rows) for rows in order]
+        else:
+            inputs = list(batches(problem))
+        self._inputs = cycle(inputs)
         skips = _skipped()
         try:
             with self.active(), torch.no_grad():
-                for X, y in data[:WARM_UP]:
-                    self._step(self.parameters, X, y)
+                for each in inputs[:WARM_UP]:
+                    self._step(self.parameters, *each)
                 for parameter, array in zip(self.parameters, problem.weights, strict=True):
                     parameter.copy_(torch.from_numpy(array))
         except Exception as error:  # whatever Dynamo, Inductor or the compiler say
@@ -69,8 +80,8 @@ class TorchCompile:
     @torch.no_grad()  # type: ignore[untyped-decorator,unused-ignore]
     def run(self, n_steps: int) -> None:
         step, parameters = self._step, self.parameters
-        for X, y in islice(self._batches, n_steps):
-            step(parameters, X, y)
+        for inputs in islice(self._inputs, n_steps):
+            step(parameters, *inputs)
         finish(self.problem)
 
     def weights(self) -> list[np.ndarray]:

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from itertools import cycle, islice
+from itertools import islice
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from bench.peers import Problem, Side, pairs
-from bench.peers.torch_common import batches, finish, host, put, torch_threads
+from bench.peers.torch_common import finish, host, put, stream, torch_threads
 
 VERSION = torch.__version__
 
@@ -28,7 +28,7 @@ class TorchEager:
         self.parameters = []
         for W, b in pairs(problem.weights):
             self.parameters += [put(problem, array).requires_grad_() for array in (W.T.copy(), b)]
-        self._batches = cycle(batches(problem))
+        self._batches = stream(problem)
 
     def active(self) -> AbstractContextManager[object]:
         return torch_threads(self.threads)

@@ -20,6 +20,8 @@ class TorchGraph(TorchManual):
     def __init__(self, problem: Problem) -> None:
         if problem.device == "cpu":
             raise PeerUnavailableError("CUDA graphs need a GPU")
+        if problem.resident is not None:
+            raise PeerUnavailableError("the graph has its batches inside: --form prepared")
         super().__init__(problem)
         self.granularity = len(problem.batches)
         self.mode = f"torch_manual's step on {self.granularity} batches as one torch.cuda.CUDAGraph"

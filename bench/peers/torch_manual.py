@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from itertools import cycle, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from bench.peers import Problem, Side, pairs
-from bench.peers.torch_common import batches, finish, host, put, torch_threads
+from bench.peers.torch_common import finish, host, put, stream, torch_threads
 
 VERSION = torch.__version__
 aten = torch.ops.aten
@@ -29,7 +29,7 @@ class TorchManual:
     def __init__(self, problem: Problem) -> None:
         self.problem, self.threads, self.lr = problem, problem.threads, problem.lr
         self.parameters = [put(problem, array) for array in problem.weights]
-        self._batches = cycle(batches(problem))
+        self._batches = stream(problem)
         self._one, self._total = (put(problem, np.array(number, "float32")) for number in (1.0, problem.batch_size))
 
     def active(self) -> AbstractContextManager[object]:

@@ -11,11 +11,13 @@
 import signal
 import sys
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler and any(
-    word == "-m" or word.rpartition("/")[2] == "twostroke" for word in sys.argv[:1]
-):
+if any(word == "-m" or word.rpartition("/")[2] == "twostroke" for word in sys.argv[:1]):
     # The command: until it handles signals itself, SIGINT ends it without a traceback from the middle of an import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .data.bundled import read_ahead
+
+    read_ahead(sys.argv[1:])
 
 from .backend import Backend, array_module, select_backend, to_host
 from .classic import Network

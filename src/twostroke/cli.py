@@ -10,19 +10,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
 
-from .commands.bench import bench
-from .commands.doctor import doctor
-from .commands.draw import draw
-from .commands.evaluate import evaluate
-from .commands.export import export
 from .commands.mpi_job import RefusedElsewhere, in_job, leave, refuse_several
 from .commands.options import Group, add
-from .commands.predict import predict
-from .commands.report import report
 from .commands.terminal import (
     NAME,
     ClosedPipe,
@@ -35,19 +29,22 @@ from .commands.terminal import (
     stoppable,
     tolerate_encodings,
 )
-from .commands.train import train
-from .commands.verify import verify
 from .errors import DeviceError, TwoStrokeError
 from .version import __version__
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click inside a newer typer
-
-app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False)
-for command in (train, evaluate, predict, draw, report, export, bench, verify, doctor):
-    add(app, command)
+COMMANDS: Final = ("train", "evaluate", "predict", "draw", "report", "export", "bench", "verify", "doctor")
 
 
-@app.callback(invoke_without_command=True)
+def app_of(words: Sequence[str]) -> typer.Typer:
+    """The program with the command that ``words`` begin with, or with all: each takes its time to import."""
+    app = typer.Typer(cls=Group, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(_twostroke)
+    for name in {*words[:1]} & {*COMMANDS} or COMMANDS:
+        add(app, getattr(import_module(f".commands.{name}", __package__), name))
+    return app
+
+
 def _twostroke(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -75,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow: DivergenceError says it better
             warnings.showwarning = lambda message, *_, **__: complain(f"note: {message}")
-            code = app(words, prog_name=NAME, standalone_mode=False, obj=words)
+            code = app_of(words)(words, prog_name=NAME, standalone_mode=False, obj=words)
         return code if isinstance(code, int) else 0
     except (ClosedPipe, SystemExit) as end:
         # Typer raises SystemExit when it has completed a word, rich and click when stdout is closed.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 from collections.abc import Mapping
-from importlib import metadata
+from contextlib import suppress
+from importlib import metadata, util
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,12 @@ def _plain(value: Any) -> Any:
 def versions() -> dict[str, str]:
     """The versions of Python, this package, NumPy, SciPy and CuPy."""
     found = {"twostroke": __version__, "python": platform.python_version()}
-    for dist in metadata.distributions():
-        name = (dist.name or "").lower()
-        if name in ("numpy", "scipy") or name.startswith("cupy"):
-            found[name] = dist.version
+    for name in ("numpy", "scipy"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    if "cupy" in sys.modules or util.find_spec("cupy"):  # else reading the metadata of all packages is for nothing
+        for dist in metadata.distributions():
+            name = (dist.name or "").lower()
+            if name.startswith("cupy"):
+                found[name] = dist.version
     return found

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bench import duel, processes
-from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, load_peer, make_problem
+from bench.peers import ON_CUDA, PEERS, Peer, PeerUnavailableError, Problem, Resident, load_peer, make_problem
 from twostroke.backend import Backend
 from twostroke.backend.cuda.probe import probe_cuda
 
@@ -64,10 +64,79 @@ def test_a_peer_of_the_cpu_is_not_timed_on_a_gpu() -> None:
 
 @pytest.mark.parametrize("batch", [2, 32])
 def test_all_blocks_have_the_same_steps(batch: int) -> None:
-    row = duel.Row("numpy-out", [6, 5, 3], batch, 1)
+    row = duel.Row("numpy-out", [6, 5, 3], batch, 1, form="prepared")
     duel.duel(row, 2, 0.002, 0)
     assert row.status in ("ok", "noisy"), row.reason
     assert row.steps["ours"] == row.steps["control"] == -(-row.steps["peer"] // 64) * 64
+
+
+GATHERING = ["torch-eager", "torch-manual", "jax-step", "jax-scan", "numpy-out", "sklearn", "thinc", "seed-loop"]
+
+
+def small_resident(batch: int, steps: int, round_steps: int) -> Problem:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (11, 6), dtype=np.uint8), rng.integers(0, 3, 11)
+    order = rng.integers(0, 11, (steps, batch))
+    return problem("cpu")._replace(batches=[], resident=Resident(pixels, labels, order, round_steps))
+
+
+@pytest.mark.parametrize("name", GATHERING)
+def test_a_peer_gathers_the_samples_that_we_gather(name: str) -> None:
+    """From uint8 pixels here, from float32 there, in one order; over the end of it too, and from within a round."""
+    try:
+        peer = load_peer(name)
+    except ImportError:
+        pytest.skip(f"{name} is not installed")
+    given = small_resident(BATCH, 6, 3)
+    ours: Any = load_peer("ours").make(given)
+    other: Any = peer.make(given)
+    assert given.batch_size == BATCH
+    assert (ours.granularity, given.round_steps) == (3, 3)
+    for steps in ([10], [6, 3], [1, 2]):
+        found, expected = weights_after(other, steps), weights_after(ours, steps)
+        assert np.linalg.norm(found - expected) <= 5e-6 * np.linalg.norm(expected)
+
+
+def test_our_gathered_steps_are_those_of_prepared_batches() -> None:
+    given = small_resident(BATCH, 6, 3)
+    assert given.resident is not None
+    samples, labels = given.resident.floats(), given.resident.labels
+    batches = [(samples[rows], labels[rows]) for rows in given.resident.order]
+    expected = weights_after(load_peer("ours").make(given._replace(batches=batches, resident=None)), [6])
+    found = weights_after(load_peer("ours").make(given), [6])
+    assert np.linalg.norm(found - expected) <= 5e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("layers", "batch", "steps"), [([784, 128, 10], 1, 256), ([9, 4, 3], 7000, 8)])
+def test_the_resident_form(layers: list[int], batch: int, steps: int) -> None:
+    """Whole rounds, at least one epoch, every sample as often as any other within an epoch, and no zero in noise."""
+    resident = make_problem(layers, batch, 1, noise=True, form="resident").resident
+    assert resident is not None
+    assert resident.pixels.shape == (60_000, layers[0])
+    assert resident.pixels.min() > 0
+    assert resident.round_steps == steps
+    assert len(resident.order) % steps == 0
+    assert resident.order.shape[1] == batch
+    assert (np.sort(resident.order.ravel()[:60_000]) == np.arange(60_000)).all()
+
+
+def test_the_grid_has_mnist_with_its_zeros_and_without() -> None:
+    rows = duel.rows_of(duel.parse(["--grid", "--peer", "jax-scan", "--threads", "1"]))
+    assert len(rows) == 3 * 4 * 2 + 4
+    assert {row.form for row in rows} == {"resident"}
+    assert [row.noise for row in rows[:2]] == [False, True]
+    assert duel.parse(["--device", "cuda"]).form == "prepared"
+
+
+def test_a_row_says_how_near_its_limit_it_is() -> None:
+    """Without zeros, which our products skip."""
+    row = duel.Row("numpy-out", [20, 5, 3], 4, 1)
+    duel.duel(row, 40, 0.002, 0, 0.0)
+    assert row.status in ("ok", "noisy"), row.reason
+    assert row.form == "resident"
+    assert len(row.pairs) == 2 * duel.LEAST_ROUNDS
+    assert row.limit["limit"] in ("product", "memory")
+    assert row.limit["text"] in duel.line(row)
 
 
 def test_a_round_of_large_steps_is_a_short_one() -> None:
@@ -140,8 +209,8 @@ def test_pytorchs_graph_is_captured_in_peace(monkeypatch: pytest.MonkeyPatch) ->
         CUDAGraph=lambda: SimpleNamespace(replay=lambda: replays.append(1)), synchronize=lambda: None,
     ))  # fmt: skip
     monkeypatch.setattr("bench.peers.torch_manual.put", lambda _, array: torch.tensor(array))
-    for peer in ("torch_manual", "torch_graph"):
-        monkeypatch.setattr(f"bench.peers.{peer}.batches", lambda given: [
+    for name in ("torch_common", "torch_graph"):
+        monkeypatch.setattr(f"bench.peers.{name}.batches", lambda given: [
             (torch.tensor(X), torch.tensor(y)) for X, y in given.batches
         ])  # fmt: skip
     given = problem("cuda")

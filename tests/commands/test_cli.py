@@ -21,7 +21,8 @@ from typer.main import get_command
 
 import twostroke
 from twostroke.backend import Backend
-from twostroke.cli import app, main
+from twostroke.cli import COMMANDS as ALL_COMMANDS
+from twostroke.cli import app_of, main
 from twostroke.commands import training_job as train_command
 from twostroke.commands.terminal import Stopped, stoppable_after_work
 from twostroke.data.digit_image import BOX, FIELD
@@ -733,7 +734,7 @@ def test_the_help_of_train_tells_what_is_chosen_and_breaks_no_word(run: Any, mon
     assert "Default: 784,192,10 on MNIST." in text
 
 
-COMMANDS = {one.name or "": one for one in get_command(app).commands.values()}  # type: ignore[attr-defined]
+COMMANDS = {one.name or "": one for one in get_command(app_of([])).commands.values()}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -762,6 +763,25 @@ def test_importing_the_package_does_not_import_the_command_line_s_libraries() ->
     program = "import sys, twostroke; print({'typer', 'rich', 'PIL', 'cupy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_training_imports_nothing_that_it_does_not_use() -> None:
+    code = "import sys; from twostroke.commands import train; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not {"rich.progress", "matplotlib", "scipy", "concurrent.futures"} & set(done.stdout.split())
+
+
+def test_a_command_imports_no_other() -> None:
+    """The seconds before the first epoch are imports, for a part; without a command, its help names all."""
+    code = "import sys; from twostroke import cli; cli.main(['export', '--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "twostroke.commands.export" in loaded
+    assert not {f"twostroke.commands.{name}" for name in ("train", "bench", "draw", "report")} & loaded
+    names = list(get_command(app_of(["--version"])).commands)  # type: ignore[attr-defined]
+    assert names == list(ALL_COMMANDS)
 
 
 # --- completion ------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from twostroke.data import dataset, idx_folder, numpy_files
+from twostroke.data import bundled, dataset, idx_folder, numpy_files
 from twostroke.data.checks import check_images, check_labels
 from twostroke.data.dataset import Dataset, check_fit, load_dataset
 from twostroke.errors import ConfigError, DataError, ModelError
@@ -125,11 +125,54 @@ def test_loading_mnist_reads_no_other_folder(tmp_path: Path, monkeypatch: pytest
     assert len(load_dataset("./mnist").train_labels) == 12
 
 
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was begun to be read ahead."""
+    monkeypatch.setattr(bundled, "_ahead", [])
+    return bundled._ahead
+
+
+@pytest.mark.parametrize(
+    ("line", "begun"),
+    [
+        ("train", True),
+        ("train mnist --epochs 1", True),
+        ("train -q", True),
+        ("train digits.npz", False),
+        ("train --config run.toml", False),
+        ("train --help", False),
+        ("evaluate model.safetensors", False),
+        ("", False),
+    ],
+)
+def test_training_on_mnist_reads_it_ahead(ahead: list[Any], line: str, begun: bool) -> None:
+    bundled.read_ahead(line.split())
+    assert bool(ahead) == begun
+    for one in ahead:
+        one.join()
+
+
+def test_what_was_read_ahead_is_used_once(ahead: list[Any], mnist: Dataset) -> None:
+    """The second data set has memory of its own: the first one's owner may write into it."""
+    bundled.read_ahead(["train"])
+    thread = ahead[0]
+    first, second = load_dataset("mnist"), load_dataset("mnist")
+    assert first.train_images.base is thread.found.arrays[0].base
+    assert not ahead
+    assert not np.shares_memory(first.train_images, second.train_images)
+    for role in ("train_images", "train_labels", "test_images", "test_labels"):
+        for found in (first, second):
+            assert np.array_equal(getattr(found, role), getattr(mnist, role))
+
+
+@pytest.mark.parametrize("words", [[], ["train"]])
 @pytest.mark.parametrize("fault", ["one label", "truncated", "missing"])
-def test_damaged_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def test_damaged_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: list[Any], fault: str, words: list[str]
+) -> None:
     bundle = tmp_path / "mnist"
-    shutil.copytree(dataset._MNIST_FOLDER, bundle)
-    monkeypatch.setattr(dataset, "_MNIST_FOLDER", bundle)
+    shutil.copytree(bundled.FOLDER, bundle)
+    monkeypatch.setattr(bundled, "FOLDER", bundle)
     path = bundle / "train-labels-idx1-ubyte.gz"
     data = bytearray(gzip.decompress(path.read_bytes()))
     data[100] ^= 1
@@ -143,6 +186,8 @@ def test_damaged_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: 
         path.unlink()
         found = "No such file"
     expected = idx_folder.MNIST_DIGESTS["train-labels-idx1-ubyte"]
+    bundled.read_ahead(words)
+    assert len(ahead) == len(words)
     refused(load_dataset, path, found, f"expected SHA-256 {expected}", "Reinstall twostroke")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import sys
 import time
 from contextlib import nullcontext
-from importlib import metadata
+from importlib import metadata, util
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,13 +24,15 @@ from twostroke.engine.step import TrainingStep
 from twostroke.errors import ConfigError, DeviceError
 from twostroke.measure import throughput as benchmark
 from twostroke.measure.crossover import summarise
+from twostroke.measure.limits import step_flops
 from twostroke.measure.throughput import BenchConfig, Cell, Timed, find_devices, measure
-from twostroke.provenance import to_json
+from twostroke.provenance import to_json, versions
+from twostroke.version import __version__
 
 TINY = BenchConfig(layers=(6, 5, 3), batch_sizes=(1, 4), devices="cpu", threads=1, seconds=0.01)
 CONTRACT = {"layers", "batch_size", "device", "samples_per_second", "gflops", "roofline_fraction", "threads"}
 SPREAD = {"step_seconds", "step_seconds_quartiles", "blocks", "steps_per_block", "roofline_gflops", "roofline_suspect"}
-ORIGIN = {"backend", "reason", "machine", "versions", "dtype"}
+ORIGIN = {"backend", "reason", "machine", "versions", "dtype", "limits"}
 
 
 # --- which devices ---------------------------------------------------------------------------------------
@@ -139,6 +143,7 @@ def test_devices_and_batch_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(benchmark, "MLP", lambda *_, **__: None)
     monkeypatch.setattr(benchmark, "upload", lambda *_: (None, None))
     monkeypatch.setattr(benchmark, "_samples", lambda *_: (None, None, None))
+    monkeypatch.setattr(benchmark, "add_limits", lambda *_: None)
     records = measure(BenchConfig((6, 5, 3), (1, 4), seconds=1e-9), ["cpu", "gpu"])
     there = [("cpu", 1), ("gpu", 1), ("cpu", 4), ("gpu", 4)]
     assert turns[:8] == there + there[::-1]
@@ -170,6 +175,8 @@ def test_a_small_run_on_the_cpu() -> None:
         check_record(record, "cpu", batch_size)
         assert record["threads"] == 1
         assert record["machine"]["processor"]
+        limits = record["limits"]
+        assert limits["best_product_fraction"] == pytest.approx(record["gflops"] / limits["best_product_gflops"])
     assert json.loads(to_json(records)) == records
 
 
@@ -208,7 +215,7 @@ def test_the_bare_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch
     step = TrainingStep(net, images, labels, SGD(net), n)
     step.learn_batch(step.workspace.rows(n), n)
     assert bare == sorted(shape for shape in shapes if shape[0] != 1)
-    assert sum(2 * m * k * n for m, k, _, n, *_ in bare) == benchmark.step_flops(layers, n)
+    assert sum(2 * m * k * n for m, k, _, n, *_ in bare) == step_flops(layers, n)
 
 
 def test_samples_are_pixels_labels_and_a_permutation() -> None:
@@ -229,6 +236,19 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
     plant_fake_cupy(monkeypatch, count=2)
 
 
+def test_without_cupy_nobody_looks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metadata of a hundred packages takes as long as a tenth of an epoch."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metadata, "distributions", None)
+    assert versions() == {
+        "twostroke": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("numpy", "scipy")},
+    }
+
+
 def test_cpu_and_gpus_in_one_run(fake_gpus: None) -> None:
     devices, missing = find_devices(BenchConfig.parse())
     assert (devices, missing) == (["cpu", "cuda:0", "cuda:1"], {})
@@ -238,6 +258,7 @@ def test_cpu_and_gpus_in_one_run(fake_gpus: None) -> None:
     assert [crossing["device"] for crossing in result["crossovers"]] == ["cuda:0", "cuda:1"]
     assert result["fits"].keys() == set(devices)
     assert result["records"][-1]["machine"]["gpu"] == "Fake GPU"
+    assert result["records"][-1]["versions"]["cupy-cuda12x"] == "14.2.0"
     assert result["records"][-1]["threads"] is None
 
 

@@ -543,7 +543,20 @@ def plant_fake_cupy(
     """Put a working fake CuPy and cuBLAS into ``sys.modules`` for one test; the module, and the cuBLAS."""
     library = cublas or FakeCublas()
     fake: Any = ModuleType("cupy")
-    for name in (*UFUNCS, *TYPES, "max", "sum", "mean", "argmax", "stack", "copyto", "zeros_like", "nan"):
+    for name in (
+        *UFUNCS,
+        *TYPES,
+        "max",
+        "sum",
+        "mean",
+        "argmax",
+        "stack",
+        "copyto",
+        "matmul",
+        "dot",
+        "zeros_like",
+        "nan",
+    ):
         setattr(fake, name, getattr(np, name))
 
     def creator(function: Any) -> Callable[..., Any]:

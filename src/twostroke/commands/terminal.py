@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeAlias, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
 from ..errors import TwoStrokeError
 from ..signals import handled
 
@@ -142,6 +139,9 @@ def live_epochs(epochs: int) -> Iterator[Say]:
     if not (sys.stdout and sys.stdout.isatty()):
         yield lambda line: say(line) if line else None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
     console = Console(file=cast(IO[str], _Screen()), soft_wrap=True, highlight=False, markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs, left"), TimeRemainingColumn())
     with Progress(SpinnerColumn(), TextColumn("training"), *columns, console=console, transient=True) as bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError, TwoStrokeError
-from ..files.idx import parse_idx, read_bytes
+from ..errors import ConfigError, TwoStrokeError
 from ..files.regular_file import absolute
 from ..randomness import generator
-from . import idx_folder, numpy_files, picture_folder, tables
+from . import bundled, idx_folder, numpy_files, picture_folder, tables
 from .checks import bad, check_labels, count_classes, images_and_shape
 from .source import ROLES, Source
-
-_MNIST_FOLDER = Path(__file__).parent / "mnist"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +128,8 @@ def load_dataset(
     Raises DataError.
     """
     if source == "mnist":
-        return _load_mnist()
+        found_there = bundled.read()
+        return Dataset.from_arrays(*found_there.arrays, n_classes=10, name="mnist", where=found_there.where)
     path = Path(absolute(source))
     if not os.fspath(source) or not os.path.exists(path):
         found, expected = "neither a known name nor a path", "'mnist', a folder, an .npz file or a table"
@@ -186,21 +183,3 @@ def check_fit(
         found = f"{','.join(map(str, layers))} ({layers[0]} inputs and {layers[-1]} outputs)"
         expected = f"{data.n_features} inputs and {data.n_classes} outputs for {data.name}"
         raise error("the network does not fit the data", where=where, found=found, expected=expected, remedy=remedy)
-
-
-def _load_mnist() -> Dataset:
-    arrays, where = [], {}
-    for role, (name, digest) in zip(ROLES, idx_folder.MNIST_DIGESTS.items(), strict=True):
-        path = _MNIST_FOLDER / f"{name}.gz"
-        where[role] = absolute(path)
-        data = bytearray()
-        try:
-            data = read_bytes(path)
-            found = f"SHA-256 {hashlib.sha256(data).hexdigest()}"
-        except DataError as error:
-            found = str(error)
-        if found != f"SHA-256 {digest}":
-            expected, remedy = f"SHA-256 {digest}", "Reinstall twostroke."
-            raise bad("the bundled MNIST is damaged", where[role], found, expected, remedy)
-        arrays.append(parse_idx(data, where[role]))
-    return Dataset.from_arrays(*arrays, n_classes=10, name="mnist", where=where)

@@ -11,7 +11,7 @@ from ..engine.mlp import MLP, network_settings
 from ..engine.training import TrainingRun
 from ..errors import DeviceError
 from .crossover import BASELINE
-from .throughput import step_flops
+from .limits import step_flops
 
 MOST_FLOPS: Final = 1e8  # of one step: from here on a CPU needs some 0.2 ms, and a GPU that works is ahead
 MOST_STEPS, EPOCHS = 200, 2  # of a timed epoch of at most 1 GFLOP, the quicker of two, after one that captures

@@ -29,6 +29,7 @@ from ..engine.workspace import Workspace
 from ..errors import ConfigError
 from ..provenance import versions
 from .crossover import BASELINE
+from .limits import Limits, limits_of, step_flops
 
 LAYERS: Final = "784,128,10"
 BATCH_SIZES: Final = "1,4,16,64,128,256,1024,4096"
@@ -234,15 +235,10 @@ class Cell:
             "dtype": self.net.dtype,
             "backend": self.backend.name,
             "reason": self.backend.reason,
+            "limits": {},  # of the machine, measured last
             "machine": self.backend.describe(),
             "versions": versions(),
         }
-
-
-def step_flops(layers: Sequence[int], batch_size: int) -> int:
-    """The floating-point operations in one step's matrix products; the first layer needs no dX."""
-    weights = sum(fan_in * fan_out for fan_in, fan_out in pairwise(layers))
-    return 2 * batch_size * (3 * weights - layers[0] * layers[1])
 
 
 def bare_products(backend: Backend, layers: Sequence[int], n: int) -> Callable[[], None]:
@@ -289,7 +285,19 @@ def measure(config: BenchConfig, devices: Sequence[str], block_seconds: float | 
         now = time.perf_counter()
         if round_number >= MIN_ROUNDS and 2 * now - started > deadline:
             break
-    return [cell.record() for cell in cells]
+    records = [cell.record() for cell in cells]
+    add_limits(records, config)
+    return records
+
+
+def add_limits(records: Sequence[dict[str, Any]], config: BenchConfig) -> None:
+    """Give each record its ``limits``, measured on its device with the number of threads that its steps had."""
+    found: dict[tuple[str, int | None], Limits] = {}
+    for record in records:
+        device, threads = key = (record["device"], record["threads"])
+        if key not in found:
+            found[key] = limits_of(select_backend(device, threads or config.threads), config.layers)
+        record["limits"] = found[key].of_step(record["batch_size"], record["step_seconds"])
 
 
 def _samples(layers: Sequence[int], largest: int) -> tuple[Any, Any, Any]:

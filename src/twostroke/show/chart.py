@@ -14,7 +14,7 @@ INK, GREY, GRID = "#1f2328", "#656d76", "#d8dee4"
 COLOURS: Final = ("#0b62c4", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#0e7490")  # legible as text on white
 HEADER: Final = (
     f"{'device':<8} {'batch':>7} {'threads':>7} {'us/step':>10} {'quartiles':>17} {'samples/s':>12}"
-    f" {'GFLOP/s':>9} {'roofline':>9} {'of it':>6} {'blocks':>6}"
+    f" {'GFLOP/s':>9} {'roofline':>9} {'of it':>6} {'of best':>7} {'of limit':>12} {'blocks':>6}"
 )
 
 
@@ -23,11 +23,14 @@ def table(result: Mapping[str, Any]) -> list[str]:
     lines = [HEADER]
     for row in result["records"]:
         low, high = (1e6 * seconds for seconds in row["step_seconds_quartiles"])
+        limits = row.get("limits") or {}
+        of_best = f"{limits['best_product_fraction']:.0%}" if limits else "-"
         suspect = " above its roofline: noise" if row["roofline_suspect"] else ""
         lines.append(
             f"{row['device']:<8} {row['batch_size']:>7,} {row['threads'] or '-':>7} {1e6 * row['step_seconds']:>10,.1f}"
             f" {f'{low:,.1f} - {high:,.1f}':>17} {row['samples_per_second']:>12,.0f} {row['gflops']:>9,.1f}"
-            f" {row['roofline_gflops']:>9,.1f} {row['roofline_fraction']:>6.0%} {row['blocks']:>6}{suspect}"
+            f" {row['roofline_gflops']:>9,.1f} {row['roofline_fraction']:>6.0%}"
+            f" {of_best:>7} {limits.get('text', '-'):>12} {row['blocks']:>6}{suspect}"
         )
     for device, fit in result["fits"].items():
         if fit:
