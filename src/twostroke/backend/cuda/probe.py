@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata, util
+from importlib import metadata
 from typing import Any
 
 from ...errors import DeviceError
@@ -35,8 +34,6 @@ class Probe:
 
 def cupy_wheels() -> list[str]:
     """The installed CuPy distributions as "name version"; more than one conflict with each other."""
-    if "cupy" not in sys.modules and util.find_spec("cupy") is None:
-        return []  # without reading the metadata of every package
     found = {
         f"{dist.name} {dist.version}"
         for dist in metadata.distributions()
