@@ -16,7 +16,7 @@ from ..runs.folder import newest_model
 from ..runs.settings import SETTINGS, as_integer, named
 from .terminal import program
 
-DATA_OPTIONS: Final = ("label", "drop", "test")
+DATA_OPTIONS: Final = ("label", "drop", "weight", "test")
 
 
 def select(device: str | None, threads: str | None) -> Backend:
@@ -51,6 +51,8 @@ def load_for(net: MLP, model: Path, source: str, **options: Any) -> Dataset:
     chosen = {name: value for name, value in (used if isinstance(used, dict) else {}).items() if name in DATA_OPTIONS}
     if not (tables.is_table(Path(source)) and Path(source).is_file()):
         chosen = {}
+    elif net.scaling:
+        chosen["columns"] = origin.get("columns") or ()
     chosen |= {name: SETTINGS[name].convert(value) for name, value in options.items() if value is not None}
     data = load_dataset(source, **chosen | {"classes": net.classes or None})
     check_model(net, data, model)

@@ -86,7 +86,7 @@ def predict(
 def _rows(net: MLP, model: Path, path: Path) -> list[Sample]:
     """The rows of a table with the columns that the model was trained on; the class may be there or not."""
     origin = describe_model(model)["origin"]
-    used = {name: value for name, value in (origin.get("data_options") or {}).items() if name in DATA_OPTIONS[:2]}
+    used = {name: value for name, value in (origin.get("data_options") or {}).items() if name in DATA_OPTIONS[:3]}
     table = tables.load(path, columns=origin.get("columns") or (), unlabelled=True, **used)
     if table.values.shape[1] != net.layers[0]:
         found, expected = f"{table.values.shape[1]} columns of values", f"{net.layers[0]}"

@@ -17,6 +17,7 @@ from ..data.doubts import doubts, guessing
 from ..engine.metrics import Result
 from ..engine.mlp import MLP
 from ..engine.training import EpochRecord, TrainingRun, evaluate
+from ..engine.weights import sample_weights
 from ..errors import ConfigError, DivergenceError, ModelError
 from ..files.regular_file import absolute
 from ..measure.quicker import advice
@@ -162,6 +163,7 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
         tell(line)
     doubt(doubts(data), strict=settings.strict)
     job.settings = settings = settings.suited_to(data)
+    sample_weights(data, settings.config.class_weight)  # refuses what does not suit the data before a folder is made
     net = settings.make_network(data)
     tell(text.network_line(net))
     tell(text.settings_line(settings.config, settings.preset))

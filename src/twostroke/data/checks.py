@@ -58,6 +58,21 @@ def check_labels(
     return np.require(array, np.uint8 if small else np.int32, ["C", "A"])
 
 
+def check_weights(weights: object, where: str, n_samples: int) -> NDArray[np.float64]:
+    """Check the weights of ``n_samples`` samples: a float64 array (N,), >= 0, one above 0. Raises DataError."""
+    expected = f"{n_samples} numbers >= 0, one per sample"
+    array = _as_array(weights, where, expected)
+    if array.dtype.kind not in "uif":
+        raise bad("weights of the wrong type", where, f"dtype {array.dtype}", expected)
+    if array.shape != (n_samples,):
+        raise bad("wrong number of weights", where, f"shape {array.shape}", expected, "Give one weight per sample.")
+    wrong = ~(np.isfinite(array) & (array >= 0) & (array < 1e38))
+    _refuse(array, wrong, where, "a weight is negative, infinite or NaN", "finite numbers >= 0")
+    if not array.any():
+        raise bad("all weights are zero", where, f"{n_samples} zeros", "one weight above 0")
+    return np.require(array, np.float64, ["C", "A"])
+
+
 def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
     """Check images; return the (N, D) array and the shape of one image."""
     array = _as_array(images, where, _PIXELS)

@@ -17,7 +17,7 @@ from ..files.idx import parse_idx, read_bytes
 from ..files.regular_file import absolute
 from ..randomness import generator
 from . import idx_folder, numpy_files, picture_folder, tables
-from .checks import bad, check_labels, count_classes, images_and_shape
+from .checks import bad, check_labels, check_weights, count_classes, images_and_shape
 from .source import ROLES, Source
 
 _MNIST_FOLDER = Path(__file__).parent / "mnist"
@@ -30,7 +30,8 @@ class Dataset:
     ``train_images`` and ``test_images`` are (N, D) uint8 pixels, or float32 or float64 already scaled; ``train_labels``
     and ``test_labels`` (N,) are 0..``n_classes`` - 1. ``image_shape`` is the shape of one sample before flattening, and
     ``name`` the set's name in output. ``classes`` are the names of the classes, if they have names, and ``columns``
-    those of a table's columns, whose values a network standardises. ``how`` says how a file was read.
+    those of a table's columns, whose values a network standardises. ``how`` says how a file was read. ``sample_weight``
+    (N,) are the weights >= 0 of the training samples; None: all weigh the same.
 
     Use ``from_arrays`` to build one: it raises ``DataError``; the constructor checks nothing.
     """
@@ -45,6 +46,7 @@ class Dataset:
     classes: tuple[str, ...] = ()  # names of the classes, where they have names
     columns: tuple[str, ...] = ()  # of a table: a network standardises its values
     how: str = ""  # how a file was read, for the log
+    sample_weight: NDArray[np.float64] | None = None  # (N,) of the training samples
 
     @property
     def n_features(self) -> int:
@@ -65,11 +67,13 @@ class Dataset:
         classes: Sequence[str] = (),
         columns: Sequence[str] = (),
         how: str = "",
+        sample_weight: object = None,
     ) -> Dataset:
         """Check arrays and make a Dataset of them; images (N, D), (N, H, W), (N, H, W, 1) or (N, 1, H, W).
 
         ``n_classes`` defaults to the number of ``classes``, the names of labels 0, 1, ...; without names to the largest
-        training label plus one. ``columns`` are the names of a table's columns. ``where`` names each array in errors.
+        training label plus one. ``columns`` are the names of a table's columns. ``sample_weight`` (N,), >= 0,
+        multiplies the loss of each training sample. ``where`` names each array in errors.
         Raises DataError if an array is invalid or two arrays disagree.
         """
         n_classes = n_classes or len(classes) or None
@@ -90,7 +94,9 @@ class Dataset:
                 found, expected = f"{len(y)} labels", f"{len(x)} as images in {at[f'{part}_images']}"
                 what = "images and labels differ in number"
                 raise bad(what, at[f"{part}_labels"], found, expected, "Do both belong together?")
-        return cls(train, labels, test, tested, n_classes, shape, name, tuple(classes), tuple(columns), how)
+        at_weights = at.get("sample_weight", "sample_weight")
+        weights = None if sample_weight is None else check_weights(sample_weight, at_weights, len(train))
+        return cls(train, labels, test, tested, n_classes, shape, name, tuple(classes), tuple(columns), how, weights)
 
     def split(self, val_size: int | float, seed: int) -> tuple[Dataset, NDArray[Any], NDArray[Any]]:
         """Hold out random training samples; return the remaining set, the held-out images and their labels.
@@ -98,6 +104,14 @@ class Dataset:
         ``val_size`` is a count, or a fraction in (0, 1) as a float. Both parts keep the order of the samples.
         Raises ConfigError if a part would be empty.
         """
+        kept, held = self.split_indices(val_size, seed)
+        rest = replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
+        if self.sample_weight is not None:
+            rest = replace(rest, sample_weight=self.sample_weight[kept])
+        return rest, self.train_images[held], self.train_labels[held]
+
+    def split_indices(self, val_size: int | float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The training samples that ``split`` keeps, and those that it holds out: two sorted arrays of indices."""
         n = len(self.train_labels)
         whole = isinstance(val_size, (int, np.integer)) and not isinstance(val_size, bool)
         fraction = isinstance(val_size, (float, np.floating)) and 0 < val_size < 1
@@ -107,9 +121,7 @@ class Dataset:
             what, remedy = "the training part cannot be split", "Change val_size."
             raise ConfigError(what, where="val_size", found=repr(val_size), expected=expected, remedy=remedy)
         order = generator(seed, "split").permutation(n)
-        held, kept = np.sort(order[:count]), np.sort(order[count:])
-        rest = replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
-        return rest, self.train_images[held], self.train_labels[held]
+        return np.sort(order[count:]), np.sort(order[:count])
 
 
 def load_dataset(
@@ -119,7 +131,9 @@ def load_dataset(
     classes: Sequence[str] | None = None,
     label: str | None = None,
     drop: Sequence[str] = (),
+    weight: str | None = None,
     test: str | os.PathLike[str] | None = None,
+    columns: Sequence[str] = (),
 ) -> Dataset:
     """The data set ``source``: the bundled ``"mnist"``, a folder, or a file.
 
@@ -128,7 +142,8 @@ def load_dataset(
 
     ``classes`` are the names of the classes in the order of their numbers; pass ``n_classes`` if some classes have no
     training sample. Of a table, ``label`` is the column of the class, by name or by number (from the end, if negative),
-    ``drop`` are columns to leave out, and ``test`` is a table to test on; without it a fifth of the rows is held out.
+    ``drop`` are columns to leave out, ``weight`` is the column of the samples' weights, and ``test`` is a table to test
+    on; without it a fifth of the rows is held out. ``columns`` are those of the values, where a table has more.
     Raises DataError.
     """
     if source == "mnist":
@@ -138,11 +153,13 @@ def load_dataset(
         found, expected = "neither a known name nor a path", "'mnist', a folder, an .npz file or a table"
         raise bad("no such data set", repr(os.fspath(source)), found, expected, "Check the spelling.")
     is_table = tables.is_table(path)
-    if not is_table and (label is not None or drop or test is not None):
-        what = "label, drop and test are for tables"
+    if not is_table and (drop or any(one is not None for one in (label, weight, test))):
+        what = "label, drop, weight and test are for tables"
         raise bad(what, str(path), "another kind of data", "a .csv, .tsv or .parquet file", "Leave them out.")
     if is_table:
-        found_there = tables.read(path, label=label, drop=drop, test=test, classes=classes)
+        found_there = tables.read(
+            path, label=label, drop=drop, weight=weight, test=test, columns=columns, classes=classes
+        )
     elif path.is_dir():
         found_there = _read_folder(path, classes)
     else:
@@ -156,6 +173,7 @@ def load_dataset(
         classes=names,
         columns=found_there.columns,
         how=found_there.how,
+        sample_weight=found_there.weights,
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files.compressed import read_whole
-from .checks import bad
+from .checks import bad, check_weights
 from .source import ROLES, Source, held_out, names_of, unnamed
 
 TEXT: Final = re.compile(r".+\.(csv|tsv)(\.gz|\.xz)?", re.IGNORECASE)
@@ -35,7 +35,7 @@ NAME_ONE: Final = "Name it: --label COLUMN."
 
 class Table(NamedTuple):
     """The ``names`` of all columns ("0", "1", ... without a header), the ``texts`` of the class column ``target`` ([]
-    without one), and the ``values`` (N, D) of the columns ``features``."""
+    without one), the ``values`` (N, D) of the columns ``features``, and the ``weights`` (N,) of the samples, if any."""
 
     where: str
     names: list[str]
@@ -44,6 +44,7 @@ class Table(NamedTuple):
     features: list[int]
     texts: list[str]
     values: NDArray[np.float64]
+    weights: NDArray[np.float64] | None = None
 
 
 def is_table(path: Path) -> bool:
@@ -64,7 +65,9 @@ def read(
     *,
     label: str | None = None,
     drop: Sequence[str] = (),
+    weight: str | None = None,
     test: str | os.PathLike[str] | None = None,
+    columns: Sequence[str] = (),
     classes: Sequence[str] | None = None,
 ) -> Source:
     """A data set from one table, of which a fifth is held out, or from one to train on and one to ``test`` on.
@@ -72,8 +75,10 @@ def read(
     Columns that are pixels (by their names, or a square number of whole numbers of 0..255 without a header) become
     pictures of uint8. The values of any other table are numbers of different units, which a network standardises.
     """
-    table = load(path, label=label, drop=drop)
-    other = load(Path(test), label=label, drop=drop) if test is not None else None
+    table = load(path, label=label, drop=drop, weight=weight, columns=columns)
+    if weight is not None and not columns:  # the test part needs no weights: names say which columns are values
+        columns = [table.names[k] for k in table.features]
+    other = load(Path(test), label=label, drop=drop, weight=weight, columns=columns) if test is not None else None
     if other and [other.names[k] for k in other.features] != [table.names[k] for k in table.features]:
         found, expected = (", ".join(one.names[k] for k in one.features[:9]) for one in (other, table))
         raise bad("the tables have different columns", other.where, found, expected, "Give both the same columns.")
@@ -86,26 +91,32 @@ def read(
     numbers = {name: number for number, name in enumerate(names)}
     labels = [_numbers(one, numbers) for one in (table, other) if one]
     how = f"table, class in column {column}"
+    weights = table.weights
+    if weights is not None:
+        weights, how = check_weights(weights, f"{path}[{weight}]", len(table.values)), f"{how}, weights in {weight!r}"
     if other:
         parts = table.values, labels[0], other.values, labels[1]
     else:
         kept, held = held_out(len(table.values))
         parts = table.values[kept], labels[0][kept], table.values[held], labels[0][held]
+        weights = None if weights is None else weights[kept]
         how += ", a fifth of the rows held out for testing"
     where = dict.fromkeys(ROLES, table.where) | dict.fromkeys(ROLES[2:], (other or table).where)
-    columns = tuple(table.names[k] for k in table.features)
+    names_of_values = tuple(table.names[k] for k in table.features)
     shown = () if unnamed(names) else names
-    if shape := _picture(columns, table.headed, *parts[::2]):
+    if shape := _picture(names_of_values, table.headed, *parts[::2]):
         images = [part.astype(np.uint8).reshape(-1, *shape) for part in parts[::2]]
-        return Source((images[0], parts[1], images[1], parts[3]), where, shown, how=how)
-    return Source(parts, where, shown, columns, f"{how}, columns standardised")
+        return Source((images[0], parts[1], images[1], parts[3]), where, shown, how=how, weights=weights)
+    return Source(parts, where, shown, names_of_values, f"{how}, columns standardised", weights)
 
 
 class Wanted(NamedTuple):
-    """Which column is the class, which are left out, which must be there; ``unlabelled``: the class may be missing."""
+    """Which column is the class, which are left out, which holds weights, which are the values, where all of those are
+    there; ``unlabelled``: the class and the weights may be missing."""
 
     label: str | None = None
     drop: Sequence[str] = ()
+    weight: str | None = None
     columns: Sequence[str] = ()
     unlabelled: bool = False
 
@@ -134,7 +145,7 @@ def _read_text(path: Path, wanted: Wanted) -> Table:
             raise bad("no samples", where, f"{bool(first):d} row", "a row for each sample", "Check the file.")
         headed = _is_header(first, second)
         names = [name.strip() for name in first] if headed else [str(number) for number in range(len(first))]
-        target, features = _choose(names, headed, second, wanted, where)
+        target, features, weight = _choose(names, headed, second, wanted, where)
         texts = []
         for number, row in enumerate(r for part in ([] if headed else [first], [second], rows) for r in part):
             if len(row) != len(names):
@@ -146,13 +157,29 @@ def _read_text(path: Path, wanted: Wanted) -> Table:
     stream.seek(0)
     if headed:
         next(row for row in csv.reader(iter(stream.readline, ""), delimiter=delimiter) if row)
+    used = [*features, *weight]
     try:
         values = np.loadtxt(
-            stream, np.float64, comments=None, delimiter=delimiter, usecols=features, ndmin=2, quotechar='"'
+            stream, np.float64, comments=None, delimiter=delimiter, usecols=used, ndmin=2, quotechar='"'
         )
     except ValueError as error:
         raise _not_a_number(where, names, features, str(error)) from error
-    return Table(where, names, headed, target, features, texts, values)
+    return _table(where, names, headed, target, features, texts, values)
+
+
+def _table(
+    where: str,
+    names: list[str],
+    headed: bool,
+    target: int | None,
+    features: list[int],
+    texts: list[str],
+    numbers: NDArray[np.float64],
+) -> Table:
+    """A table of the ``numbers`` of its features and, in a further column, of its weights."""
+    count = len(features)
+    weights = numbers[:, count] if numbers.shape[1] > count else None
+    return Table(where, names, headed, target, features, texts, np.ascontiguousarray(numbers[:, :count]), weights)
 
 
 def _not_a_number(where: str, names: list[str], features: list[int], reason: str) -> DataError:
@@ -168,16 +195,16 @@ def _not_a_number(where: str, names: list[str], features: list[int], reason: str
 
 def _read_parquet(path: Path, wanted: Wanted) -> Table:
     where, names, column = str(path), *_parquet(path)
-    target, features = _choose(names, True, [], wanted, where)
+    target, features, weight = _choose(names, True, [], wanted, where)
     texts = [] if target is None else ["" if value is None else _text(value) for value in column(target).tolist()]
     columns = []
-    for index in features:
+    for index in [*features, *weight]:
         values = column(index)
         if values.dtype.kind not in "uifb":
             found = f"column {names[index]!r} of {values.dtype}"
             raise bad("not a number", where, found, "numbers", f"Leave it out: --drop {names[index]}.")
         columns.append(values.astype(np.float64))
-    return Table(where, names, True, target, features, texts, np.column_stack(columns))
+    return _table(where, names, True, target, features, texts, np.column_stack(columns))
 
 
 def _parquet(path: Path) -> tuple[list[str], Any]:
@@ -225,12 +252,18 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _choose(names: list[str], headed: bool, row: list[str], wanted: Wanted, where: str) -> tuple[int | None, list[int]]:
-    """The column of the class, and those of the values, of which ``row`` has an example."""
-    if headed and wanted.columns and set(wanted.columns) <= set(names):
-        target = names.index(wanted.label) if wanted.label in names else _target(names, headed, row, set())
-        return target, [names.index(name) for name in wanted.columns]
+def _choose(
+    names: list[str], headed: bool, row: list[str], wanted: Wanted, where: str
+) -> tuple[int | None, list[int], list[int]]:
+    """The columns of the class, of the values, of which ``row`` has an example, and of the weights, if there is one."""
+    known = headed and bool(wanted.columns) and set(wanted.columns) <= set(names)
+    optional = wanted.weight not in names and (known or wanted.unlabelled)
+    weight = [] if wanted.weight is None or optional else [_column(names, wanted.weight, "weight", where)]
+    if known and (wanted.unlabelled or wanted.label is None or wanted.label in names):
+        target = names.index(wanted.label) if wanted.label in names else _target(names, headed, row, set(weight))
+        return target, [names.index(name) for name in wanted.columns], weight
     dropped = {_column(names, name, "drop", where) for name in wanted.drop if not wanted.unlabelled or name in names}
+    dropped |= set(weight)
     if wanted.label is None or (wanted.unlabelled and wanted.label not in names and headed):
         target = _target(names, headed, row, dropped)
     else:
@@ -239,9 +272,11 @@ def _choose(names: list[str], headed: bool, row: list[str], wanted: Wanted, wher
         remedy = NAME_ONE if headed else "Name it: --label 0 is the first column, --label -1 the last."
         raise bad("which column is the class?", where, f"columns {_some(names)}", f"one of {', '.join(LABELS)}", remedy)
     features = [index for index in range(len(names)) if index != target and index not in dropped]
+    if target in weight:
+        raise bad("a column is the class and the weights", where, repr(wanted.weight), "two columns", "Check --weight.")
     if not features:
         raise bad("no columns of values", where, f"{len(names)} columns", "at least one beside the class")
-    return target, features
+    return target, features, weight
 
 
 def _target(names: list[str], headed: bool, row: list[str], dropped: set[int]) -> int | None:

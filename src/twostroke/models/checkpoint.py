@@ -54,6 +54,8 @@ def _digest(data: Dataset) -> str:
     if data not in _digests:
         digest = hashlib.sha256(np.ascontiguousarray(data.train_images).data)
         digest.update(np.ascontiguousarray(data.train_labels).data)
+        if data.sample_weight is not None:
+            digest.update(data.sample_weight.data)
         _digests[data] = digest.hexdigest()
     return _digests[data]
 

@@ -66,10 +66,10 @@ class SharedRunning(Running):
 class SharedEvaluation(Evaluation):
     """An evaluation whose batches are distributed over the ranks."""
 
-    def __init__(self, communicator: Communicator, net: MLP, images: Any, labels: Any) -> None:
-        super().__init__(net, images, labels)
+    def __init__(self, communicator: Communicator, net: MLP, *arrays: Any) -> None:
+        super().__init__(net, *arrays)
         self._bounds = self._bounds[communicator.rank :: communicator.size]
-        self._running = self._notes = SharedRunning(communicator, net.backend, len(images), net.dtype)
+        self._running = self._notes = SharedRunning(communicator, net.backend, len(arrays[0]), net.dtype)
 
     def run(self) -> Result:
         with self.net.backend.active():
@@ -221,8 +221,8 @@ class DistributedRun(TrainingRun):
 def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
     """What must be equal on all ranks: an all-reduce of arrays of different lengths would corrupt memory."""
     facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype")} | asdict(config)
-    for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        array = np.ascontiguousarray(getattr(data, name))
+    for name in ("train_images", "train_labels", "test_images", "test_labels", "sample_weight"):
+        array = np.ascontiguousarray(() if getattr(data, name) is None else getattr(data, name))
         facts[name] = f"{array.shape} {array.dtype} {zlib.crc32(array.data):08x}"
     return facts
 

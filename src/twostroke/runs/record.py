@@ -17,7 +17,7 @@ from ..engine.training import EpochRecord, TrainingRun
 from ..errors import DataError, ModelError
 from ..files.regular_file import absolute, open_regular
 from ..provenance import to_json, versions
-from .settings import RECORDED, SETTINGS, settings_of
+from .settings import RECORDED, SETTINGS, as_word, settings_of
 
 MAX_RECORD_BYTES: Final = 1 << 28  # some 700,000 epochs
 
@@ -171,6 +171,8 @@ def repeat_words(record: Mapping[str, Any]) -> list[str]:
     A setting that is newer than the record has its default.
     """
     values = {one.name: record.get(one.record_key, one.default) for one in RECORDED} | {"device": record.get("device")}
+    if values["class_weight"] is None:  # there is none: no flag says so
+        del values["class_weight"]
     source, history, machine = record.get("source"), record.get("history"), record.get("machine")
     if not isinstance(source, str) or None in values.values():
         return []
@@ -183,7 +185,7 @@ def repeat_words(record: Mapping[str, Any]) -> list[str]:
     options = record.get("data_options")
     for name, value in (options if isinstance(options, Mapping) else {}).items():
         if name in SETTINGS:
-            words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+            words += [SETTINGS[name].flag, as_word(value)]
     for name, value in values.items():
-        words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        words += [SETTINGS[name].flag, as_word(value)]
     return [*words, SETTINGS["tf32"].flag] if machine.get("tf32") else words

@@ -54,6 +54,34 @@ def _widths(value: str | list[Any]) -> tuple[int, ...]:
     return tuple(widths)
 
 
+def class_weights_in(value: Any) -> Any:
+    """ "balanced", or weights by class: from the text NAME=W,NAME=W."""
+    if not isinstance(value, str) or value == "balanced":
+        return value
+    found: dict[str, float] = {}
+    for part in value.split(","):
+        name, sign, weight = (word.strip() for word in part.rpartition("="))
+        try:
+            if not sign or name in found:
+                raise ValueError(part)
+            found[name] = float(weight)
+        except ValueError as error:
+            expected = "balanced, or a weight for each class that is named: NAME=W,NAME=W"
+            raise ConfigError("bad class weight", where="class_weight", found=repr(value), expected=expected) from error
+    return found
+
+
+def as_word(value: Any) -> str:
+    """The value of a setting as the word behind its flag."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={weight}" for name, weight in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _said(label: str, value: Any) -> str:
+    return "" if value is None else f"{label} {as_word(value)}"
+
+
 def names_in(value: str | Sequence[str] | None) -> list[str]:
     """Names joined by commas, a list of them, or those in a file, one a line."""
     if value is None or not isinstance(value, str):
@@ -144,6 +172,8 @@ SETTINGS: Final = _table(
             " Default: the one that is named label, class, target or species, or has the only words.",
             (str, int), convert=str),
     Setting("drop", DATA, "COLUMN,...", "Of a table: columns to leave out.", (str, list), convert=names_in),
+    Setting("weight", DATA, "COLUMN", "Of a table: the column of the weight of each sample in the loss, >= 0.",
+            (str, int), convert=str),
     Setting("test", DATA, "PATH", "Of a table: another one to test on. Default: a fifth of the rows.", convert=_path),
     Setting("classes", DATA, "NAME,...|FILE",
             "The classes' names in the order of their numbers, or a file with one a line.",
@@ -185,6 +215,9 @@ SETTINGS: Final = _table(
             convert=as_integer, phrase=lambda s: f"batch size {s['batch_size']}"),
     Setting("epochs", TRAINING, "N", "Passes over the training data, N >= 1.", (int,),
             phrase=lambda s: f"{s['epochs']} epoch{'' if s['epochs'] == 1 else 's'}"),
+    Setting("class_weight", TRAINING, "balanced|NAME=W,...",
+            "The weight of each class in the loss, by name or number; balanced: all weigh the same. Default: 1.",
+            (str, dict), convert=class_weights_in, phrase=lambda s: _said("class weight", s["class_weight"])),
     Setting("val_size", TRAINING, "N", "Samples held out: a number, or a fraction below 1. Default: 0.", (float, int),
             convert=_samples, label="validation samples", phrase=lambda s: f"validation {s['val_size']:g}"),
     Setting("patience", TRAINING, "N",
@@ -214,6 +247,7 @@ class Settings:
     data: str
     label: str | None
     drop: list[str] | None
+    weight: str | None
     test: str | None
     classes: list[str] | None
     device: str
@@ -250,7 +284,7 @@ class Settings:
     @property
     def data_options(self) -> dict[str, Any]:
         """The options of ``load_dataset`` that were given."""
-        options = {name: getattr(self, name) for name in ("label", "drop", "test", "classes")}
+        options = {name: getattr(self, name) for name in ("label", "drop", "weight", "test", "classes")}
         return {name: value for name, value in options.items() if value}
 
     def folder(self, data: Dataset) -> Path:
