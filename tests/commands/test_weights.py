@@ -111,7 +111,11 @@ def test_the_page_shows_class_weights(trees: Path, capsys: pytest.CaptureFixture
     ("options", "code", "parts"),
     [
         (["--weight", "mass"], 4, ["no such column", "'mass'", "--weight"]),
-        (["--weight", "kind", "--label", "kind"], 4, ["a column is the class and the weights", "--weight"]),
+        (
+            ["--weight", "kind", "--label", "kind"],
+            4,
+            ["one column for the weights and for what is predicted", "--weight"],
+        ),
         (["--class-weight", "oak=2"], 2, ["no such class: --class-weight: found 'oak', expected ash, yew"]),
         (["--class-weight", "yew"], 2, ["bad class weight: --class-weight: found 'yew'", "NAME=W,NAME=W"]),
         (["--class-weight", "yew=2,yew=3"], 2, ["bad class weight: --class-weight"]),

@@ -20,11 +20,12 @@ from twostroke.runs.config_file import to_toml
 from twostroke.runs.record import read_record, repeat_words
 from twostroke.runs.settings import LIBRARY_ONLY, SETTINGS, as_word
 
-SMALL = {"preset": "fast", "epochs": "3", "batch_size": "20", "lr": "0.1", "layers": "6,5,3"}
+SMALL = {"preset": "fast", "epochs": "3", "batch_size": "20", "lr": "0.1"}
 # A value of each setting that changes the parameters or the history of a run, and the settings that it needs beside it.
 CHANGES: dict[str, tuple[str, dict[str, str]]] = {
     "layers": ("6,4,3", {}),
     "activation": ("tanh", {}),
+    "task": ("regression", {"lr": "0.01"}),
     "loss": ("quadratic", {}),
     "output": ("sigmoid", {}),
     "init": ("normal", {}),

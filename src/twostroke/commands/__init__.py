@@ -54,11 +54,26 @@ def load_for(net: MLP, model: Path, source: str, **options: Any) -> Dataset:
     elif net.scaling:
         chosen["columns"] = origin.get("columns") or ()
     chosen |= {name: SETTINGS[name].convert(value) for name, value in options.items() if value is not None}
-    data = load_dataset(source, **chosen | {"classes": net.classes or None})
+    data = load_dataset(source, **chosen | {"classes": net.classes or None, "task": net.task})
     check_model(net, data, model)
     return data
 
 
 def check_model(net: MLP, data: Dataset, model: Path) -> None:
     """Raise ``ModelError``, which names the file ``model``, if the network does not fit the data."""
-    check_fit(net.layers, data, error=ModelError, where=model, remedy="Name the data that the model was trained on.")
+    remedy = "Name the data that the model was trained on."
+    check_fit(net.layers, data, error=ModelError, where=model, remedy=remedy)
+
+
+def no_page(task: object, where: object) -> None:
+    """Raise ``ConfigError`` for the page of a regression."""
+    if task == "regression":
+        remedy = "Use the log, record.json and twostroke evaluate."
+        raise ConfigError("pages are for classifiers", where=where, found="a regression", remedy=remedy)
+
+
+def no_pictures(net: MLP, model: Path) -> None:
+    """Raise ``ModelError`` where classes are to be shown, and the model predicts numbers."""
+    if net.regression:
+        expected, remedy = "a model of classes", "Use twostroke predict with --index, or on a table."
+        raise ModelError("the model predicts numbers", where=model, expected=expected, remedy=remedy)

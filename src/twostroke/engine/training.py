@@ -7,12 +7,11 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
-from ..data.checks import check_labels
 from ..data.dataset import Dataset, check_fit
 from ..data.doubts import doubts
 from ..errors import ConfigError, DivergenceError, TwoStrokeError
@@ -20,11 +19,12 @@ from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
-from .metrics import Result, Running, mean
+from .metrics import Running, mean
 from .mlp import MLP, MOST_ROWS, Inference
 from .optimizers import OPTIMIZERS, Momentum, Nesterov, Optimizer
 from .schedules import make_schedule
 from .step import TrainingStep
+from .targets import Result, targets_of, unit
 from .weights import relative_weights, sample_weights
 from .workspace import label_dtype
 
@@ -41,7 +41,8 @@ class EpochRecord:
     losses are weighted means; accuracies and the test loss count every sample once. ``train_loss`` and
     ``train_accuracy`` are measured on each batch just before its update; ``val_loss``, ``val_accuracy``, ``test_loss``
     and ``test_accuracy`` after the epoch (None without such a set). ``train_seconds`` is the time of the steps,
-    synchronised, without evaluation; ``samples_per_second`` is computed from it.
+    synchronised, without evaluation; ``samples_per_second`` is computed from it. A regression has no accuracies (None),
+    but the root mean squared error, in the units of the targets, and R^2 of each part (``Result``).
     """
 
     epoch: int
@@ -49,13 +50,25 @@ class EpochRecord:
     steps: int
     learning_rate: float
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
     train_seconds: float
     samples_per_second: float
+    train_rmse: float | None = None
+    train_r2: float | None = None
+    val_rmse: float | None = None
+    val_r2: float | None = None
+    test_rmse: float | None = None
+    test_r2: float | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields by name: a classifier's without errors, a regression's without accuracies."""
+        absent = ("_rmse", "_r2") if self.train_rmse is None else ("_accuracy",)
+        return {name: value for name, value in asdict(self).items() if not name.endswith(absent)}
 
 
 class Evaluation:
@@ -69,7 +82,7 @@ class Evaluation:
         with backend.active():
             self._images, self._labels = upload(backend, images, labels, net)
             self._inference = Inference(net, rows, scored=True, sizes=sizes)
-            self._running = Running(backend, len(images), net.dtype)
+            self._running = Running(backend, len(images), net.dtype, unit(net))
             self._weights = None if weights is None else backend.asarray(weights / weights.mean(), net.dtype)
             self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
 
@@ -87,24 +100,27 @@ class Evaluation:
 
 
 def evaluate(net: MLP, images: Any, labels: Any) -> Result:
-    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,). Raises ``DataError``."""
+    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,); or the errors of a regression,
+    whose labels are targets (N, K). Raises ``DataError``."""
     return evaluate_outputs(net, images, labels, keep_outputs=False)[0]
 
 
 def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
-    """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
+    """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host, in units of the
+    targets."""
     images = net.inputs(images, "images")
-    labels = check_labels(labels, "labels", net.layers[-1], len(images))
+    labels = targets_of(net, labels, "labels", len(images))
     evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
     result = evaluation.run()
-    return result, net.backend.to_host(evaluation.outputs) if keep_outputs else None
+    return result, net.in_units(net.backend.to_host(evaluation.outputs)) if keep_outputs else None
 
 
 def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array, Array]:
     """Upload samples: uint8 pixels as they are, other images in the network's dtype."""
     dtype = None if images.dtype == "uint8" else net.dtype
     with backend.active():
-        return backend.asarray(images, dtype), backend.asarray(labels, label_dtype(net.layers[-1]))
+        kind = net.dtype if labels.ndim == 2 else label_dtype(net.layers[-1])
+        return backend.asarray(images, dtype), backend.asarray(labels, kind)
 
 
 def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
@@ -156,7 +172,7 @@ class TrainingRun:
         self._schedule = make_schedule(config.schedule, config.warmup)
         with net.backend.active():
             device_images, self._labels = upload(net.backend, images, labels, net)
-            self.running = kit.running(net.backend, n, net.dtype)
+            self.running = kit.running(net.backend, n, net.dtype, unit(net))
             self.optimizer = make_optimizer(net, config)
             given = device_images, self._labels, self.optimizer, batch_size, self.running
             weights = None if self.sample_weight is None else net.backend.xp.zeros(n, net.dtype)
@@ -250,20 +266,19 @@ class TrainingRun:
         batch_size = self.bounds[0][1]
         _check_converges(self.net, self.running, result, self.epoch, batch_size, self.first_loss)
         results = {name: evaluation.run() for name, evaluation in self._evaluations.items()}
-        val, test = results.get("val"), results.get("test")
+        val = results.get("val")
+        absent = ("train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+        parts: dict[str, Any] = dict.fromkeys(absent)
+        for name, one in {"train": result, **results}.items():
+            parts |= one.of_part(name, self.net.regression)
         record = EpochRecord(
             epoch=self.epoch + 1,
             epochs=self.config.epochs,
             steps=self.steps,
             learning_rate=self._rate(self.steps - 1),
-            train_loss=result.loss,
-            train_accuracy=result.accuracy,
-            val_loss=val.loss if val else None,
-            val_accuracy=val.accuracy if val else None,
-            test_loss=test.loss if test else None,
-            test_accuracy=test.accuracy if test else None,
             train_seconds=self.seconds,
             samples_per_second=len(self._labels) / self.seconds,
+            **parts,
         )
         self.history.append(record)
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
@@ -334,9 +349,9 @@ def _check_kind(value: object, where: str, kind: type, name: str) -> None:
 
 def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, Any, dict[str, tuple[Any, ...]]]:
     """Check the data. Returns training images, labels and weights, and by name what each ``Evaluation`` is made of."""
-    check_fit(net.layers, data)
+    check_fit(net.layers, data, task=net.task)
     images = net.inputs(data.train_images, "train_images")
-    labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
+    labels = targets_of(net, data.train_labels, "train_labels", len(images))
     weights = sample_weights(replace(data, train_labels=labels), config.class_weight)
     evaluations: dict[str, tuple[Any, ...]] = {}
     if config.val_size:
@@ -349,7 +364,7 @@ def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, Any,
                 raise ConfigError(what, where="val_size", found=config.val_size, expected=expected)
     if config.evaluate_test and len(data.test_images):
         test_images = net.inputs(data.test_images, "test_images")
-        test_labels = check_labels(data.test_labels, "test_labels", net.layers[-1], len(test_images))
+        test_labels = targets_of(net, data.test_labels, "test_labels", len(test_images))
         evaluations["test"] = (test_images, test_labels)
     return images, labels, weights, evaluations
 

@@ -23,6 +23,9 @@ def sample_weights(data: Dataset, class_weight: Any) -> NDArray[np.float64] | No
         weights = check_weights(weights, "sample_weight", len(data.train_labels))
     if class_weight is None:
         return weights
+    if data.regression:
+        found, expected = f"{class_weight!r}, and targets that are numbers", "weights of samples"
+        raise ConfigError("a regression has no classes", where="class_weight", found=found, expected=expected)
     by_class = class_weights(class_weight, np.bincount(data.train_labels, minlength=data.n_classes), data.classes)
     weights = np.asarray(by_class[data.train_labels] * (1.0 if weights is None else weights), np.float64)
     if not weights.any():

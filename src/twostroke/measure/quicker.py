@@ -61,7 +61,8 @@ def _step_seconds(run: TrainingRun, data: Dataset, steps: int, backend: Backend)
         "evaluate_test": False,
     }
     config = run.config.replace(batch_size=batch_size, **changes)
-    trial = TrainingRun(MLP(**network_settings(run.net), scaling=run.net.scaling), short, config, backend)
+    scalings = {name: getattr(run.net, name) for name in ("scaling", "target_scaling")}
+    trial = TrainingRun(MLP(**network_settings(run.net), **scalings), short, config, backend)
     while not trial.done:
         trial.advance()
     return min(record.train_seconds for record in trial.history[1:]) / len(trial.bounds)

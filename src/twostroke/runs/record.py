@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
-from ..engine.metrics import Result
 from ..engine.mlp import MLP, parameter_count
+from ..engine.targets import Result
 from ..engine.training import EpochRecord, TrainingRun
 from ..errors import DataError, ModelError
 from ..files.regular_file import absolute, open_regular
@@ -49,7 +48,7 @@ def run_record(
         **{one.record_key: settings[one.name] for one in RECORDED},
         "epochs": len(history),
         "machine": net.backend.describe(),
-        "history": [asdict(record) for record in history],
+        "history": [record.values for record in history],
     }
 
 
@@ -102,7 +101,7 @@ def array_bytes(owner: object) -> int:
 
 def epoch_json(record: EpochRecord) -> str:
     """An epoch as a line of ``train --log-format json``."""
-    return to_json({"event": "epoch", **asdict(record)})
+    return to_json({"event": "epoch", **record.values})
 
 
 def result_json(record: Mapping[str, Any]) -> str:
@@ -111,15 +110,18 @@ def result_json(record: Mapping[str, Any]) -> str:
 
 
 def evaluation_record(net: MLP, data: Dataset, test: Result, classes: Sequence[Any], model: Path) -> dict[str, Any]:
-    """An evaluation as the dictionary that ``--json`` prints; ``classes`` from ``class_counts``."""
+    """An evaluation as the dictionary that ``--json`` prints; ``classes`` from ``class_counts``, or of a regression the
+    errors of each target."""
+    if net.regression:
+        return {**_outcome(net, data, test, model), "samples": len(data.test_labels), "targets": classes}
     counts = {"errors": sum(row["errors"] for row in classes), "samples": len(data.test_labels)}
     return {**_outcome(net, data, test, model), **counts, "classes": classes}
 
 
 def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, Any]:
+    names = ("loss", "rmse", "mae", "r2") if net.regression else ("accuracy", "loss")
     return {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
+        **{f"test_{name}": getattr(test, name) for name in names},
         "backend": net.backend.name,
         **{name: getattr(net.backend, name) for name in ("device", "reason", "threads")},
         "model": str(model),
@@ -131,6 +133,12 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
         **({"read_as": data.how, "shape": list(data.image_shape)} if data.how else {}),
         "versions": versions(),
     }
+
+
+def values_record(source: str, values: Any, targets: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The numbers (K,) that a regression predicts for one sample; ``targets`` (K,) where they are known."""
+    found = {"source": source, "prediction": values.tolist(), "target": None if targets is None else targets.tolist()}
+    return found | ({"targets": list(names)} if names else {})
 
 
 def prediction_record(source: str, outputs: Any, label: int | None, classes: Sequence[str] = ()) -> dict[str, Any]:

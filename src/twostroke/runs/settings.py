@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..data.dataset import Dataset, check_fit
+from ..data.dataset import TASKS, Dataset, check_fit, load_dataset
 from ..data.scaling import Scaling
 from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
@@ -168,7 +168,9 @@ SETTINGS: Final = _table(
     Setting("data", DATA, "mnist|PATH", "The bundled MNIST (default), a folder (IDX files, .npy files, pictures by"
             " class), an .npz file or a table (.csv, .tsv, .parquet).",
             default="mnist", positional=True, convert=_path),
-    Setting("label", DATA, "COLUMN", "Of a table: the column of the class, by name or number; -1 is the last."
+    Setting("task", DATA, "|".join(TASKS), "regression: the labels are numbers to be predicted, not classes."),
+    Setting("label", DATA, "COLUMN", "Of a table: the column of the class, by name or number; -1 is the last. For"
+            " --task regression the number, or several: COLUMN,COLUMN."
             " Default: the one that is named label, class, target or species, or has the only words.",
             (str, int), convert=str),
     Setting("drop", DATA, "COLUMN,...", "Of a table: columns to leave out.", (str, list), convert=names_in),
@@ -184,9 +186,11 @@ SETTINGS: Final = _table(
             f" Default: 784,{FAST.hidden[0]},10 on MNIST.",
             (str, list), convert=_widths),
     Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation."),
-    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample."),
+    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample. Default: cross-entropy, or"
+            " quadratic for --task regression.", follows="task"),
     Setting("output", NETWORK, "NAME",
-            f"The output's activation, one that the loss allows. {_OUTPUTS}. Default: the loss's first.",
+            f"The output's activation, one that the loss allows. {_OUTPUTS}. Default: the loss's first; identity for"
+            " --task regression.",
             label="output activation", follows="loss"),
     Setting("init", NETWORK, "|".join(INITIALIZERS),
             "The initial weights. Default: the preset's, or what suits another --activation.",
@@ -275,11 +279,18 @@ class Settings:
 
     def make_network(self, data: Dataset) -> MLP:
         """The network for ``data``, on the host. Raises ``ConfigError`` if --layers does not fit."""
-        layers = self.layers or (data.n_features, *self.hidden, data.n_classes)
-        remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_classes)))}."
+        layers = self.layers or (data.n_features, *self.hidden, data.n_outputs)
+        remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_outputs)))}."
         check_fit(layers, data, where=self.names["layers"], remedy=remedy, exact=True)
         scaling = Scaling.of(data.train_images) if data.columns else None
-        return MLP(layers, scaling=scaling, classes=data.classes, **self.network)
+        net = MLP(layers, scaling=scaling, classes=data.classes, **self.network)
+        if net.regression and net.output == "identity":
+            net.target_scaling = Scaling.of(data.train_labels)
+        return net
+
+    def load_data(self) -> Dataset:
+        """Read the data set, for the task."""
+        return load_dataset(self.data, task=self.network["task"], **self.data_options)
 
     @property
     def data_options(self) -> dict[str, Any]:
