@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import typer
 
+from ..data.dataset import load_dataset
 from ..errors import ConfigError, need
 from ..provenance import to_json
 from ..ranks.communicator import agree
@@ -51,7 +52,7 @@ def train(
         settings = resolve(flags, config)
         if report:
             need("plot", "--report")
-            no_page(settings.network["task"], "--report")
+            no_page(settings.task, "--report")
         try:
             if show_config:
                 _show_config(settings, json=log != "text")
@@ -75,7 +76,7 @@ def _log_format(log_format: str | None, json: bool) -> str:
 
 
 def _show_config(settings: Settings, *, json: bool) -> None:
-    data = settings.load_data()
+    data = load_dataset(settings.data, task=settings.task, **settings.data_options)
     settings = settings.suited_to(data)
     values = settings.effective(data, settings.make_network(data))
     for line in [to_json(values)] if json else [SHOWN, *to_toml(values)]:

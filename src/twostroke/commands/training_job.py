@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Backend, select_backend
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, load_dataset
 from ..data.digit_image import FIELD
 from ..data.doubts import doubts, learned_nothing
 from ..engine.mlp import MLP
@@ -158,7 +158,7 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
     backend = select_backend(settings.device, threads, tf32=settings.tf32, **place)
     tell(text.device_line(backend))
-    data = settings.load_data()
+    data = load_dataset(settings.data, task=settings.task, **settings.data_options)
     for line in text.data_lines(data):
         tell(line)
     doubt(doubts(data), strict=settings.strict)

@@ -42,7 +42,8 @@ class EpochRecord:
     ``train_accuracy`` are measured on each batch just before its update; ``val_loss``, ``val_accuracy``, ``test_loss``
     and ``test_accuracy`` after the epoch (None without such a set). ``train_seconds`` is the time of the steps,
     synchronised, without evaluation; ``samples_per_second`` is computed from it. A regression has no accuracies (None),
-    but the root mean squared error, in the units of the targets, and R^2 of each part (``Result``).
+    but ``train_rmse``, ``val_rmse`` and ``test_rmse``, root mean squared errors in the units of the targets, and R^2 as
+    ``train_r2``, ``val_r2`` and ``test_r2``; of several targets these are means.
     """
 
     epoch: int

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..data.dataset import TASKS, Dataset, check_fit, load_dataset
+from ..data.dataset import TASKS, Dataset, check_fit
 from ..data.scaling import Scaling
 from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
@@ -288,9 +288,10 @@ class Settings:
             net.target_scaling = Scaling.of(data.train_labels)
         return net
 
-    def load_data(self) -> Dataset:
-        """Read the data set, for the task."""
-        return load_dataset(self.data, task=self.network["task"], **self.data_options)
+    @property
+    def task(self) -> str:
+        """What the labels are: "classification" or "regression"."""
+        return str(self.network["task"])
 
     @property
     def data_options(self) -> dict[str, Any]:
