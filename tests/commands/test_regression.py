@@ -51,6 +51,10 @@ def test_a_price_from_training_to_its_predictions(houses: Path, capsys: pytest.C
     assert all(len(line) <= 60 for line in out.splitlines() if "/15 " in line or "epoch " in line)
     record = read_record(houses / "runs/houses/record.json")
     assert record["test_r2"] > 0.9
+    last, row = record["history"][-1], next(line.split() for line in out.splitlines() if "15/15" in line)
+    assert row[1] == f"{last['train_loss']:.4f}"
+    assert float(row[2]) == pytest.approx(last["train_rmse"], rel=0.1)
+    assert row[3::3] == [f"{last['train_r2']:.4f}", f"{last['test_r2']:.4f}"]
     assert record["task"] == "regression"
     assert "test_accuracy" not in record
     assert record["history"][-1].keys() >= {"train_rmse", "test_r2", "val_rmse"}

@@ -145,3 +145,7 @@ def test_a_bad_cell_of_weights(cell: str, parts: list[str], trees: Path, capsys:
     lines[3] = ",".join([first, cell, *rest])
     (trees / "trees.csv").write_text("\n".join(lines) + "\n")
     refused(run(capsys, *TRAIN, "--weight", "trust"), 4, *parts)
+
+
+def test_mnist_has_no_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(run(capsys, "train", "--weight", "trust", "--device", "cpu"), 4, "weight and test are for tables", "mnist")

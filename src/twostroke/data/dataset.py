@@ -172,16 +172,16 @@ def load_dataset(
     joined by commas; of other data the arrays of labels.
     Raises DataError.
     """
-    if source == "mnist":
+    path, mnist = Path(absolute(source)), source == "mnist"
+    is_table = tables.is_table(path) and not mnist
+    if (mnist or os.path.exists(path)) and not is_table and (drop or (label, weight, test) != (None,) * 3):
+        what, where = "label, drop, weight and test are for tables", "mnist" if mnist else str(path)
+        raise bad(what, where, "another kind of data", "a .csv, .tsv or .parquet file", "Leave them out.")
+    if mnist:
         return _load_mnist(task)
-    path = Path(absolute(source))
     if not os.fspath(source) or not os.path.exists(path):
         found, expected = "neither a known name nor a path", "'mnist', a folder, an .npz file or a table"
         raise bad("no such data set", repr(os.fspath(source)), found, expected, "Check the spelling.")
-    is_table = tables.is_table(path)
-    if not is_table and (drop or any(one is not None for one in (label, weight, test))):
-        what = "label, drop, weight and test are for tables"
-        raise bad(what, str(path), "another kind of data", "a .csv, .tsv or .parquet file", "Leave them out.")
     if is_table:
         found_there = tables.read(
             path, label=label, drop=drop, weight=weight, test=test, columns=columns, classes=classes, task=task
