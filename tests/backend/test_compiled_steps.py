@@ -243,6 +243,7 @@ SETTINGS = [
     {"batch_size": 1, "lr": 0.01},
     {"batch_size": 32, "lr": 0.01},  # with a last batch of 6
     {"batch_size": 20, "lr": 0.003, "dropout": 0.4, "l2": 1e-3},  # of 10
+    {"batch_size": 32, "lr": 0.01, "class_weight": {0: 3.0, 2: 0.5}},
 ]
 
 

@@ -255,7 +255,7 @@ def test_an_absent_gpu_is_exit_3(tiny: str) -> None:
 
 
 def test_out_of_memory_is_exit_3(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(source: str) -> None:
+    def explode(source: str, **_: object) -> None:
         raise MemoryError("Unable to allocate 8.00 TiB")
 
     monkeypatch.setattr(train_command, "load_dataset", explode)
@@ -283,7 +283,7 @@ def test_divergence_is_exit_6_and_leaves_the_old_model(run: Any, tiny: str, tmp_
 
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_more(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(source: str) -> None:
+    def explode(source: str, **_: object) -> None:
         raise ZeroDivisionError("a bug\nof ours")
 
     monkeypatch.setattr(train_command, "load_dataset", explode)

@@ -131,7 +131,7 @@ def test_names_of_classes_fix_their_numbers(tmp_path: Path) -> None:
         ([*ROWS, ("1e999", 2.0, "setosa")], ["NaN or infinite"]),
         ([*ROWS, ("a, b", 2.0, "setosa")], ["rows of different length"]),
         ([(1, 2, "a")] * 9, ["not a column of classes", "1 different values"]),
-        ([(1, 2, k / 2) for k in range(9)], ["not a column of classes", "value 0.5", "MLPRegressor"]),
+        ([(1, 2, k / 2) for k in range(9)], ["not a column of classes", "value 0.5", "--task regression"]),
         ([(1, 2, k) for k in range(2000)], ["not a column of classes", "2000 different values"]),
         ([], ["no samples"]),
     ],

@@ -9,8 +9,9 @@ import pytest
 
 import twostroke as ts
 from twostroke.backend import Backend
-from twostroke.engine.metrics import Result, Running, check_finite
+from twostroke.engine.metrics import Running, check_finite
 from twostroke.engine.mlp import predict_classes
+from twostroke.engine.targets import Result
 from twostroke.engine.workspace import Workspace
 from twostroke.errors import ModelError
 

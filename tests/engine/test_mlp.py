@@ -56,7 +56,6 @@ def test_bad_layers(layers: Any) -> None:
         ("activation", None, ACTIVATIONS),
         ("activation", ["relu"], ACTIVATIONS),
         ("loss", "mse", LOSSES),
-        ("loss", None, LOSSES),
         ("output", "tanh", LOSSES["cross-entropy"]),  # cross-entropy needs a probability
         ("output", "relu", LOSSES["cross-entropy"]),
         ("output", "identity", LOSSES["cross-entropy"]),

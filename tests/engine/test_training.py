@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import twostroke as ts
 from twostroke.backend import Backend
+from twostroke.data.dataset import TASKS
 from twostroke.engine.batches import epoch_order
 from twostroke.engine.config import DEFAULT_LEARNING_RATE, TrainConfig
 from twostroke.engine.initializers import INITIALIZERS
@@ -375,7 +376,7 @@ def test_held_out_samples_take_no_part(val_size: float, held: int) -> None:
     assert rows | {row.tobytes() for row in val_images} == {row.tobytes() for row in data.train_images}
     net, without = ts.MLP([6, 4, 3], seed=1), ts.MLP([6, 4, 3], seed=1)
     for record in train(net, data, TrainConfig(epochs=2, batch_size=8, seed=3, val_size=val_size)):
-        loss, accuracy = evaluate(net, val_images, val_labels)
+        loss, accuracy, *_ = evaluate(net, val_images, val_labels)
         assert record.val_loss == pytest.approx(loss)
         assert record.val_accuracy == pytest.approx(accuracy)
     list(train(without, rest, TrainConfig(epochs=2, batch_size=8, seed=3)))
@@ -567,13 +568,14 @@ def test_a_checker_knows_the_names() -> None:
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
         "activation": ACTIVATIONS,
-        "loss": LOSSES,
         "dtype": DTYPES,
+        "task": TASKS,
     }
     for name, names in known.items():
         assert set(get_args(hints[name])) == set(names), name
     outputs = {output for of_loss in LOSSES.values() for output in of_loss}
     assert set(get_args(get_args(hints["output"])[0])) == outputs
+    assert set(get_args(get_args(hints["loss"])[0])) == set(LOSSES)
     assert set(get_args(get_args(hints["init"])[0])) == set(INITIALIZERS)
 
 

@@ -461,7 +461,7 @@ def put_together(header: Header, text: Any, tensors: dict[str, bytes]) -> bytes:
 def older(header: Header, text: Text, tensors: dict[str, bytes]) -> tuple[Header, Text, dict[str, bytes]]:
     """The same in format version 1, which kept the history as JSON."""
     header["__metadata__"]["format_version"] = "1"
-    names = [field.name for field in fields(EpochRecord)]
+    names = [field.name for field in fields(EpochRecord)][:12]  # there were no others
     rows = np.frombuffer(tensors.pop("history")).reshape(header.pop("history")["shape"]).tolist()
     values = [[*map(int, row[:3]), *(None if x == -math.inf else x for x in row[3:])] for row in rows]
     text["history"] = [dict(zip(names, row, strict=True)) for row in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def weights(run: TrainingRun) -> np.ndarray:
 def numbers(history: list[EpochRecord]) -> np.ndarray:
     """All of the records but times."""
     rows = [
-        {k: v for k, v in asdict(record).items() if k not in ("train_seconds", "samples_per_second")}
+        {k: v for k, v in record.values.items() if k not in ("train_seconds", "samples_per_second")}
         for record in history
     ]
     return np.array([list(row.values()) for row in rows], float)

@@ -18,13 +18,14 @@ from twostroke.engine.training import TrainingRun
 from twostroke.models.checkpoint import identity
 from twostroke.runs.config_file import to_toml
 from twostroke.runs.record import read_record, repeat_words
-from twostroke.runs.settings import LIBRARY_ONLY, SETTINGS
+from twostroke.runs.settings import LIBRARY_ONLY, SETTINGS, as_word
 
-SMALL = {"preset": "fast", "epochs": "3", "batch_size": "20", "lr": "0.1", "layers": "6,5,3"}
+SMALL = {"preset": "fast", "epochs": "3", "batch_size": "20", "lr": "0.1"}
 # A value of each setting that changes the parameters or the history of a run, and the settings that it needs beside it.
 CHANGES: dict[str, tuple[str, dict[str, str]]] = {
     "layers": ("6,4,3", {}),
     "activation": ("tanh", {}),
+    "task": ("regression", {"lr": "0.01"}),
     "loss": ("quadratic", {}),
     "output": ("sigmoid", {}),
     "init": ("normal", {}),
@@ -38,6 +39,7 @@ CHANGES: dict[str, tuple[str, dict[str, str]]] = {
     "dropout": ("0.5", {}),
     "batch_size": ("7", {}),
     "epochs": ("4", {}),
+    "class_weight": ("0=3.0,2=0.5", {}),
     "val_size": ("0.25", {}),
     "patience": ("1", {"val_size": "20", "epochs": "9", "lr": "3"}),
     "seed": ("5", {}),
@@ -105,7 +107,7 @@ def test_a_setting_goes_all_the_way(name: str, data: str, tmp_path: Path, capsys
     # --show-config shows it, and it means the same in a file.
     assert train(data, flagged, with_it, "--show-config", "--json") == 0
     shown = json.loads(capsys.readouterr().out)[name]
-    assert value == (",".join(map(str, shown)) if isinstance(shown, list) else str(shown))
+    assert value == as_word(shown)
     (tmp_path / "run.toml").write_text("\n".join(to_toml({name: shown})))
     del with_it[name]
     assert train(data, filed, with_it, "--config", str(tmp_path / "run.toml")) == 0

@@ -63,7 +63,8 @@ def test_general_is_the_measured_recipe() -> None:
     assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (20, 128, 2e-3, "adamw")
     assert (config.schedule, config.warmup, config.dropout, config.l2) == ("one-cycle", 0.2, 0.2, 0.1)
     found = json.loads((Path(__file__).parents[2] / "bench" / "results" / "presets" / "test.json").read_text())
-    assert found["presets"]["general"] == repr(preset)
+    newer = "class_weight=None, "  # a setting that was not there when it was measured
+    assert found["presets"]["general"] == repr(preset).replace(newer, "")
 
 
 def test_nielsen_is_the_book_s_recipe() -> None:

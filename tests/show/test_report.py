@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ import pytest
 from twostroke.backend import select_backend
 from twostroke.data.dataset import Dataset
 from twostroke.engine.config import TrainConfig
-from twostroke.engine.metrics import Result
 from twostroke.engine.mlp import MLP
+from twostroke.engine.targets import Result
 from twostroke.engine.training import EpochRecord
 from twostroke.provenance import to_json
 from twostroke.runs import record
@@ -130,7 +129,7 @@ def test_a_run_s_record_has_the_contract_s_keys(data: Dataset) -> None:
     assert (found["test_accuracy"], found["test_loss"], found["epochs"]) == (0.75, 0.5, 2)
     assert (found["train_seconds"], found["samples_per_second"]) == (8.0, 5000 / 8)
     assert found["learning_rate"] == 0.3
-    assert found["history"] == [asdict(one) for one in history]
+    assert found["history"] == [one.values for one in history]
     assert {"twostroke", "python", "numpy", "scipy"} <= set(found["versions"])
     assert json.loads(to_json(found))["layers"] == [6, 4, 3]
     assert report.result_line(found) == (

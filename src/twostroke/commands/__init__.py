@@ -16,7 +16,7 @@ from ..runs.folder import newest_model
 from ..runs.settings import SETTINGS, as_integer, named
 from .terminal import program
 
-DATA_OPTIONS: Final = ("label", "drop", "test")
+DATA_OPTIONS: Final = ("label", "drop", "weight", "test")
 
 
 def select(device: str | None, threads: str | None) -> Backend:
@@ -51,12 +51,29 @@ def load_for(net: MLP, model: Path, source: str, **options: Any) -> Dataset:
     chosen = {name: value for name, value in (used if isinstance(used, dict) else {}).items() if name in DATA_OPTIONS}
     if not (tables.is_table(Path(source)) and Path(source).is_file()):
         chosen = {}
+    elif net.scaling:
+        chosen["columns"] = origin.get("columns") or ()
     chosen |= {name: SETTINGS[name].convert(value) for name, value in options.items() if value is not None}
-    data = load_dataset(source, **chosen | {"classes": net.classes or None})
+    data = load_dataset(source, **chosen | {"classes": net.classes or None, "task": net.task})
     check_model(net, data, model)
     return data
 
 
 def check_model(net: MLP, data: Dataset, model: Path) -> None:
     """Raise ``ModelError``, which names the file ``model``, if the network does not fit the data."""
-    check_fit(net.layers, data, error=ModelError, where=model, remedy="Name the data that the model was trained on.")
+    remedy = "Name the data that the model was trained on."
+    check_fit(net.layers, data, error=ModelError, where=model, remedy=remedy)
+
+
+def no_page(task: object, where: object) -> None:
+    """Raise ``ConfigError`` for the page of a regression."""
+    if task == "regression":
+        remedy = "Use the log, record.json and twostroke evaluate."
+        raise ConfigError("pages are for classifiers", where=where, found="a regression", remedy=remedy)
+
+
+def no_pictures(net: MLP, model: Path) -> None:
+    """Raise ``ModelError`` where classes are to be shown, and the model predicts numbers."""
+    if net.regression:
+        expected, remedy = "a model of classes", "Use twostroke predict with --index, or on a table."
+        raise ModelError("the model predicts numbers", where=model, expected=expected, remedy=remedy)

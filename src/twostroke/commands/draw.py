@@ -14,7 +14,7 @@ from ..models.model_file import load_model
 from ..models.onnx import class_names
 from ..runs.settings import named, names_in
 from ..show import drawing, text
-from . import newest_unless, options, select
+from . import newest_unless, no_pictures, options, select
 from .terminal import Stopped, say, stoppable_after_work
 
 PORT: Final = 8028
@@ -34,6 +34,7 @@ def draw(
         raise ConfigError("no such port", where="--port", found=port, expected=f"0..{LAST_PORT}")
     path = newest_unless(model)
     net = load_model(path, backend=select("cpu", "1"))
+    no_pictures(net, path)
     drawing.check_reads_drawings(net, path)
     try:
         names = class_names(names_in(classes) or list(net.classes) or None, net.layers[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..data.doubts import guessing, input_doubts
+from ..data.doubts import input_doubts, learned_nothing
 from ..engine.metrics import check_finite
 from ..engine.training import evaluate_outputs
 from ..errors import ModelError
@@ -10,7 +10,7 @@ from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
-from ..show.findings import class_counts
+from ..show.findings import class_counts, errors_by_target
 from . import doubt, load_for, options, select
 from .terminal import hush, say
 
@@ -27,7 +27,7 @@ def evaluate(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure a model on the test part of a data set: loss, accuracy, errors by class."""
+    """Measure a model on the test part of a data set: loss, accuracy, errors by class; or RMSE, MAE, R2."""
     tell = hush if json else say
     backend = select(device, threads)
     net = load_model(model, backend=backend)
@@ -37,11 +37,16 @@ def evaluate(
     doubt(input_doubts(source), strict=strict)
     found, outputs = evaluate_outputs(net, source.test_images, source.test_labels)
     check_finite(model, found.loss)
-    classes = class_counts(source.test_labels, outputs.argmax(axis=1), net.layers[-1])
-    for line in text.class_table(classes, net.classes):
+    if net.regression:
+        rows = errors_by_target(net, outputs, source.test_labels)
+        lines, counts = text.target_table(rows) if len(rows) > 1 else [], ""
+    else:
+        rows = class_counts(source.test_labels, outputs.argmax(axis=1), net.layers[-1])
+        lines = text.class_table(rows, net.classes)
+    for line in lines:
         tell(line)
-    result = record.evaluation_record(net, source, found, classes, model)
-    errors = f"{result['errors']:,} errors in {result['samples']:,}"
-    last = f"test accuracy {found.accuracy:.2%} ({errors}), test loss {found.loss:.4f}"
-    say(to_json(result) if json else last)
-    doubt(guessing(found.accuracy, source.test_labels), strict=strict, error=ModelError)
+    result = record.evaluation_record(net, source, found, rows, model)
+    if not net.regression:
+        counts = f" ({result['errors']:,} errors in {result['samples']:,})"
+    say(to_json(result) if json else text.outcome_words(result, counts))
+    doubt(learned_nothing(found, source.test_labels), strict=strict, error=ModelError)

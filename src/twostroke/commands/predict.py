@@ -16,10 +16,10 @@ from ..models.model_file import describe_model, load_model
 from ..provenance import to_json
 from ..runs import record
 from ..show import text
-from . import DATA_OPTIONS, load_for, newest_unless, options, select
+from . import DATA_OPTIONS, load_for, newest_unless, no_pictures, options, select
 from .terminal import complain, encodes, hush, program, say
 
-Sample: TypeAlias = tuple[str, Any, int | None]  # a title, pixels (1, D), and the label if it is known
+Sample: TypeAlias = tuple[str, Any, Any]  # a title, pixels (1, D), and the label, or targets (K,), if it is known
 
 
 def predict(
@@ -35,7 +35,7 @@ def predict(
 
     A picture is prepared like MNIST's, and shown in that form: the ink, light on black, is scaled into a box of
     20 x 20 pixels, and its centre of mass is put at the centre of a field of 28 x 28. A model of a folder of pictures
-    gets it as those were: in grey, and in their size. A table is predicted row by row.
+    gets it as those were: in grey, and in their size. A table is predicted row by row. A regression predicts numbers.
     """
     if model and (model.suffix.lower() in picture_folder.SUFFIXES or tables.is_table(model)):
         images = [model, *(images or [])]
@@ -60,6 +60,7 @@ def predict(
         samples = [sample for path in images for sample in _rows(net, model, path)]
         shape = net.layers[:1]
     elif index is None:
+        no_pictures(net, model)
         prepare, shape = _preparation(net, model)
         samples, unread = _pictures(images or [], prepare)
     else:
@@ -68,13 +69,15 @@ def predict(
             last = len(source.test_images) - 1
             raise ConfigError("no such sample", where="--index", found=index, expected=f"0..{last} in {source.name}")
         name, shape = f"{source.name} test sample {index}", source.image_shape
-        samples = [(name, source.test_images[index : index + 1], int(source.test_labels[index]))]
+        label = source.test_labels[index]
+        samples = [(name, source.test_images[index : index + 1], label if net.regression else int(label))]
     plain = not encodes(text.BLOCKS)
     predictions = []
     for title, pixels, label in samples:
-        outputs = net.predict_proba(pixels)[0]
+        outputs = net.outputs(pixels)[0]
         check_finite(model, outputs)
-        predictions.append(record.prediction_record(title, outputs, label, net.classes))
+        of_task = record.values_record if net.regression else record.prediction_record
+        predictions.append(of_task(title, outputs, label, net.classes))
         for line in text.prediction_lines(predictions[-1], pixels.reshape(shape), plain=plain):
             tell(line)
     if json:
@@ -86,14 +89,16 @@ def predict(
 def _rows(net: MLP, model: Path, path: Path) -> list[Sample]:
     """The rows of a table with the columns that the model was trained on; the class may be there or not."""
     origin = describe_model(model)["origin"]
-    used = {name: value for name, value in (origin.get("data_options") or {}).items() if name in DATA_OPTIONS[:2]}
-    table = tables.load(path, columns=origin.get("columns") or (), unlabelled=True, **used)
+    used = {name: value for name, value in (origin.get("data_options") or {}).items() if name in DATA_OPTIONS[:3]}
+    table = tables.load(path, columns=origin.get("columns") or (), unlabelled=True, task=net.task, **used)
     if table.values.shape[1] != net.layers[0]:
         found, expected = f"{table.values.shape[1]} columns of values", f"{net.layers[0]}"
         remedy = "Give the columns of the table that it was trained on."
         raise DataError("the table does not fit the model", where=path, found=found, expected=expected, remedy=remedy)
-    labels: list[int | None] = [None] * len(table.values)
-    if table.texts:
+    labels: list[Any] = [None] * len(table.values)
+    if table.numbers.shape[1] == net.layers[-1]:
+        labels = list(table.numbers)
+    elif table.texts:
         names = list(net.classes) or [str(k) for k in range(net.layers[-1])]
         labels = [names.index(name) if name in names else None for name in tables.class_texts(table)]
     values = tables.as_pixels(table) if origin.get("input") == "uint8" else table.values

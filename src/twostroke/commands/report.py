@@ -10,7 +10,7 @@ from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
 from ..runs.record import read_record, repeat_words
 from ..show import page, pictures
 from ..show.findings import Findings, examine
-from . import load_for, options, select
+from . import load_for, no_page, options, select
 from .terminal import Say, in_shell, say
 
 
@@ -26,6 +26,7 @@ def report(
     """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings."""
     need("plot", "twostroke report")
     found = read_record(run / RECORD)
+    no_page(found.get("task"), run)
     net = load_model(run / MODEL, backend=select(device, threads))
     source = data or found.get("source")
     if not isinstance(source, str):

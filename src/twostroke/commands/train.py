@@ -15,7 +15,7 @@ from ..ranks.communicator import agree
 from ..ranks.mpi import joined
 from ..runs.config_file import to_toml
 from ..runs.settings import Settings, named, resolve
-from . import options
+from . import no_page, options
 from .terminal import discard, program, say
 from .training_job import Job, rehearse, run_training
 
@@ -52,6 +52,7 @@ def train(
         settings = resolve(flags, config)
         if report:
             need("plot", "--report")
+            no_page(settings.task, "--report")
         try:
             if show_config:
                 _show_config(settings, json=log != "text")
@@ -75,7 +76,7 @@ def _log_format(log_format: str | None, json: bool) -> str:
 
 
 def _show_config(settings: Settings, *, json: bool) -> None:
-    data = load_dataset(settings.data, **settings.data_options)
+    data = load_dataset(settings.data, task=settings.task, **settings.data_options)
     settings = settings.suited_to(data)
     values = settings.effective(data, settings.make_network(data))
     for line in [to_json(values)] if json else [SHOWN, *to_toml(values)]:

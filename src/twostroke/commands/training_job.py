@@ -13,10 +13,11 @@ from typing import Any
 from ..backend import Backend, select_backend
 from ..data.dataset import Dataset, load_dataset
 from ..data.digit_image import FIELD
-from ..data.doubts import doubts, guessing
-from ..engine.metrics import Result
+from ..data.doubts import doubts, learned_nothing
 from ..engine.mlp import MLP
+from ..engine.targets import Result
 from ..engine.training import EpochRecord, TrainingRun, evaluate
+from ..engine.weights import sample_weights
 from ..errors import ConfigError, DivergenceError, ModelError
 from ..files.regular_file import absolute
 from ..measure.quicker import advice
@@ -157,11 +158,12 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
     backend = select_backend(settings.device, threads, tf32=settings.tf32, **place)
     tell(text.device_line(backend))
-    data = load_dataset(settings.data, **settings.data_options)
+    data = load_dataset(settings.data, task=settings.task, **settings.data_options)
     for line in text.data_lines(data):
         tell(line)
     doubt(doubts(data), strict=settings.strict)
     job.settings = settings = settings.suited_to(data)
+    sample_weights(data, settings.config.class_weight)  # refuses what does not suit the data before a folder is made
     net = settings.make_network(data)
     tell(text.network_line(net))
     tell(text.settings_line(settings.config, settings.preset))
@@ -188,7 +190,8 @@ def _epochs_told(job: Job, data: Dataset) -> Iterator[Callable[[EpochRecord], No
     if job.log == "json":
         yield lambda epoch: say(record.epoch_json(epoch))
         return
-    say(text.epoch_head([name for name, one in measured.items() if one], config.epochs))
+    names = [name for name, one in measured.items() if one]
+    say(text.epoch_head(names, config.epochs, regression=data.regression))
     every = max(1, config.epochs // MOST_LINES)
 
     def tell_line(tell: Say, epoch: EpochRecord) -> None:
@@ -250,7 +253,7 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     tell(text.row("", f"{program()} predict {in_shell(model)} {where}"))
     lines = {"text": text.result_line, "record": to_json, "json": record.result_json}
     say(lines[job.log](result))
-    doubt(guessing(test.accuracy, data.test_labels), strict=settings.strict, error=DivergenceError)
+    doubt(learned_nothing(test, data.test_labels), strict=settings.strict, error=DivergenceError)
 
 
 def _write_record(result: dict[str, Any], path: Path, model: Path) -> None:

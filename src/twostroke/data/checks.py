@@ -12,6 +12,7 @@ from ..errors import DataError
 
 _PIXELS = "uint8 pixels 0..255, or float32 or float64 already scaled"
 _CLASSES = "integers, one per sample"
+_NUMBERS = "Numbers to be predicted? Use task='regression' (--task regression)."
 _ROWS = "(n, features), (n, height, width), or the latter with one channel"
 
 
@@ -41,7 +42,7 @@ def check_labels(
         remedy = "Number the classes from 0."
         raise bad("labels of the wrong type", where, f"dtype {array.dtype}", _CLASSES, remedy)
     if array.ndim != 1:
-        remedy = "One-hot labels? Use labels.argmax(axis=1). A column? Use labels.ravel()."
+        remedy = f"One-hot labels? Use labels.argmax(axis=1). A column? Use labels.ravel(). {_NUMBERS}"
         raise bad("labels are not 1-D", where, f"shape {array.shape}", _CLASSES, remedy)
     if array.size == 0:
         raise bad("no labels", where, "0 labels", "at least 1")
@@ -49,13 +50,51 @@ def check_labels(
         what, expected = "labels and samples differ in number", f"{n_samples}, one per sample"
         raise bad(what, where, f"{len(array)} labels", expected, "Give one label per sample.")
     if array.dtype.kind == "f":
-        _refuse(array, array != np.trunc(array), where, "a label is not a whole number", "whole numbers")
+        _refuse(array, array != np.trunc(array), where, "a label is not a whole number", "whole numbers", _NUMBERS)
     top = 2**31 - 2 if n_classes is None else n_classes - 1
     if not 0 <= array.min() <= array.max() <= top:
         allowed = "0 or more" if n_classes is None else f"0..{top}"
         _refuse(array, (array < 0) | (array > top), where, "a label is out of range", allowed)
     small = (int(array.max()) if n_classes is None else top) < 256
     return np.require(array, np.uint8 if small else np.int32, ["C", "A"])
+
+
+def check_targets(
+    targets: object, where: str, n_targets: int | None = None, n_samples: int | None = None
+) -> NDArray[np.float64]:
+    """Check the targets of a regression; return a C-contiguous float64 array (N, K). (N,) becomes (N, 1).
+
+    Raises DataError for text, NaN, infinity, values beyond float32, and another shape.
+    """
+    expected = "numbers, (n,) or (n, targets)"
+    array = _as_array(targets, where, expected)
+    if array.dtype.kind not in "uif":
+        remedy = "Names of classes? Leave task='regression' (--task regression) out."
+        raise bad("targets of the wrong type", where, f"dtype {array.dtype}", expected, remedy)
+    rows = array[:, None] if array.ndim == 1 else array
+    if rows.ndim != 2 or not rows.size:
+        raise bad("not the targets of samples", where, f"shape {array.shape}", expected)
+    for found, due, unit in ((len(rows), n_samples, "samples"), (rows.shape[1], n_targets, "targets")):
+        if due not in (None, found):
+            raise bad(f"wrong number of {unit}", where, f"shape {array.shape}", f"{due} {unit}")
+    limit = float(np.finfo(np.float32).max)
+    _refuse(rows, ~(np.abs(rows.astype(np.float64)) <= limit), where, "NaN or infinite targets", f"at most {limit:.4g}")
+    return np.require(rows, np.float64, ["C", "A"])
+
+
+def check_weights(weights: object, where: str, n_samples: int) -> NDArray[np.float64]:
+    """Check the weights of ``n_samples`` samples: a float64 array (N,), >= 0, one above 0. Raises DataError."""
+    expected = f"{n_samples} numbers >= 0, one per sample"
+    array = _as_array(weights, where, expected)
+    if array.dtype.kind not in "uif":
+        raise bad("weights of the wrong type", where, f"dtype {array.dtype}", expected)
+    if array.shape != (n_samples,):
+        raise bad("wrong number of weights", where, f"shape {array.shape}", expected, "Give one weight per sample.")
+    wrong = ~(np.isfinite(array) & (array >= 0) & (array < 1e38))
+    _refuse(array, wrong, where, "a weight is negative, infinite or NaN", "finite numbers >= 0")
+    if not array.any():
+        raise bad("all weights are zero", where, f"{n_samples} zeros", "one weight above 0")
+    return np.require(array, np.float64, ["C", "A"])
 
 
 def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
@@ -102,13 +141,20 @@ def _as_array(value: object, where: str, accepted: str) -> NDArray[Any]:
         raise bad("not a NumPy array", where, found, accepted, "Convert it to a NumPy array.") from error
 
 
-def _refuse(array: NDArray[Any], wrong: NDArray[np.bool_], where: str, what: str, expected: str) -> None:
+def _refuse(
+    array: NDArray[Any],
+    wrong: NDArray[np.bool_],
+    where: str,
+    what: str,
+    expected: str,
+    remedy: str = "Repair the data.",
+) -> None:
     """If a value is bad, raise DataError with the first one, its index and their number."""
     if wrong.any():
         index = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
         at = index[0] if len(index) == 1 else index
         found = f"value {array[index]} at index {at} ({np.count_nonzero(wrong)} in all)"
-        raise bad(what, where, found, expected, "Repair the data.")
+        raise bad(what, where, found, expected, remedy)
 
 
 def count_classes(labels: NDArray[Any], where: str) -> int:

@@ -16,6 +16,8 @@ NAMED: Final = 8  # classes, at most
 
 def doubts(data: Dataset) -> list[str]:
     """What is doubtful of values and classes."""
+    if data.regression:
+        return [*input_doubts(data), *_constant_targets(data)]
     counts = np.bincount(data.train_labels, minlength=data.n_classes)
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
@@ -41,6 +43,27 @@ def input_doubts(data: Dataset) -> list[str]:
         return []
     seen = f"the values of {name} lie in {some.min():g}..{some.max():g}, and floats are taken as they are"
     return [f"{seen}. Scale them to 0..1 or standardise them; pixels of 0..255 can be stored as uint8"]
+
+
+def _constant_targets(data: Dataset) -> list[str]:
+    """Targets that are the same in every training sample."""
+    same = np.flatnonzero(data.train_labels.min(axis=0) == data.train_labels.max(axis=0))
+    names = [data.classes[k] if data.classes else str(k) for k in same[:NAMED]]
+    return (
+        [f"the target {', '.join(names)} is the same in all training samples: nothing can be learned"] if names else []
+    )
+
+
+def learned_nothing(result: Any, labels: Any) -> list[str]:
+    """Whether a result on these labels, or targets, is no better than knowing nothing of the samples."""
+    return guessing(result.accuracy, labels) if labels.ndim == 1 else no_better_than_the_mean(result.r2)
+
+
+def no_better_than_the_mean(r2: float) -> list[str]:
+    """Whether an R^2 is no better than that of predicting the mean of the targets."""
+    return (
+        [] if r2 > 0 else [f"no better than the mean: R2 is {r2:.4f}, and predicting the mean of the test part has 0"]
+    )
 
 
 def guessing(accuracy: float, labels: Any) -> list[str]:

@@ -29,3 +29,7 @@ class Scaling(NamedTuple):
     def __call__(self, samples: Any, dtype: Any) -> NDArray[Any]:
         """Samples (N, D) standardised in float64, then in ``dtype``."""
         return np.asarray((samples - self.mean) / self.deviation, dtype)
+
+    def undo(self, values: Any) -> NDArray[np.float64]:
+        """Standardised values (N, D) in their units again, float64: a mean may be large beside its deviation."""
+        return np.asarray(np.asarray(values, np.float64) * self.deviation + self.mean)

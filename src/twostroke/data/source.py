@@ -18,7 +18,7 @@ class Source(NamedTuple):
     """``arrays`` in the order of ``ROLES``, and where each is from.
 
     ``classes`` are the names of labels 0, 1, ... if they have names, ``columns`` those of a table whose values are to
-    be standardised. ``how`` says how it was read.
+    be standardised. ``how`` says how it was read. ``weights`` are those of the training samples, if they have any.
     """
 
     arrays: Sequence[Any]
@@ -26,6 +26,7 @@ class Source(NamedTuple):
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     how: str = ""
+    weights: Any = None
 
 
 def held_out(count: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -33,11 +33,24 @@ def check_seed(seed: int) -> int:
     return operator.index(seed)
 
 
-def check_scaling(scaling: Scaling | None, width: int) -> Scaling | None:
+def check_task(task: str, loss: str, output: str, target_scaling: Scaling | None) -> None:
+    """Refuse what makes no regression, and a scaling of targets where there is none."""
+    if task == "regression" and loss == "cross-entropy":
+        expected, remedy = "quadratic or poisson for a regression", "Leave the loss out: it is quadratic then."
+        raise ConfigError("a loss of classes", where="loss", found=loss, expected=expected, remedy=remedy)
+    if task == "regression" and output == "softmax":
+        expected = "identity, or another that is no distribution over classes"
+        raise ConfigError("an output of classes", where="output", found=output, expected=expected)
+    if target_scaling is not None and (task, output) != ("regression", "identity"):
+        found, expected = f"task {task}, output {output}", "a regression with output identity"
+        raise ConfigError("no targets to standardise", where="target_scaling", found=found, expected=expected)
+
+
+def check_scaling(scaling: Scaling | None, width: int, where: str = "scaling") -> Scaling | None:
     for name, values in zip(Scaling._fields, scaling or (), strict=False):
         shape = getattr(values, "shape", None)
         if shape != (width,):
-            raise ConfigError("bad scaling", where=f"scaling.{name}", found=f"shape {shape}", expected=f"({width},)")
+            raise ConfigError("bad scaling", where=f"{where}.{name}", found=f"shape {shape}", expected=f"({width},)")
     return scaling
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
@@ -35,6 +35,13 @@ def _is_integer(value: object, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
+def _weighs_classes(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return value is None or (isinstance(value, str) and value == "balanced")
+    named, weights = all(isinstance(key, str | int) for key in value), [*value.values()]
+    return named and all(_is_finite(one) and 0 <= one < 1e38 for one in weights) and any(weights)
+
+
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -50,7 +57,9 @@ class TrainConfig:
     None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability that
     a hidden unit is dropped in a step. ``val_size`` (a number of samples, or a fraction) is held out of the training
     set as the validation set. With ``patience`` > 0, training stops after that many epochs without a lower validation
-    loss, and the best parameters are restored. ``evaluate_test`` adds the test set's loss and accuracy to every record.
+    loss, and the best parameters are restored. ``class_weight`` multiplies the loss of each sample by the weight of its
+    class: "balanced" is n / (k count), so that every class weighs the same; a mapping gives weights by name or number,
+    1 where it names none. ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
     epochs: int = _checked(4, "an integer >= 1, at most 10^9", lambda v: _is_integer(v, 1) and v <= 10**9)
@@ -71,13 +80,16 @@ class TrainConfig:
         lambda v: _is_finite(v) and (0 <= v < 1 or _is_integer(v, 1)),
     )
     patience: int = _integer(0, low=0)
+    class_weight: Literal["balanced"] | Mapping[str | int, float] | None = _checked(
+        None, "balanced, or weights >= 0 of classes by name or number, one above 0", _weighs_classes
+    )
     evaluate_test: bool = _checked(True, "True or False", lambda value: isinstance(value, bool))
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, np.generic):  # NumPy's numbers and truth values as Python's
-                value = value.item()
+            if isinstance(value, np.generic | Mapping):
+                value = _plain(value)
                 object.__setattr__(self, each.name, value)
             if each.metadata and not each.metadata["holds"](value):
                 _refuse(each.name, repr(value) if isinstance(each.default, str) else value, each.metadata["expected"])
@@ -92,6 +104,13 @@ class TrainConfig:
     def replace(self, **changes: Any) -> TrainConfig:
         """A copy with these fields changed."""
         return replace(self, **changes)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and truth values as Python's; a mapping as a dictionary of such."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _refuse(name: str, found: object, expected: str) -> None:

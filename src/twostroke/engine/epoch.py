@@ -35,7 +35,9 @@ class Epoch:
         buffers = step.workspace.rows(high - low)
 
         def by_step(samples: Array) -> Array:
-            return samples[start : start + count * n].reshape(count, n)[:, low:high]
+            width = len(samples) // len(self.order)  # numbers per sample
+            steps = samples[start * width : (start + count * n) * width].reshape(count, n * width)
+            return steps[:, low * width : high * width]
 
         moves = [
             Move(by_step(self.order), buffers.indices, True),

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..backend import Array, Backend
 from ..errors import ModelError
+from .targets import Result, target_errors
 from .workspace import Buffers
-
-
-class Result(NamedTuple):
-    """Mean loss and accuracy (0..1) over all samples seen."""
-
-    loss: float
-    accuracy: float
 
 
 def mean(backend: Backend, values: Array) -> float:
@@ -27,12 +21,17 @@ def mean(backend: Backend, values: Array) -> float:
 
 
 class Running:
-    """One loss and one predicted class per sample, for ``n`` samples."""
+    """One loss and one predicted class per sample, for ``n`` samples; of a regression the outputs (n, K).
 
-    def __init__(self, backend: Backend, n: int, dtype: str) -> None:
-        self.backend = backend
+    ``deviation`` (K,) is the unit of a regression's outputs; None for a classifier.
+    """
+
+    def __init__(self, backend: Backend, n: int, dtype: str, deviation: Any = None) -> None:
+        self.backend, self._deviation = backend, deviation
         self.losses = backend.xp.zeros(n, dtype)
         self.predictions = backend.xp.zeros(n, "int64")
+        if deviation is not None:
+            self.predictions = backend.xp.zeros((n, len(deviation)), dtype)
 
     def update(self, start: int, buffers: Buffers) -> None:
         """Store the losses and predictions of the batch that starts at sample ``start``."""
@@ -41,7 +40,11 @@ class Running:
         xp.copyto(self.predictions[start:stop], buffers.predictions)
 
     def result(self, labels: Array) -> Result:
-        """Mean loss and accuracy; ``labels`` (n,) in the order of the samples. THE SYNC POINT of an epoch."""
+        """Mean loss and accuracy, or errors; ``labels`` (n,), or targets (n, K), in the order of the samples. THE SYNC
+        POINT of an epoch."""
+        if self._deviation is not None:
+            errors = target_errors(self.backend, self.predictions, labels, self._deviation)
+            return errors.mean(mean(self.backend, self.losses))
         xp, means = self.backend.xp, self.backend.scalars(2, "float64")
         xp.mean(self.losses, dtype="float64", out=means[0])
         right = xp.equal(self.predictions, labels, out=xp.empty_like(self.losses))  # as numbers: one mean for both

@@ -14,10 +14,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..backend import Array, Backend, Steps, array_module, check_backend, host_backend
 from ..data.checks import check_images
+from ..data.dataset import TASKS
 from ..data.scaling import Scaling
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from . import kernels
-from .arguments import check_layers, check_names, check_scaling, check_seed, choice
+from .arguments import check_layers, check_names, check_scaling, check_seed, check_task, choice
 from .initializers import INITIALIZERS, initial_parameters
 from .workspace import Buffers, Workspace
 
@@ -54,8 +55,12 @@ class MLP:
     "glorot", "normal" or "scaled-normal", by default "he" for ReLU, else "glorot". The weights are drawn with ``seed``,
     or taken from the flat host array ``parameters``.
 
-    ``scaling`` standardises every input row, as suits a table: ``Scaling.of(samples)``. ``classes`` are the names of
-    the outputs. Both are kept in model files.
+    ``task`` is "classification", or "regression": the outputs are numbers. Its loss is "quadratic" (the default then,
+    with output identity) or "poisson".
+
+    ``scaling`` standardises every input row, as suits a table: ``Scaling.of(samples)``. ``target_scaling`` does that to
+    the targets of a regression with output identity: ``Scaling.of(targets)``; ``predict`` returns to their units.
+    ``classes`` are the names of the outputs. All three are kept in model files.
 
     ``dtype`` is "float32" or "float64"; ``backend`` is the device that holds the parameters, by default the CPU.
     Parameters and inputs must be finite: ``0 * inf`` and ``0 * nan`` count as 0 in the CPU's C library and may be NaN
@@ -68,7 +73,7 @@ class MLP:
         self,
         layers: Sequence[int],
         activation: Literal["relu", "sigmoid", "tanh", "identity"] = "relu",
-        loss: Literal["cross-entropy", "quadratic", "poisson"] = "cross-entropy",
+        loss: Literal["cross-entropy", "quadratic", "poisson"] | None = None,
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float32",
         *,
@@ -77,13 +82,22 @@ class MLP:
         parameters: Any = None,
         scaling: Scaling | None = None,
         classes: Sequence[str] = (),
+        task: Literal["classification", "regression"] = "classification",
+        target_scaling: Scaling | None = None,
         backend: Backend | None = None,
     ) -> None:
         self.layers = check_layers(layers)
+        self.task = choice("task", task, TASKS)
+        self.regression = task == "regression"
+        loss = ("quadratic" if self.regression else "cross-entropy") if loss is None else loss
+        if self.regression and loss == "quadratic":
+            output = output or "identity"
         self.scaling, self.classes = check_scaling(scaling, self.layers[0]), check_names(classes, self.layers[-1])
+        self.target_scaling = check_scaling(target_scaling, self.layers[-1], "target_scaling")
         self.activation = choice("activation", activation, kernels.ACTIVATIONS)
         self.loss = choice("loss", loss, kernels.LOSSES)
         self.output = choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
+        check_task(self.task, self.loss, self.output, target_scaling)
         self.init = choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
         self.dtype = choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = check_seed(seed)
@@ -136,9 +150,20 @@ class MLP:
 
         Raises ``DataError`` for anything else.
         """
+        if self.regression:
+            found, expected = "a regression network", "a network of classes"
+            raise ConfigError("numbers have no probabilities", found=found, expected=expected, remedy="Use predict(X).")
+        return self.outputs(X)
+
+    def outputs(self, X: Any) -> Any:
+        """The output layer's activations as in ``predict_proba``; of a regression in the units of its targets."""
         images = self.inputs(X, "X")
         with self.backend.active():
-            return self.backend.to_host(self.infer(images))
+            return self.in_units(self.backend.to_host(self.infer(images)))
+
+    def in_units(self, outputs: Any) -> Any:
+        """Activations (N, K) on the host, in the units of the targets, if those were standardised."""
+        return outputs if self.target_scaling is None else self.target_scaling.undo(outputs)
 
     def inputs(self, X: Any, where: str) -> Any:
         """Checked and standardised host rows (N, D), as the first layer takes them. Raises ``DataError``, which names
@@ -164,8 +189,13 @@ class MLP:
         return found
 
     def predict(self, X: Any) -> Any:
-        """The class of each row of X, (N,) int64 on the host: the most probable one; with one output, 1 above 0.5."""
-        found = self.predict_proba(X)
+        """The class of each row of X, (N,) int64 on the host: the most probable one; with one output, 1 above 0.5.
+
+        Of a regression: the numbers (N, K), in the units of the targets.
+        """
+        found = self.outputs(X)
+        if self.regression:
+            return found
         return (found[:, 0] > 0.5).astype("int64") if found.shape[1] == 1 else found.argmax(axis=1)
 
     def summary(self) -> str:
@@ -194,7 +224,8 @@ class MLP:
 
     def _parts(self) -> tuple[Any, ...]:
         """What a copy is made from."""
-        return network_settings(self), self.backend.to_host(self.parameters).copy(), self.scaling, self.classes
+        kept = {"scaling": self.scaling, "classes": self.classes, "target_scaling": self.target_scaling}
+        return network_settings(self) | kept, self.backend.to_host(self.parameters).copy()
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.layers))
@@ -229,18 +260,22 @@ class Inference:
     ) -> None:
         self.capacity, self.nbytes = capacity, capacity * sum(net.layers) * net.parameters.itemsize
         self._net, self._scored = net, scored
-        self._workspace = Workspace(net.backend, net.layers, net.dtype, capacity, training=False)
+        self._workspace = Workspace(
+            net.backend, net.layers, net.dtype, capacity, training=False, regression=net.regression
+        )
         # By the number of rows, and whether they are pixels; those used last come last.
         self._captured: dict[tuple[int, bool], Callable[[Array], None]] = {}
         if sizes:
             self._capture(sizes, pixels)
 
     def run(self, rows: Array, labels: Array | None = None) -> Buffers:
-        """The arrays of a pass over rows (n, D) on the device: outputs (n, K) in A[-1]; with ``labels`` (n,) also
-        losses and predictions. The next pass overwrites them."""
+        """The arrays of a pass over rows (n, D) on the device: outputs (n, K) in A[-1]; with ``labels`` (n,), or
+        targets (n, K), also losses and predictions. The next pass overwrites them."""
         n, backend = len(rows), self._net.backend
         buffers = self._workspace.rows(n)
-        if labels is not None:
+        if labels is not None and labels.ndim == 2:
+            self._workspace.load_targets(labels, buffers)
+        elif labels is not None:
             backend.xp.copyto(buffers.labels, labels)
         key = n, bool(rows.dtype == buffers.pixels.dtype)
         if key not in self._captured:
@@ -250,11 +285,12 @@ class Inference:
         return buffers
 
     def _capture(self, sizes: Collection[int], pixels: bool) -> None:
-        parts = []
+        parts, net = [], self._net
         for n in sizes:
             buffers = self._workspace.rows(n)
             source = buffers.pixels if pixels else buffers.A[0]
-            scratch = (*buffers.A[pixels ^ 1 : -1], buffers.T, buffers.scratch, buffers.rows)
+            targets = [] if net.regression else [buffers.T]
+            scratch = (*buffers.A[pixels ^ 1 : -1], *targets, buffers.scratch, buffers.rows)
             parts.append(Steps(partial(self._pass, buffers, source), scratch=scratch, source=source))
         captured = self._net.backend.capture(parts)
         self._captured |= {(n, pixels): partial(captured.run_on, part) for part, n in enumerate(sizes)}
@@ -266,7 +302,8 @@ class Inference:
         if source is buffers.pixels:
             self._workspace.load_inputs(source, buffers)
         if self._scored:
-            self._workspace.load_targets(buffers.labels, buffers)
+            if not net.regression:  # its targets are loaded before
+                self._workspace.load_targets(buffers.labels, buffers)
             score(net, buffers)
         else:
             forward(net, buffers)
@@ -285,7 +322,13 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
 
 
 def predict_classes(net: MLP, buffers: Buffers) -> None:
-    """predictions (n,) <- the most probable class. Call after ``loss_forward``, before ``backward`` clobbers A[-1]."""
+    """predictions (n,) <- the most probable class; of a regression (n, K) <- the outputs.
+
+    Call after ``loss_forward``, before ``backward`` clobbers A[-1].
+    """
+    if net.regression:
+        net.backend.elementwise(kernels.copy_to)(buffers.A[-1], buffers.predictions)
+        return
     net.backend.xp.argmax(buffers.A[-1], axis=1, out=buffers.predictions)
 
 
@@ -350,7 +393,7 @@ def parameter_count(layers: Sequence[int]) -> int:
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layers))
 
 
-SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dtype")
+SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dtype", "task")
 
 
 def network_settings(net: MLP) -> dict[str, Any]:
@@ -358,12 +401,5 @@ def network_settings(net: MLP) -> dict[str, Any]:
     return {name: getattr(net, name) for name in SETTINGS}
 
 
-def _made(
-    settings: dict[str, Any],
-    parameters: Any,
-    scaling: Scaling | None,
-    classes: tuple[str, ...],
-    *,
-    backend: Backend | None = None,
-) -> MLP:
-    return MLP(**settings, parameters=parameters, scaling=scaling, classes=classes, backend=backend)
+def _made(settings: dict[str, Any], parameters: Any, *, backend: Backend | None = None) -> MLP:
+    return MLP(**settings, parameters=parameters, backend=backend)

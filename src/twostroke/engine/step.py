@@ -36,7 +36,13 @@ class TrainingStep:
         self.net, self.images, self.labels, self.weights = net, images, labels, weights
         self.optimizer, self.running = optimizer, running
         self.workspace = Workspace(
-            net.backend, net.layers, net.dtype, batch_size, weighted=weights is not None, dropout=dropout
+            net.backend,
+            net.layers,
+            net.dtype,
+            batch_size,
+            weighted=weights is not None,
+            dropout=dropout,
+            regression=net.regression,
         )
         self.keys = net.backend.xp.zeros(len(labels), "uint32") if dropout else None
         self.capture = capture or net.backend.capture
@@ -46,10 +52,12 @@ class TrainingStep:
         return 0, n
 
     def kept(self, buffers: Buffers) -> list[tuple[Array, Array]]:
-        """Per-sample results to keep: pairs of an array (N,) and the buffer (n,) that a step writes."""
+        """Per-sample results to keep: pairs of an array (N,) and the buffer (n,) that a step writes; or of (N K,) and
+        (n K,), K numbers per sample."""
         if self.running is None:
             return []
-        return [(self.running.losses, buffers.losses), (self.running.predictions, buffers.predictions)]
+        predictions = self.running.predictions.reshape(-1), buffers.predictions.reshape(-1)
+        return [(self.running.losses, buffers.losses), predictions]
 
     def kept_by_step(self) -> list[tuple[Array, Array]]:
         """Per-step results to keep: pairs of an array with a row per step and the buffer that a step writes."""

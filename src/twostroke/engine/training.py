@@ -7,12 +7,11 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
-from ..data.checks import check_labels
 from ..data.dataset import Dataset, check_fit
 from ..data.doubts import doubts
 from ..errors import ConfigError, DivergenceError, TwoStrokeError
@@ -20,11 +19,13 @@ from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
-from .metrics import Result, Running, mean
+from .metrics import Running, mean
 from .mlp import MLP, MOST_ROWS, Inference
 from .optimizers import OPTIMIZERS, Momentum, Nesterov, Optimizer
 from .schedules import make_schedule
 from .step import TrainingStep
+from .targets import Result, targets_of, unit
+from .weights import relative_weights, sample_weights
 from .workspace import label_dtype
 
 POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss", "best_loss")
@@ -36,10 +37,13 @@ class EpochRecord:
     """The results of one epoch.
 
     ``epoch`` counts from 1 to ``epochs``, ``steps`` from the start of the run; ``learning_rate`` is that of the last
-    step. Losses are means per sample, accuracies 0..1. ``train_loss`` and ``train_accuracy`` are measured on each batch
-    just before its update; ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy`` after the epoch (None
-    without such a set). ``train_seconds`` is the time of the steps, synchronised, without evaluation;
-    ``samples_per_second`` is computed from it.
+    step. Losses are means per sample, accuracies 0..1. With weights of samples or classes, training and validation
+    losses are weighted means; accuracies and the test loss count every sample once. ``train_loss`` and
+    ``train_accuracy`` are measured on each batch just before its update; ``val_loss``, ``val_accuracy``, ``test_loss``
+    and ``test_accuracy`` after the epoch (None without such a set). ``train_seconds`` is the time of the steps,
+    synchronised, without evaluation; ``samples_per_second`` is computed from it. A regression has no accuracies (None),
+    but ``train_rmse``, ``val_rmse`` and ``test_rmse``, root mean squared errors in the units of the targets, and R^2 as
+    ``train_r2``, ``val_r2`` and ``test_r2``; of several targets these are means.
     """
 
     epoch: int
@@ -47,19 +51,31 @@ class EpochRecord:
     steps: int
     learning_rate: float
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
     train_seconds: float
     samples_per_second: float
+    train_rmse: float | None = None
+    train_r2: float | None = None
+    val_rmse: float | None = None
+    val_r2: float | None = None
+    test_rmse: float | None = None
+    test_r2: float | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields by name: a classifier's without errors, a regression's without accuracies."""
+        absent = ("_rmse", "_r2") if self.train_rmse is None else ("_accuracy",)
+        return {name: value for name, value in asdict(self).items() if not name.endswith(absent)}
 
 
 class Evaluation:
-    """A labelled set on the device, with the arrays to evaluate it repeatedly."""
+    """A labelled set on the device, with the arrays to evaluate it repeatedly; ``weights`` (N,) are of its losses."""
 
-    def __init__(self, net: MLP, images: Any, labels: Any, *, keep_outputs: bool = False) -> None:
+    def __init__(self, net: MLP, images: Any, labels: Any, weights: Any = None, *, keep_outputs: bool = False) -> None:
         backend, rows = net.backend, min(MOST_ROWS, len(images))
         self.net = net
         self._bounds = list(batch_bounds(len(images), rows))
@@ -68,7 +84,8 @@ class Evaluation:
             self._images, self._labels = upload(backend, images, labels, net)
             pixels = self._images.dtype == "uint8"
             self._inference = Inference(net, rows, scored=True, sizes=sizes, pixels=pixels)
-            self._running = Running(backend, len(images), net.dtype)
+            self._running = Running(backend, len(images), net.dtype, unit(net))
+            self._weights = None if weights is None else backend.asarray(weights / weights.mean(), net.dtype)
             self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
 
     def run(self) -> Result:
@@ -79,28 +96,33 @@ class Evaluation:
                 self._running.update(start, buffers)
                 if self.outputs is not None:
                     self.outputs[start:stop] = buffers.A[-1]
+            if self._weights is not None:
+                self.net.backend.xp.multiply(self._running.losses, self._weights, out=self._running.losses)
             return self._running.result(self._labels)
 
 
 def evaluate(net: MLP, images: Any, labels: Any) -> Result:
-    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,). Raises ``DataError``."""
+    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,); or the errors of a regression,
+    whose labels are targets (N, K). Raises ``DataError``."""
     return evaluate_outputs(net, images, labels, keep_outputs=False)[0]
 
 
 def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
-    """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host."""
+    """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host, in units of the
+    targets."""
     images = net.inputs(images, "images")
-    labels = check_labels(labels, "labels", net.layers[-1], len(images))
+    labels = targets_of(net, labels, "labels", len(images))
     evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
     result = evaluation.run()
-    return result, net.backend.to_host(evaluation.outputs) if keep_outputs else None
+    return result, net.in_units(net.backend.to_host(evaluation.outputs)) if keep_outputs else None
 
 
 def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array, Array]:
     """Upload samples: uint8 pixels as they are, other images in the network's dtype."""
     dtype = None if images.dtype == "uint8" else net.dtype
     with backend.active():
-        return backend.asarray(images, dtype), backend.asarray(labels, label_dtype(net.layers[-1]))
+        kind = net.dtype if labels.ndim == 2 else label_dtype(net.layers[-1])
+        return backend.asarray(images, dtype), backend.asarray(labels, kind)
 
 
 def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
@@ -135,7 +157,7 @@ class TrainingRun:
         _check_kind(net, "net", MLP, "an MLP")
         _check_kind(data, "data", Dataset, "a Dataset")
         _check_kind(config, "config", TrainConfig, "a TrainConfig")
-        images, labels, evaluations = _check(net, data, config)
+        images, labels, self.sample_weight, evaluations = _check(net, data, config)
         n = len(images)
         batch_size = n if config.batch_size == "full" else int(config.batch_size)
         if batch_size > n:
@@ -152,10 +174,11 @@ class TrainingRun:
         self._schedule = make_schedule(config.schedule, config.warmup)
         with net.backend.active():
             device_images, self._labels = upload(net.backend, images, labels, net)
-            self.running = kit.running(net.backend, n, net.dtype)
+            self.running = kit.running(net.backend, n, net.dtype, unit(net))
             self.optimizer = make_optimizer(net, config)
             given = device_images, self._labels, self.optimizer, batch_size, self.running
-            self._step = kit.step(net, *given, dropout=config.dropout)
+            weights = None if self.sample_weight is None else net.backend.xp.zeros(n, net.dtype)
+            self._step = kit.step(net, *given, weights=weights, dropout=config.dropout)
             self._steps = Epoch(self._step, self.bounds)
             self._uploaded: int | None = None  # the epoch whose order and scalars are on the device
             self._evaluations = {name: kit.evaluation(net, *arrays) for name, arrays in evaluations.items()}
@@ -222,13 +245,16 @@ class TrainingRun:
             return self._end_epoch(result)
 
     def _begin_epoch(self) -> None:
-        """Upload the sample order, the scalars of every step, and the dropout keys."""
-        n, seed, epoch = len(self._labels), self.config.seed, self.epoch
+        """Upload the sample order, the scalars of every step, the relative weights, and the dropout keys."""
+        backend, n, seed, epoch = self.net.backend, len(self._labels), self.config.seed, self.epoch
+        order = epoch_order(n, seed, epoch)
         steps = range(epoch * len(self.bounds), (epoch + 1) * len(self.bounds))
         numbers = [self.optimizer.numbers(self._rate(step), step + 1, self.config.l2) for step in steps]
-        self._steps.begin(epoch_order(n, seed, epoch), numbers)
+        self._steps.begin(order, numbers)
+        if self._step.weights is not None and self.sample_weight is not None:
+            relative = relative_weights(self.sample_weight, order, self.bounds)[0]
+            backend.xp.copyto(self._step.weights, backend.asarray(relative, self.net.dtype))
         if self._step.keys is not None:
-            backend = self.net.backend
             backend.xp.copyto(self._step.keys, backend.asarray(dropout_keys(n, seed, epoch)))
         self._uploaded = epoch
 
@@ -242,20 +268,19 @@ class TrainingRun:
         batch_size = self.bounds[0][1]
         _check_converges(self.net, self.running, result, self.epoch, batch_size, self.first_loss)
         results = {name: evaluation.run() for name, evaluation in self._evaluations.items()}
-        val, test = results.get("val"), results.get("test")
+        val = results.get("val")
+        absent = ("train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+        parts: dict[str, Any] = dict.fromkeys(absent)
+        for name, one in {"train": result, **results}.items():
+            parts |= one.of_part(name, self.net.regression)
         record = EpochRecord(
             epoch=self.epoch + 1,
             epochs=self.config.epochs,
             steps=self.steps,
             learning_rate=self._rate(self.steps - 1),
-            train_loss=result.loss,
-            train_accuracy=result.accuracy,
-            val_loss=val.loss if val else None,
-            val_accuracy=val.accuracy if val else None,
-            test_loss=test.loss if test else None,
-            test_accuracy=test.accuracy if test else None,
             train_seconds=self.seconds,
             samples_per_second=len(self._labels) / self.seconds,
+            **parts,
         )
         self.history.append(record)
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
@@ -324,22 +349,26 @@ def _check_kind(value: object, where: str, kind: type, name: str) -> None:
         raise ConfigError(f"not {name}", where=where, found=type(value).__name__, expected=name, remedy=remedy)
 
 
-def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, dict[str, tuple[Any, Any]]]:
-    """Check the data. Returns training images and labels, and the evaluation sets by name."""
-    check_fit(net.layers, data)
+def _check(net: MLP, data: Dataset, config: TrainConfig) -> tuple[Any, Any, Any, dict[str, tuple[Any, ...]]]:
+    """Check the data. Returns training images, labels and weights, and by name what each ``Evaluation`` is made of."""
+    check_fit(net.layers, data, task=net.task)
     images = net.inputs(data.train_images, "train_images")
-    labels = check_labels(data.train_labels, "train_labels", net.layers[-1], len(images))
-    evaluations: dict[str, tuple[Any, Any]] = {}
+    labels = targets_of(net, data.train_labels, "train_labels", len(images))
+    weights = sample_weights(replace(data, train_labels=labels), config.class_weight)
+    evaluations: dict[str, tuple[Any, ...]] = {}
     if config.val_size:
-        whole = replace(data, train_images=images, train_labels=labels)
-        part, val_images, val_labels = whole.split(config.val_size, config.seed)
-        evaluations["val"] = (val_images, val_labels)
-        images, labels = part.train_images, part.train_labels
+        kept, held = data.split_indices(config.val_size, config.seed)
+        evaluations["val"] = images[held], labels[held], None if weights is None else weights[held]
+        images, labels, weights = images[kept], labels[kept], None if weights is None else weights[kept]
+        for part, given in (("training", weights), ("validation", evaluations["val"][2])):
+            if given is not None and not given.any():
+                what, expected = f"all weights of the {part} part are zero", "one above 0 in either part"
+                raise ConfigError(what, where="val_size", found=config.val_size, expected=expected)
     if config.evaluate_test and len(data.test_images):
         test_images = net.inputs(data.test_images, "test_images")
-        test_labels = check_labels(data.test_labels, "test_labels", net.layers[-1], len(test_images))
+        test_labels = targets_of(net, data.test_labels, "test_labels", len(test_images))
         evaluations["test"] = (test_images, test_labels)
-    return images, labels, evaluations
+    return images, labels, weights, evaluations
 
 
 def _check_converges(

@@ -26,7 +26,7 @@ class Buffers(NamedTuple):
     pixels: Array  # (n, D) uint8
     labels: Array  # (n,)
     indices: Array  # (n,) int64, the batch's samples
-    predictions: Array  # (n,) int64, the most probable class
+    predictions: Array  # (n,) int64, the most probable class; of a regression (n, K), the outputs
     weights: Array  # (n,), sample weights relative to the batch's mean; (0,) without sample weights
     target_rows: Array  # (n, K) in C order, aliases scratch: gathered target rows before they are copied to T
     keys: Array  # (n,) uint32, a random number per sample, for dropout
@@ -46,7 +46,7 @@ class Workspace:
     """The arrays for batches of up to ``capacity`` rows through layers of these ``widths``.
 
     Without ``training`` only the arrays for inference are allocated. ``weighted``: there are sample weights.
-    ``dropout`` is the probability that a hidden unit is dropped.
+    ``dropout`` is the probability that a hidden unit is dropped. ``regression``: predictions are rows of outputs.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Workspace:
         training: bool = True,
         weighted: bool = False,
         dropout: float = 0.0,
+        regression: bool = False,
     ) -> None:
         xp, empty = backend.xp, backend.empty
         self.backend = backend
@@ -75,7 +76,8 @@ class Workspace:
         xp.copyto(self._ones, 1.0)
         self._pixels = empty(capacity * n_in, "uint8")
         self._labels = empty(capacity, label_dtype(n_out))
-        self._indices, self._predictions = empty(capacity, "int64"), empty(capacity, "int64")
+        self._indices, self._regression = empty(capacity, "int64"), regression
+        self._predictions = empty(capacity * n_out, dtype) if regression else empty(capacity, "int64")
         self._classes = xp.arange(n_out, dtype=self._labels.dtype).reshape(1, n_out)
         self._weights = empty(capacity if weighted else 0, dtype)
         hidden = self.widths[1:-1] if dropout else ()
@@ -120,7 +122,7 @@ class Workspace:
             pixels=by_row(self._pixels, self.widths[0]),
             labels=self._labels[:n],
             indices=self._indices[:n],
-            predictions=self._predictions[:n],
+            predictions=by_row(self._predictions, self.widths[-1]) if self._regression else self._predictions[:n],
             weights=self._weights[:n],
             target_rows=by_row(self._scratch, self.widths[-1]),
             keys=self._keys[:n],

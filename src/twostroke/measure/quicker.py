@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from ..backend import Backend, select_backend
 from ..data.dataset import Dataset
 from ..engine.mlp import MLP, network_settings
@@ -48,9 +50,19 @@ def _step_seconds(run: TrainingRun, data: Dataset, steps: int, backend: Backend)
     batch_size = run.bounds[0][1]
     rows = slice(steps * batch_size)
     short = replace(data, train_images=data.train_images[rows], train_labels=data.train_labels[rows])
-    changes = {"lr": 1e-9, "epochs": 1 + EPOCHS, "val_size": 0, "patience": 0, "evaluate_test": False}
+    weights = None if run.sample_weight is None else np.ones(len(short.train_labels))
+    short = replace(short, sample_weight=weights)
+    changes = {
+        "class_weight": None,
+        "lr": 1e-9,
+        "epochs": 1 + EPOCHS,
+        "val_size": 0,
+        "patience": 0,
+        "evaluate_test": False,
+    }
     config = run.config.replace(batch_size=batch_size, **changes)
-    trial = TrainingRun(MLP(**network_settings(run.net), scaling=run.net.scaling), short, config, backend)
+    scalings = {name: getattr(run.net, name) for name in ("scaling", "target_scaling")}
+    trial = TrainingRun(MLP(**network_settings(run.net), **scalings), short, config, backend)
     while not trial.done:
         trial.advance()
     return min(record.train_seconds for record in trial.history[1:]) / len(trial.bounds)

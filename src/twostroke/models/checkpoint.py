@@ -32,6 +32,7 @@ KIND: Final = "twostroke-checkpoint"
 HISTORY: Final = "history"  # the tensor, (epochs, fields of a record) float64; a value that a run has not is NO_VALUE
 MOST_EXACT: Final = 2**53  # up to here float64 holds every integer
 NO_VALUE: Final = -math.inf  # no loss or accuracy is that
+CLASSIFIED: Final = 12  # of the fields of a record are of every run; those after them are of a regression
 RECORD_TYPES: Final = get_type_hints(EpochRecord)  # once: to evaluate annotations is to compile, which no reader may
 
 
@@ -54,6 +55,8 @@ def _digest(data: Dataset) -> str:
     if data not in _digests:
         digest = hashlib.sha256(np.ascontiguousarray(data.train_images).data)
         digest.update(np.ascontiguousarray(data.train_labels).data)
+        if data.sample_weight is not None:
+            digest.update(data.sample_weight.data)
         _digests[data] = digest.hexdigest()
     return _digests[data]
 
@@ -182,19 +185,24 @@ def _position(values: dict[str, Any], run: TrainingRun) -> dict[str, Any]:
 
 def _history_tensor(history: Sequence[EpochRecord]) -> np.ndarray:
     rows = [[NO_VALUE if value is None else value for value in astuple(record)] for record in history]
+    if all(record.train_rmse is None for record in history):  # of a classifier, as before there was another task
+        rows = [row[:CLASSIFIED] for row in rows]
     if not all(_is_number(value) for row in rows for value in row):
         raise ValueError("a value that is no number")
-    return np.array(rows, np.float64).reshape(len(rows), len(RECORD_TYPES))
+    return np.array(rows, np.float64).reshape(len(rows), -1 if rows else CLASSIFIED)
 
 
 def _history(records: np.ndarray, epochs: int) -> list[EpochRecord]:
-    if records.shape != (epochs, len(RECORD_TYPES)) or records.dtype != np.float64:
+    if (
+        records.shape not in [(epochs, width) for width in (CLASSIFIED, len(RECORD_TYPES))]
+        or records.dtype != np.float64
+    ):
         raise ValueError(f"a history of {records.shape} {records.dtype}")
     kinds = [get_args(hint) or (hint,) for hint in RECORD_TYPES.values()]  # float and None, float, or int
     history = []
     for number, row in enumerate(records.tolist(), start=1):
         values: list[Any] = []
-        for value, kind in zip(row, kinds, strict=True):
+        for value, kind in zip(row, kinds, strict=False):
             if value == NO_VALUE and NoneType not in kind:
                 raise ValueError(f"a missing value in epoch {number}")
             if int in kind and not (value.is_integer() and 0 <= value < MOST_EXACT):

@@ -1,7 +1,8 @@
 """Model files: a network as one safetensors file, with its settings and origin as metadata.
 
 The tensors are W1 (fan_in, fan_out), b1 (fan_out,), W2, b2, ... and, of a network of tables, mean (D,) and deviation
-(D,), float64, by which its input is standardised.
+(D,), float64, by which its input is standardised; of a regression target_mean (K,) and target_deviation (K,), float64,
+which bring its outputs back into the units of the targets.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..version import __version__
 
 KIND: Final = "twostroke"
 # Every model file holds these settings. A file older than some other setting lacks it; the network has its default.
+TARGET_SCALING: Final = ("target_mean", "target_deviation")
 ALWAYS_SAVED: Final = frozenset({"layers", "activation", "output", "loss", "init", "seed", "dtype"})
 
 
@@ -35,6 +37,8 @@ def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any
     """
     path = Path(path)
     tensors = host_tensors(net, path) | (net.scaling._asdict() if net.scaling else {})
+    if net.target_scaling:
+        tensors |= dict(zip(TARGET_SCALING, net.target_scaling, strict=True))
     origin = {"twostroke": __version__, "numpy": np.__version__, "python": platform.python_version()}
     origin |= {"device": net.backend.device, "reason": net.backend.reason, **(provenance or {})}
     texts = {
@@ -65,8 +69,10 @@ def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) 
     net.parameters = net.backend.asarray(flat, net.dtype)
     if "mean" in tensors:
         net.scaling = Scaling(tensors["mean"], tensors["deviation"])
-        if not (net.scaling.deviation > 0).all():
-            raise damaged(where, "a deviation that is not above 0")
+    if TARGET_SCALING[0] in tensors:
+        net.target_scaling = Scaling(*(tensors[name] for name in TARGET_SCALING))
+    if not all((one.deviation > 0).all() for one in (net.scaling, net.target_scaling) if one):
+        raise damaged(where, "a deviation that is not above 0")
     return net
 
 
@@ -128,13 +134,19 @@ def _network(header: dict[str, Any], n_bytes: int, where: Path, backend: Backend
         if "mean" in header:
             shapes |= {name: [layers[0]] for name in Scaling._fields}
             kinds |= dict.fromkeys(Scaling._fields, "F64")
+        if TARGET_SCALING[0] in header:
+            shapes |= {name: [layers[-1]] for name in TARGET_SCALING}
+            kinds |= dict.fromkeys(TARGET_SCALING, "F64")
         if set(shapes) != (found := header.keys() - {"__metadata__"}):
             raise damaged(where, f"tensors {sorted(found)}", sorted(shapes))
         for name, shape in shapes.items():
             kind = (header[name]["dtype"], header[name]["shape"])
             if kind != (kinds[name], shape):
                 raise damaged(where, f"{name} is {kind}", (kinds[name], shape))
-        return MLP(**settings, classes=_classes(header, where), backend=backend)
+        net = MLP(**settings, classes=_classes(header, where), backend=backend)
+        if TARGET_SCALING[0] in header and not (net.regression and net.output == "identity"):
+            raise damaged(where, f"a scaling of targets, of {net.task} with output {net.output}")
+        return net
     except (KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
         if isinstance(error, ModelError):
             raise

@@ -3,7 +3,8 @@
     input (batch, D) -> [Cast, Div by 255: pixels only] -> Gemm, activation, ... -> probabilities (batch, K)
                                                                                  -> ArgMax -> label (batch,)
 
-A network of tables standardises its input instead: Sub mean, Div deviation.
+A network of tables standardises its input instead: Sub mean, Div deviation. A regression has one output, ``values``
+(batch, K) in the units of its targets: Mul target_deviation, Add target_mean in place of ArgMax.
 
 Needs operator set 17 and IR version 8 (ONNX 1.12, 2022). The package ``onnx`` is imported when it is used.
 """
@@ -22,7 +23,7 @@ from ..engine.mlp import MLP, network_settings
 from ..errors import ConfigError, ModelError, missing
 from ..files.atomic_file import write_atomically
 from ..version import __version__
-from .model_file import host_tensors
+from .model_file import TARGET_SCALING, host_tensors
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -54,8 +55,9 @@ def export_onnx(
     The model's input is ``input`` (batch, D): uint8 0..255 with ``inputs="pixels"``, which the model scales as
     ``predict_proba`` does, or values already scaled, of the network's dtype, with ``inputs="scaled"``. Its outputs
     are ``label`` (batch,), the most probable class, and ``probabilities`` (batch, K), what ``predict_proba``
-    returns. ``classes`` names the K classes, as strings or integers, in the order of the outputs; without it label k is
-    the integer k. ``origin`` (how the network was trained) goes into the metadata.
+    returns; of a regression ``values`` (batch, K), what ``predict`` returns, in the network's dtype. ``classes`` names
+    the K classes, as strings or integers, in the order of the outputs; without it label k is the integer k. ``origin``
+    (how the network was trained) goes into the metadata.
 
     Raises ``ConfigError`` (an argument, or the package onnx is missing) and ``ModelError`` (weights, the file).
     """
@@ -131,7 +133,8 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
     operators = [*(activation.onnx for activation in net.layer_activations[:-1]), net.loss_kernels.onnx]
     for layer, operator in enumerate(operators, start=1):
         last = layer == len(operators)
-        Z, A = f"Z{layer}", "probabilities" if last else f"A{layer}"
+        end = "probabilities" if not net.regression else "standardised_values" if net.target_scaling else "values"
+        Z, A = f"Z{layer}", end if last else f"A{layer}"
         # The outputs need their name even where nothing is applied.
         affine = Z if operator else A
         nodes.append(make("Gemm", [values, f"W{layer}", f"b{layer}"], [affine], f"affine{layer}"))
@@ -139,6 +142,19 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
             # Softmax: over the last axis, its default.
             nodes.append(make(operator, [Z], [A], f"{operator.lower()}{layer}"))
         values = A
+    tensor = onnx.helper.make_tensor_value_info
+    D, K = net.layers[0], net.layers[-1]
+    inputs = [tensor("input", onnx.TensorProto.UINT8 if pixels else number, ["batch", D])]
+    if net.regression:
+        if net.target_scaling:  # in float64, as the input
+            constants |= dict(zip(TARGET_SCALING, net.target_scaling, strict=True))
+            nodes.append(make("Cast", [values], ["wide_values"], "widen_values", to=onnx.TensorProto.DOUBLE))
+            nodes.append(make("Mul", ["wide_values", TARGET_SCALING[1]], ["scaled_values"], "scale_values"))
+            nodes.append(make("Add", ["scaled_values", TARGET_SCALING[0]], ["moved_values"], "move_values"))
+            nodes.append(make("Cast", ["moved_values"], ["values"], "cast_values", to=number))
+        initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+        outputs = [tensor("values", number, ["batch", K])]
+        return onnx.helper.make_graph(nodes, "twostroke", inputs, outputs, initializers)
     kind = onnx.TensorProto.INT64
     index = "label" if names is None else "index"
     nodes.append(make("ArgMax", ["probabilities"], [index], "most_probable", axis=1, keepdims=0))
@@ -148,9 +164,6 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
         kind = onnx.TensorProto.STRING if texts else kind
         initializers.append(onnx.helper.make_tensor("classes", kind, [len(names)], texts or names))
         nodes.append(make("Gather", ["classes", "index"], ["label"], "name_of_class", axis=0))
-    tensor = onnx.helper.make_tensor_value_info
-    D, K = net.layers[0], net.layers[-1]
-    inputs = [tensor("input", onnx.TensorProto.UINT8 if pixels else number, ["batch", D])]
     outputs = [tensor("label", kind, ["batch"]), tensor("probabilities", number, ["batch", K])]
     return onnx.helper.make_graph(nodes, "twostroke", inputs, outputs, initializers)
 

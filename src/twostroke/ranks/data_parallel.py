@@ -20,10 +20,11 @@ import numpy as np
 from ..backend import Array, Backend, CallByCall, Captured, Steps
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
-from ..engine.metrics import Result, Running
+from ..engine.metrics import Running
 from ..engine.mlp import MLP, layer_views, propagate
 from ..engine.optimizers import Optimizer
 from ..engine.step import TrainingStep
+from ..engine.targets import Result, unit
 from ..engine.training import EpochRecord, Evaluation, Kit, TrainingRun
 from ..engine.workspace import Buffers
 from ..errors import DeviceError
@@ -40,8 +41,8 @@ class Stop:
 class SharedRunning(Running):
     """Each rank stores results of its own samples; ``merge`` gives every rank those of all samples."""
 
-    def __init__(self, communicator: Communicator, backend: Backend, n: int, dtype: str) -> None:
-        super().__init__(backend, n, dtype)
+    def __init__(self, communicator: Communicator, backend: Backend, n: int, dtype: str, deviation: Any = None) -> None:
+        super().__init__(backend, n, dtype, deviation)
         self._communicator = communicator
         self._merged = 0
 
@@ -66,10 +67,10 @@ class SharedRunning(Running):
 class SharedEvaluation(Evaluation):
     """An evaluation whose batches are distributed over the ranks."""
 
-    def __init__(self, communicator: Communicator, net: MLP, images: Any, labels: Any) -> None:
-        super().__init__(net, images, labels)
+    def __init__(self, communicator: Communicator, net: MLP, *arrays: Any) -> None:
+        super().__init__(net, *arrays)
         self._bounds = self._bounds[communicator.rank :: communicator.size]
-        self._running = self._notes = SharedRunning(communicator, net.backend, len(images), net.dtype)
+        self._running = self._notes = SharedRunning(communicator, net.backend, len(arrays[0]), net.dtype, unit(net))
 
     def run(self) -> Result:
         with self.net.backend.active():
@@ -220,9 +221,11 @@ class DistributedRun(TrainingRun):
 
 def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
     """What must be equal on all ranks: an all-reduce of arrays of different lengths would corrupt memory."""
-    facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype")} | asdict(config)
-    for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        array = np.ascontiguousarray(getattr(data, name))
+    facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype", "task")} | asdict(
+        config
+    )
+    for name in ("train_images", "train_labels", "test_images", "test_labels", "sample_weight"):
+        array = np.ascontiguousarray(() if getattr(data, name) is None else getattr(data, name))
         facts[name] = f"{array.shape} {array.dtype} {zlib.crc32(array.data):08x}"
     return facts
 

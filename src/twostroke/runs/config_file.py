@@ -13,7 +13,14 @@ from ..files.regular_file import open_regular
 MAX_BYTES, MAX_COMMENT = 1 << 16, 200  # of a file, and of what ``train --show-config`` writes above the settings
 MAX_NESTED: Final = 200  # dots or brackets in a line: for a dotted key of n parts tomllib takes n^2 of time and memory
 MOST_SHOWN: Final = 200  # characters of a key or value in an error
-KINDS: Final = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+KINDS: Final = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def read_config(file: Path, known: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def to_toml(values: Mapping[str, Any]) -> list[str]:
 
 
 def _toml(key: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_toml(key, str(name))} = {_toml(key, one)}' for name, one in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(_toml(key, item) for item in value)}]"
     if not isinstance(value, str):

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
-from ..engine.metrics import Result
 from ..engine.mlp import MLP, parameter_count
+from ..engine.targets import Result
 from ..engine.training import EpochRecord, TrainingRun
 from ..errors import DataError, ModelError
 from ..files.regular_file import absolute, open_regular
 from ..provenance import to_json, versions
-from .settings import RECORDED, SETTINGS, settings_of
+from .settings import RECORDED, SETTINGS, as_word, settings_of
 
 MAX_RECORD_BYTES: Final = 1 << 28  # some 700,000 epochs
 
@@ -49,7 +48,7 @@ def run_record(
         **{one.record_key: settings[one.name] for one in RECORDED},
         "epochs": len(history),
         "machine": net.backend.describe(),
-        "history": [asdict(record) for record in history],
+        "history": [record.values for record in history],
     }
 
 
@@ -102,7 +101,7 @@ def array_bytes(owner: object) -> int:
 
 def epoch_json(record: EpochRecord) -> str:
     """An epoch as a line of ``train --log-format json``."""
-    return to_json({"event": "epoch", **asdict(record)})
+    return to_json({"event": "epoch", **record.values})
 
 
 def result_json(record: Mapping[str, Any]) -> str:
@@ -111,15 +110,18 @@ def result_json(record: Mapping[str, Any]) -> str:
 
 
 def evaluation_record(net: MLP, data: Dataset, test: Result, classes: Sequence[Any], model: Path) -> dict[str, Any]:
-    """An evaluation as the dictionary that ``--json`` prints; ``classes`` from ``class_counts``."""
+    """An evaluation as the dictionary that ``--json`` prints; ``classes`` from ``class_counts``, or of a regression the
+    errors of each target."""
+    if net.regression:
+        return {**_outcome(net, data, test, model), "samples": len(data.test_labels), "targets": classes}
     counts = {"errors": sum(row["errors"] for row in classes), "samples": len(data.test_labels)}
     return {**_outcome(net, data, test, model), **counts, "classes": classes}
 
 
 def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, Any]:
+    names = ("loss", "rmse", "mae", "r2") if net.regression else ("accuracy", "loss")
     return {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
+        **{f"test_{name}": getattr(test, name) for name in names},
         "backend": net.backend.name,
         **{name: getattr(net.backend, name) for name in ("device", "reason", "threads")},
         "model": str(model),
@@ -131,6 +133,12 @@ def _outcome(net: MLP, data: Dataset, test: Result, model: Path) -> dict[str, An
         **({"read_as": data.how, "shape": list(data.image_shape)} if data.how else {}),
         "versions": versions(),
     }
+
+
+def values_record(source: str, values: Any, targets: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The numbers (K,) that a regression predicts for one sample; ``targets`` (K,) where they are known."""
+    found = {"source": source, "prediction": values.tolist(), "target": None if targets is None else targets.tolist()}
+    return found | ({"targets": list(names)} if names else {})
 
 
 def prediction_record(source: str, outputs: Any, label: int | None, classes: Sequence[str] = ()) -> dict[str, Any]:
@@ -171,6 +179,8 @@ def repeat_words(record: Mapping[str, Any]) -> list[str]:
     A setting that is newer than the record has its default.
     """
     values = {one.name: record.get(one.record_key, one.default) for one in RECORDED} | {"device": record.get("device")}
+    if values["class_weight"] is None:  # there is none: no flag says so
+        del values["class_weight"]
     source, history, machine = record.get("source"), record.get("history"), record.get("machine")
     if not isinstance(source, str) or None in values.values():
         return []
@@ -183,7 +193,7 @@ def repeat_words(record: Mapping[str, Any]) -> list[str]:
     options = record.get("data_options")
     for name, value in (options if isinstance(options, Mapping) else {}).items():
         if name in SETTINGS:
-            words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+            words += [SETTINGS[name].flag, as_word(value)]
     for name, value in values.items():
-        words += [SETTINGS[name].flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        words += [SETTINGS[name].flag, as_word(value)]
     return [*words, SETTINGS["tf32"].flag] if machine.get("tf32") else words

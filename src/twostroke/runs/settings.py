@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..data.dataset import Dataset, check_fit
+from ..data.dataset import TASKS, Dataset, check_fit
 from ..data.scaling import Scaling
 from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
@@ -52,6 +52,34 @@ def _widths(value: str | list[Any]) -> tuple[int, ...]:
         )
         raise ConfigError("bad layers", where="layers", found=repr(value), expected=expected, remedy=remedy)
     return tuple(widths)
+
+
+def class_weights_in(value: Any) -> Any:
+    """ "balanced", or weights by class: from the text NAME=W,NAME=W."""
+    if not isinstance(value, str) or value == "balanced":
+        return value
+    found: dict[str, float] = {}
+    for part in value.split(","):
+        name, sign, weight = (word.strip() for word in part.rpartition("="))
+        try:
+            if not sign or name in found:
+                raise ValueError(part)
+            found[name] = float(weight)
+        except ValueError as error:
+            expected = "balanced, or a weight for each class that is named: NAME=W,NAME=W"
+            raise ConfigError("bad class weight", where="class_weight", found=repr(value), expected=expected) from error
+    return found
+
+
+def as_word(value: Any) -> str:
+    """The value of a setting as the word behind its flag."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={weight}" for name, weight in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _said(label: str, value: Any) -> str:
+    return "" if value is None else f"{label} {as_word(value)}"
 
 
 def names_in(value: str | Sequence[str] | None) -> list[str]:
@@ -140,10 +168,14 @@ SETTINGS: Final = _table(
     Setting("data", DATA, "mnist|PATH", "The bundled MNIST (default), a folder (IDX files, .npy files, pictures by"
             " class), an .npz file or a table (.csv, .tsv, .parquet).",
             default="mnist", positional=True, convert=_path),
-    Setting("label", DATA, "COLUMN", "Of a table: the column of the class, by name or number; -1 is the last."
+    Setting("task", DATA, "|".join(TASKS), "regression: the labels are numbers to be predicted, not classes."),
+    Setting("label", DATA, "COLUMN", "Of a table: the column of the class, by name or number; -1 is the last. For"
+            " --task regression the number, or several: COLUMN,COLUMN."
             " Default: the one that is named label, class, target or species, or has the only words.",
             (str, int), convert=str),
     Setting("drop", DATA, "COLUMN,...", "Of a table: columns to leave out.", (str, list), convert=names_in),
+    Setting("weight", DATA, "COLUMN", "Of a table: the column of the weight of each sample in the loss, >= 0.",
+            (str, int), convert=str),
     Setting("test", DATA, "PATH", "Of a table: another one to test on. Default: a fifth of the rows.", convert=_path),
     Setting("classes", DATA, "NAME,...|FILE",
             "The classes' names in the order of their numbers, or a file with one a line.",
@@ -154,9 +186,11 @@ SETTINGS: Final = _table(
             f" Default: 784,{FAST.hidden[0]},10 on MNIST.",
             (str, list), convert=_widths),
     Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation."),
-    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample."),
+    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample. Default: cross-entropy, or"
+            " quadratic for --task regression.", follows="task"),
     Setting("output", NETWORK, "NAME",
-            f"The output's activation, one that the loss allows. {_OUTPUTS}. Default: the loss's first.",
+            f"The output's activation, one that the loss allows. {_OUTPUTS}. Default: the loss's first; identity for"
+            " --task regression.",
             label="output activation", follows="loss"),
     Setting("init", NETWORK, "|".join(INITIALIZERS),
             "The initial weights. Default: the preset's, or what suits another --activation.",
@@ -185,6 +219,9 @@ SETTINGS: Final = _table(
             convert=as_integer, phrase=lambda s: f"batch size {s['batch_size']}"),
     Setting("epochs", TRAINING, "N", "Passes over the training data, N >= 1.", (int,),
             phrase=lambda s: f"{s['epochs']} epoch{'' if s['epochs'] == 1 else 's'}"),
+    Setting("class_weight", TRAINING, "balanced|NAME=W,...",
+            "The weight of each class in the loss, by name or number; balanced: all weigh the same. Default: 1.",
+            (str, dict), convert=class_weights_in, phrase=lambda s: _said("class weight", s["class_weight"])),
     Setting("val_size", TRAINING, "N", "Samples held out: a number, or a fraction below 1. Default: 0.", (float, int),
             convert=_samples, label="validation samples", phrase=lambda s: f"validation {s['val_size']:g}"),
     Setting("patience", TRAINING, "N",
@@ -214,6 +251,7 @@ class Settings:
     data: str
     label: str | None
     drop: list[str] | None
+    weight: str | None
     test: str | None
     classes: list[str] | None
     device: str
@@ -241,16 +279,24 @@ class Settings:
 
     def make_network(self, data: Dataset) -> MLP:
         """The network for ``data``, on the host. Raises ``ConfigError`` if --layers does not fit."""
-        layers = self.layers or (data.n_features, *self.hidden, data.n_classes)
-        remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_classes)))}."
+        layers = self.layers or (data.n_features, *self.hidden, data.n_outputs)
+        remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_outputs)))}."
         check_fit(layers, data, where=self.names["layers"], remedy=remedy, exact=True)
         scaling = Scaling.of(data.train_images) if data.columns else None
-        return MLP(layers, scaling=scaling, classes=data.classes, **self.network)
+        net = MLP(layers, scaling=scaling, classes=data.classes, **self.network)
+        if net.regression and net.output == "identity":
+            net.target_scaling = Scaling.of(data.train_labels)
+        return net
+
+    @property
+    def task(self) -> str:
+        """What the labels are: "classification" or "regression"."""
+        return str(self.network["task"])
 
     @property
     def data_options(self) -> dict[str, Any]:
         """The options of ``load_dataset`` that were given."""
-        options = {name: getattr(self, name) for name in ("label", "drop", "test", "classes")}
+        options = {name: getattr(self, name) for name in ("label", "drop", "weight", "test", "classes")}
         return {name: value for name, value in options.items() if value}
 
     def folder(self, data: Dataset) -> Path:

@@ -9,9 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backend import host_backend
 from ..data.dataset import Dataset
-from ..engine.metrics import Result, check_finite
+from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
+from ..engine.targets import Result, target_errors
 from ..engine.training import EpochRecord, evaluate_outputs
 from .judgement import interval, sentence
 
@@ -139,9 +141,20 @@ def class_counts(labels: Any, predictions: Any, n_classes: int) -> list[dict[str
     ]
 
 
+def errors_by_target(net: MLP, outputs: Any, targets: Any) -> list[dict[str, Any]]:
+    """For each target of a regression: the root mean squared error, the mean absolute error, and R^2, from outputs and
+    targets (N, K) on the host."""
+    names = list(net.classes) or [str(k) for k in range(net.layers[-1])]
+    errors = target_errors(host_backend(), outputs, targets)
+    return [
+        {"target": name, "rmse": rmse, "mae": mae, "r2": r2}
+        for name, rmse, mae, r2 in zip(names, *(each.tolist() for each in errors), strict=True)
+    ]
+
+
 def numbers(history: Any) -> list[dict[str, float | None]]:
     """The epochs of a record's history. Values that are not plain numbers become None; other entries are dropped."""
-    names = tuple(EpochRecord.__annotations__)
+    names = [name for name in EpochRecord.__annotations__ if not name.endswith(("_rmse", "_r2"))]  # of no page
     rows = history if isinstance(history, list) else []
     found = [{name: number(row.get(name)) for name in names} for row in rows if isinstance(row, Mapping)]
     return [row for row in found if row["epoch"] is not None]

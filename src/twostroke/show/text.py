@@ -48,7 +48,8 @@ def data_lines(data: Dataset) -> list[str]:
     shape = " x ".join(map(str, data.image_shape))
     sizes = f"{len(data.train_images):,} training and {len(data.test_images):,} test samples"
     named = f": {', '.join(data.classes[:NAMED])}{', ...' * (len(data.classes) > NAMED)}" if data.classes else ""
-    line = f"{data.name}, {sizes}, {shape} {data.train_images.dtype}, {data.n_classes} classes{named}"
+    kinds = f"{data.n_outputs} target{_s(data.n_outputs)}" if data.regression else f"{data.n_classes} classes"
+    line = f"{data.name}, {sizes}, {shape} {data.train_images.dtype}, {kinds}{named}"
     return [row("data", line), *([row("", data.how)] if data.how else [])]
 
 
@@ -56,7 +57,7 @@ def network_line(net: MLP) -> str:
     """All settings of the network."""
     shape, count = "-".join(map(str, net.layers)), parameter_count(net.layers)
     kinds = f"{net.activation}, {net.output} output, {net.loss} loss, {net.init} weights, {net.dtype}, seed {net.seed}"
-    return row("network", f"{shape}, {count:,} parameters, {kinds}")
+    return row("network", f"{shape}, {count:,} parameters, {'regression, ' if net.regression else ''}{kinds}")
 
 
 def settings_line(config: TrainConfig, preset: str) -> str:
@@ -117,8 +118,12 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     return [*lines, "dry run: nothing was trained, nothing was written"]
 
 
-def epoch_head(names: Sequence[str], epochs: int) -> str:
+def epoch_head(names: Sequence[str], epochs: int, *, regression: bool = False) -> str:
     """The head of the table of epochs; ``names`` are train, val, test, as far as they are measured."""
+    if regression:
+        shown, width = ", ".join(("loss", *_errors_shown(len(names)))), 8 * (len(names) < 3) + 16
+        columns = "".join(f"{f'{name} {shown}':>{width}}" for name in names)
+        return f"{'epoch':>{_width(epochs)}}{columns} left"
     columns = "".join(f"{f'{name} loss, acc':>16}" for name in names)
     return f"{'epoch':>{_width(epochs)}}{columns}{'' if len(names) > 2 else '  seconds'} left"
 
@@ -127,12 +132,30 @@ def epoch_line(record: EpochRecord) -> str:
     """One epoch as a row of the table, with the time that remains; up to 999 epochs fit in 60 columns."""
     cells = f"{f'{record.epoch}/{record.epochs}':>{_width(record.epochs)}}"
     shown = [name for name in ("train", "val", "test") if getattr(record, f"{name}_loss") is not None]
+    if record.train_rmse is not None:
+        for name in shown:
+            values = [getattr(record, f"{name}_{one}".lower()) for one in ("loss", *_errors_shown(len(shown)))]
+            cells += "".join(f" {_short(value):>7}" for value in values)
+        return f"{cells}{_span(record.train_seconds * (record.epochs - record.epoch)):>5}"
     for name in shown:
         loss, accuracy = getattr(record, f"{name}_loss"), getattr(record, f"{name}_accuracy")
         cells += f" {f'{loss:.4f}' if abs(loss) < 99.9 else f'{loss:.3g}':>7}{accuracy:>8.2%}"
     if len(shown) < 3:
         cells += f"{record.train_seconds:>9.2f}"
     return f"{cells}{_span(record.train_seconds * (record.epochs - record.epoch)):>5}"
+
+
+def _errors_shown(parts: int) -> tuple[str, ...]:
+    """What a row says of a part of a regression beside the loss: R2 of three, which leave no more room."""
+    return ("RMSE", "R2") if parts < 3 else ("R2",)
+
+
+def _short(value: float) -> str:
+    """A number in seven characters."""
+    for limit, digits in ((99.9, 4), (9999, 1), (1e6 - 1, 0)):
+        if abs(value) < limit:
+            return f"{value:.{digits}f}"
+    return f"{value:.1e}"
 
 
 def _width(epochs: int) -> int:
@@ -151,10 +174,37 @@ def result_line(record: Mapping[str, Any]) -> str:
     """The result in ``run_record``."""
     threads = f", {record['threads']} thread{_s(record['threads'])}" if record["threads"] else ""
     return (
-        f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])} after {record['epochs']}"
+        f"{outcome_words(record)} after {record['epochs']}"
         f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
         f" {record['samples_per_second']:,.0f} samples/s on {record['device']}{threads}"
     )
+
+
+def outcome_words(record: Mapping[str, Any], counts: str = "") -> str:
+    """How good a result is; ``counts`` are said of an accuracy."""
+    if "test_rmse" in record:
+        errors = f"test RMSE {record['test_rmse']:.5g}, MAE {record['test_mae']:.5g}, R2 {record['test_r2']:.4f}"
+        return f"{errors}, test loss {_loss(record['test_loss'])}"
+    return f"test accuracy {record['test_accuracy']:.2%}{counts}, test loss {_loss(record['test_loss'])}"
+
+
+def target_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The errors of each target as lines."""
+    width = max([6, *(len(row["target"]) for row in rows)])
+    lines = [f"{'target':>{width}}  {'RMSE':>10}  {'MAE':>10}  {'R2':>8}"]
+    for row in rows:
+        lines.append(f"{row['target']:>{width}}  {row['rmse']:>10.5g}  {row['mae']:>10.5g}  {row['r2']:>8.4f}")
+    return lines
+
+
+def values_line(record: Mapping[str, Any]) -> str:
+    """``values_record`` as a line."""
+    known = record["target"] or [None] * len(record["prediction"])
+    names = record.get("targets") or [""] * len(known)
+    parts = []
+    for name, value, target in zip(names, record["prediction"], known, strict=True):
+        parts.append(f"{name} {value:.6g}".strip() + ("" if target is None else f" (is {target:.6g})"))
+    return f"{record['source']}: {', '.join(parts)}"
 
 
 def onnx_lines(record: Mapping[str, Any]) -> list[str]:
@@ -186,7 +236,10 @@ def class_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) ->
 
 
 def prediction_lines(record: Mapping[str, Any], pixels: Any, *, plain: bool = False) -> list[str]:
-    """``prediction_record`` with its picture, if it is one, and the largest outputs as sorted bars."""
+    """``prediction_record`` with its picture, if it is one, and the largest outputs as sorted bars; or
+    ``values_record``."""
+    if "target" in record:
+        return [values_line(record)]
     label, values, full = record["label"], record["probabilities"], "#" if plain else "█"
     names = record.get("classes") or [str(k) for k in range(len(values))]
     right = "right" if label == record["prediction"] else "wrong"

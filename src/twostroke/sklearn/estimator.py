@@ -213,7 +213,8 @@ class Estimator(Stopping, BaseEstimator):  # type: ignore[misc] # scikit-learn h
     def to_mlp(self) -> MLP:
         """The fitted network on the CPU, for ``save_model``, ``export_onnx`` and whatever else takes an ``MLP``.
 
-        Its outputs are those of ``predict_proba`` (one column for two classes), or the regressor's values.
+        Its outputs are those of ``predict_proba`` (one column for two classes); a regressor's ``predict`` returns its
+        values (N, K).
         """
         check_is_fitted(self, "coefs_")
         return self._network(host_backend())
@@ -227,7 +228,8 @@ class Estimator(Stopping, BaseEstimator):  # type: ignore[misc] # scikit-learn h
         loss, output = OUTPUTS[self.out_activation_]
         dtype: Any = flat.dtype.name if self.dtype == "auto" else self.dtype
         hidden = ACTIVATIONS[self.activation]
-        return MLP(found, hidden, loss, dtype=dtype, output=output, parameters=flat, backend=backend)
+        task: Any = "classification" if loss == "cross-entropy" else "regression"
+        return MLP(found, hidden, loss, dtype=dtype, output=output, parameters=flat, task=task, backend=backend)
 
     def _keep(self, net: MLP) -> None:
         """Download the trained weights into ``coefs_`` and ``intercepts_``. Raises ``DivergenceError``."""

@@ -6,7 +6,7 @@ batch by batch. L2 is scikit-learn's: the penalty is ``alpha / 2 * sum W^2`` div
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -20,6 +20,7 @@ from ..engine.epoch import Epoch
 from ..engine.mlp import MLP, add_squares, propagate
 from ..engine.optimizers import SGD, AdamEpsilonHat, Gradient, Momentum, Nesterov, Optimizer
 from ..engine.step import TrainingStep
+from ..engine.weights import relative_weights
 from ..engine.workspace import Buffers, Workspace
 from ..errors import DivergenceError
 
@@ -72,24 +73,6 @@ def upload_rows(backend: Backend, X: Any, dtype: str) -> Any:
     converted = backend.xp.empty(X.shape, dtype)
     backend.xp.copyto(converted, X)
     return converted
-
-
-def relative_weights(
-    samples: Samples, order: np.ndarray, bounds: Sequence[tuple[int, int]]
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """The weight of each sample relative to its batch's mean, by sample; and the total weight of each batch.
-
-    ``bounds`` cut ``order`` (n,) into batches. A batch of total weight 0 is skipped.
-    """
-    counts = np.array([stop - start for start, stop in bounds])
-    if samples.weights is None:
-        return None, counts.astype(np.float64)
-    ordered = samples.weights[order].astype(np.float64)
-    totals = np.add.reduceat(ordered, [start for start, _ in bounds])
-    means = np.where(totals > 0, totals, 1.0) / counts
-    relative = np.zeros(len(samples.weights))
-    relative[order] = ordered / np.repeat(means, counts)
-    return relative, totals
 
 
 def make_solver_optimizer(
@@ -162,7 +145,7 @@ class Epochs:
         """Train one epoch on the samples ``order`` (n,), a host array. Returns the mean loss, before each update."""
         step, backend, bounds = self._step, self.net.backend, self._batches.bounds
         xp = backend.xp
-        relative, totals = relative_weights(self.samples, order, bounds)
+        relative, totals = relative_weights(self.samples.weights, order, bounds)
         if relative is not None:
             xp.copyto(step.weights, backend.asarray(relative, self.net.dtype))
         if step.keys is not None:
@@ -213,7 +196,7 @@ class FullBatch:
             net.backend, net.layers, net.dtype, min(n, FULL_BATCH_ROWS), weighted=samples.weights is not None
         )
         bounds = list(batch_bounds(n, self._workspace.capacity))
-        relative, totals = relative_weights(samples, np.arange(n), [(0, n)])
+        relative, totals = relative_weights(samples.weights, np.arange(n), [(0, n)])
         if totals[0] == 0:
             raise DivergenceError("nothing to learn", where="sample_weight", found="only zeros", expected="one above 0")
         self._weights = None if relative is None else net.backend.asarray(relative, net.dtype)
