@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import twostroke as ts
 from tests.fuzz import targets
 from tests.support.audit import require_harmless
+from tests.support.memory import peak_of
 from twostroke.engine.config import TrainConfig
 from twostroke.engine.training import TrainingRun
 from twostroke.errors import ConfigError, DataError, ModelError
@@ -30,15 +30,6 @@ from twostroke.models.model_file import describe_model
 
 MIB = 1 << 20
 Note = Callable[[str, float], None]
-
-
-def peak(action: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def refuse(path: Path) -> str:
@@ -128,7 +119,7 @@ def test_a_huge_file_that_is_no_model_is_not_read(path: Path, start: bytes) -> N
     """8 GiB that take no room on the disk: the first bytes are enough to refuse them."""
     for size in (8 << 30, sealed_file.MAX_FILE_BYTES + 1):
         sparse(path, start, size)
-        assert peak(lambda: refuse(path)) < MIB
+        assert peak_of(lambda: refuse(path)) < MIB
         with pytest.raises(ModelError):
             ts.load_model(path)
 
@@ -140,7 +131,7 @@ def test_a_good_file_made_longer_is_not_read(path: Path, good: bytes, size: int)
     ts.save_model(ts.MLP((3, 2)), model)
     for file, read in ((path, lambda: refuse(path)), (model, lambda: refused_model(model))):
         os.truncate(file, size)
-        assert peak(read) < MIB
+        assert peak_of(read) < MIB
 
 
 def refused_model(path: Path) -> None:
@@ -165,7 +156,7 @@ def test_a_checkpoint_whose_header_lies_allocates_nothing(path: Path, good: byte
     header, body = header_of(good)
     header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * int(np.prod(shape, dtype=object))]}
     path.write_bytes(packed(header, body))
-    assert peak(lambda: refuse(path)) < 4 * MIB
+    assert peak_of(lambda: refuse(path)) < 4 * MIB
 
 
 def test_an_identity_that_promises_a_huge_network_allocates_nothing(path: Path, good: bytes) -> None:
@@ -184,7 +175,7 @@ def test_an_identity_that_promises_a_huge_network_allocates_nothing(path: Path, 
         with pytest.raises(ConfigError, match="layers"):
             restore(targets.new_run(), targets.data_set(), path)
 
-    assert peak(other) < 4 * MIB
+    assert peak_of(other) < 4 * MIB
 
 
 def test_restoring_takes_memory_like_the_file_s(path: Path) -> None:
@@ -193,7 +184,7 @@ def test_restoring_takes_memory_like_the_file_s(path: Path) -> None:
     save_checkpoint(big, data, path)
     size = path.stat().st_size
     assert size > MIB
-    assert peak(lambda: restore(big, data, path)) < 5 * size
+    assert peak_of(lambda: restore(big, data, path)) < 5 * size
 
 
 def test_a_model_in_a_bomb_is_not_unpacked(path: Path) -> None:
@@ -201,7 +192,7 @@ def test_a_model_in_a_bomb_is_not_unpacked(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("weights.npy", bytes(100 * MIB))
     assert path.stat().st_size < MIB
-    assert peak(lambda: refuse(path)) < 4 * MIB
+    assert peak_of(lambda: refuse(path)) < 4 * MIB
     with pytest.raises(ModelError, match="ZIP"):
         ts.load_model(path)
     with pytest.raises(DataError):

@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import random
-import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 
 import twostroke as ts
 from tests.support.audit import require_harmless
+from tests.support.memory import peak_of
 from twostroke.backend import Backend
 from twostroke.data.scaling import Scaling
 from twostroke.engine.arguments import MAX_WIDTH
@@ -681,15 +681,6 @@ def test_any_bytes_give_a_network_or_a_model_error(path: Path, data: st.DataObje
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
-def peak(action: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize(
     "layers", [[10**9, 10**9], [4, 10**9, 2], [MAX_WIDTH, MAX_WIDTH], [4, MAX_WIDTH, 2], [4, 3, 2, *[10**9] * 50_000]]
 )
@@ -698,7 +689,7 @@ def test_a_promise_of_huge_layers_allocates_nothing(
 ) -> None:
     path.write_bytes(with_settings(saved(path), layers=layers))
     monkeypatch.setattr(sealed_file, "MAX_FILE_BYTES", 1 << 20)  # see the next test
-    assert peak(lambda: refused(path, "damaged or foreign")) < 32 << 20
+    assert peak_of(lambda: refused(path, "damaged or foreign")) < 32 << 20
 
 
 @pytest.mark.parametrize("width", [10**6, MAX_WIDTH])
@@ -710,13 +701,13 @@ def test_a_header_that_lies_like_the_settings_allocates_nothing(
         header[name]["shape"] = shape
     path.write_bytes(sealed(header, tensors))
     monkeypatch.setattr(sealed_file, "MAX_FILE_BYTES", 1 << 20)  # see the next test
-    assert peak(lambda: refused(path, "damaged or foreign")) < 4 << 20
+    assert peak_of(lambda: refused(path, "damaged or foreign")) < 4 << 20
 
 
 def test_loading_takes_memory_like_the_file_s(path: Path) -> None:
     save_model(make((100, 100, 10)), path)
     load_model(path)
-    assert peak(lambda: load_model(path)) < 1 << 20
+    assert peak_of(lambda: load_model(path)) < 1 << 20
 
 
 # --- saving that fails ---------------------------------------------------------------------------------------------
