@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.duel import median_interval
-from bench.timing import RESULTS, describe_machine
+from bench.timing import describe_machine, result_file, write_result
 from twostroke import MLP, select_backend
 from twostroke.backend.machine import available_cores
 from twostroke.engine.batches import batch_bounds
@@ -134,9 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "results": results,
     }
     if not arguments.no_save:
-        file = RESULTS / str(document["machine"]) / f"neighbours-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_result(result_file(document, "neighbours"), document)
     print(json.dumps(document | {"results": [{**result, "rates": len(result["rates"])} for result in results]}))
     return int(not results[-1]["kept"])
 

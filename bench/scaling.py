@@ -34,7 +34,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.duel import CONTROL_REACH, median_interval, relative_error
-from bench.timing import RESULTS, describe_machine
+from bench.timing import describe_machine, result_file, write_result
 from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.engine.batches import batch_bounds
@@ -381,10 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": [asdict(row) for row in rows],
     }
     if not arguments.no_save:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        file = (arguments.out or RESULTS / str(machine["machine"])) / f"scaling-{stamp}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        file = result_file(document, "scaling", arguments.out)
+        write_result(file, document)
         if measured:
             draw(measured, file.with_suffix(".png"))
         print(f"written: {file} and .png", file=sys.stderr)

@@ -35,7 +35,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.timing import RESULTS, describe_machine
+from bench.timing import describe_machine, result_file, write_result
 from twostroke import MLP, Dataset, TrainConfig, load_dataset, select_backend, train
 from twostroke.backend import Backend
 from twostroke.engine.training import TrainingRun, evaluate
@@ -290,10 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **result,
     }
     if not arguments.no_save:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        file = RESULTS / str(machine["machine"]) / f"{kind}-{stamp}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_result(result_file(document, kind), document)
     print(json.dumps(document))
     return 0
 

@@ -1,4 +1,4 @@
-"""The clock of every benchmark here, the roofline it is held against, and the machine it ran on."""
+"""The clock of every benchmark here, the roofline it is held against, its machine, and where results are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -125,11 +125,12 @@ def _best_seconds(backend: Backend, call: Callable[[], object], block: float = 0
     n, elapsed = 1, 0.0
     while elapsed < block:
         n *= 2
-        elapsed = _run(backend, call, n)
-    return min(_run(backend, call, n) / n for _ in range(blocks))
+        elapsed = run_seconds(backend, call, n)
+    return min(run_seconds(backend, call, n) / n for _ in range(blocks))
 
 
-def _run(backend: Backend, call: Callable[[], object], n: int) -> float:
+def run_seconds(backend: Backend, call: Callable[[], object], n: int) -> float:
+    """Of ``n`` calls, one after the other, and of the device until it is done with them."""
     backend.synchronize()
     start = time.perf_counter()
     for _ in range(n):
@@ -207,16 +208,25 @@ def _commit() -> str:
 # --- results ---------------------------------------------------------------------------------------------
 
 
+def result_file(document: Mapping[str, Any], name: str, folder: Path | None = None) -> Path:
+    """``NAME-TIME.json`` in the results of the document's machine, or in ``folder``."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return (folder or RESULTS / str(document["machine"])) / f"{name}-{stamp}.json"
+
+
+def write_result(file: Path, document: Mapping[str, Any]) -> None:
+    """The whole document, raw pairs included."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, f"{json.dumps(document, indent=1)}\n".encode())
+
+
 def keeper(document: dict[str, Any], arguments: argparse.Namespace, name: str) -> Callable[[dict[str, Any]], None]:
-    """Writes a whole document, raw pairs included, to the results and to --json: each time to the same files."""
+    """Writes a document to the results and to --json: each time to the same files."""
     files = [arguments.json] if arguments.json else []
-    if not arguments.no_save:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        files.append(RESULTS / str(document["machine"]) / f"{name}-{stamp}.json")
+    files += [] if arguments.no_save else [result_file(document, name)]
 
     def keep(document: dict[str, Any]) -> None:
         for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, f"{json.dumps(document, indent=1)}\n".encode())
+            write_result(file, document)
 
     return keep

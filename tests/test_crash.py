@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import twostroke as ts
+from tests.support.disk import Disk
 from twostroke.backend import select_backend
 from twostroke.engine.config import TrainConfig
 from twostroke.engine.training import TrainingRun
 from twostroke.errors import ModelError
-from twostroke.files import atomic_file
 from twostroke.files.atomic_file import previous
 from twostroke.models.checkpoint import restore, save_checkpoint
 from twostroke.models.model_file import describe_model
@@ -164,65 +164,6 @@ def test_a_killed_save_leaves_the_old_or_the_new(kind: str, tmp_path: Path, figu
 # --- a call that fails ---------------------------------------------------------------------------------------------
 
 
-class Disk:
-    """Stands in the way of every call by which files change: notes it, and fails the n-th."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, fail_at: int = 0, error: BaseException | None = None) -> None:
-        self.calls: list[tuple[str, Any]] = []
-        self._fail_at, self._error = fail_at, error
-        self._names: dict[int, str] = {}
-        real_open, real_fsync, real_replace = os.open, os.fsync, os.replace
-
-        def fake_open(path: Any, flags: int, mode: int = 0o777) -> int:
-            self.note("open", os.fspath(path))
-            descriptor = real_open(path, flags, mode)
-            self._names[descriptor] = os.fspath(path)
-            return descriptor
-
-        def fake_fsync(descriptor: int) -> None:
-            self.note("fsync", self._names[descriptor])
-            real_fsync(descriptor)
-
-        def fake_replace(source: Any, target: Any) -> None:
-            self.note("replace", (os.fspath(source), os.fspath(target)))
-            real_replace(source, target)
-
-        def file_open(descriptor: int, mode: str) -> Any:
-            return _File(self, open(descriptor, mode), self._names[descriptor])
-
-        patch.setattr(os, "open", fake_open)
-        patch.setattr(os, "fsync", fake_fsync)
-        patch.setattr(os, "replace", fake_replace)
-        patch.setattr(atomic_file, "open", file_open, raising=False)
-
-    def note(self, name: str, what: Any) -> None:
-        self.calls.append((name, what))
-        if len(self.calls) == self._fail_at and self._error is not None:
-            raise self._error
-
-
-class _File:
-    """A file whose write may stop halfway."""
-
-    def __init__(self, disk: Disk, inner: Any, name: str) -> None:
-        self._disk, self._inner, self._name = disk, inner, name
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._inner.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def write(self, data: bytes) -> None:
-        self._inner.write(data[: len(data) // 2])
-        self._inner.flush()
-        self._disk.note("write", (self._name, data))
-        self._inner.write(data[len(data) // 2 :])
-
-
 def faults(kind: Callable[[], BaseException]) -> Iterator[tuple[int, BaseException]]:
     """For the first call, the second, ...: the caller stops when nothing failed any more."""
     for number in range(1, 60):
@@ -267,7 +208,7 @@ def test_a_fault_at_every_call_of_save_model(code: int, tmp_path: Path) -> None:
         found = ts.load_model(path)
         replaced = "replace" in [name for name, _ in disk.calls[:-1]]
         assert found.parameters.tobytes() == (new if replaced else old).parameters.tobytes()
-    assert failed == ["open", "write", "fsync", "replace", "open", "fsync"]
+    assert failed == ["open", "write", "flush", "fsync", "replace", "open", "fsync"]
 
 
 @pytest.mark.parametrize("code", ERRORS)
@@ -298,7 +239,7 @@ def test_a_fault_at_every_call_of_save_checkpoint(code: int, earlier: int, path:
         save_checkpoint(put_at(new_run(), earlier + 2), DATA, path)
         assert restored(path) == earlier + 2
     calls = [name for name, _ in failed]
-    assert calls == ["open", "replace", "open", "write", "fsync", "replace", "open", "fsync"]
+    assert calls == ["open", "replace", "open", "write", "flush", "fsync", "replace", "open", "fsync"]
     figure("calls of a save_checkpoint, each failed once", len(failed))
 
 
@@ -452,7 +393,7 @@ def recorded(path: Path, step: int) -> tuple[State, Calls]:
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch)
         save_checkpoint(put_at(new_run(), step), DATA, path)
-    return before, [call for call in disk.calls if call[0] != "open"]
+    return before, [call for call in disk.calls if call[0] not in ("open", "flush")]
 
 
 def cut_power(before: State, calls: Calls, path: Path, scene: Path) -> tuple[int, list[str]]:

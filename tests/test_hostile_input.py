@@ -7,9 +7,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
-import sys
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,8 @@ import pytest
 
 import twostroke as ts
 from tests.fuzz import targets
+from tests.support.audit import require_harmless
+from tests.support.memory import peak_of
 from twostroke.engine.config import TrainConfig
 from twostroke.engine.training import TrainingRun
 from twostroke.errors import ConfigError, DataError, ModelError
@@ -31,15 +30,6 @@ from twostroke.models.model_file import describe_model
 
 MIB = 1 << 20
 Note = Callable[[str, float], None]
-
-
-def peak(action: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def refuse(path: Path) -> str:
@@ -129,7 +119,7 @@ def test_a_huge_file_that_is_no_model_is_not_read(path: Path, start: bytes) -> N
     """8 GiB that take no room on the disk: the first bytes are enough to refuse them."""
     for size in (8 << 30, sealed_file.MAX_FILE_BYTES + 1):
         sparse(path, start, size)
-        assert peak(lambda: refuse(path)) < MIB
+        assert peak_of(lambda: refuse(path)) < MIB
         with pytest.raises(ModelError):
             ts.load_model(path)
 
@@ -141,7 +131,7 @@ def test_a_good_file_made_longer_is_not_read(path: Path, good: bytes, size: int)
     ts.save_model(ts.MLP((3, 2)), model)
     for file, read in ((path, lambda: refuse(path)), (model, lambda: refused_model(model))):
         os.truncate(file, size)
-        assert peak(read) < MIB
+        assert peak_of(read) < MIB
 
 
 def refused_model(path: Path) -> None:
@@ -166,7 +156,7 @@ def test_a_checkpoint_whose_header_lies_allocates_nothing(path: Path, good: byte
     header, body = header_of(good)
     header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * int(np.prod(shape, dtype=object))]}
     path.write_bytes(packed(header, body))
-    assert peak(lambda: refuse(path)) < 4 * MIB
+    assert peak_of(lambda: refuse(path)) < 4 * MIB
 
 
 def test_an_identity_that_promises_a_huge_network_allocates_nothing(path: Path, good: bytes) -> None:
@@ -185,7 +175,7 @@ def test_an_identity_that_promises_a_huge_network_allocates_nothing(path: Path, 
         with pytest.raises(ConfigError, match="layers"):
             restore(targets.new_run(), targets.data_set(), path)
 
-    assert peak(other) < 4 * MIB
+    assert peak_of(other) < 4 * MIB
 
 
 def test_restoring_takes_memory_like_the_file_s(path: Path) -> None:
@@ -194,7 +184,7 @@ def test_restoring_takes_memory_like_the_file_s(path: Path) -> None:
     save_checkpoint(big, data, path)
     size = path.stat().st_size
     assert size > MIB
-    assert peak(lambda: restore(big, data, path)) < 5 * size
+    assert peak_of(lambda: restore(big, data, path)) < 5 * size
 
 
 def test_a_model_in_a_bomb_is_not_unpacked(path: Path) -> None:
@@ -202,7 +192,7 @@ def test_a_model_in_a_bomb_is_not_unpacked(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("weights.npy", bytes(100 * MIB))
     assert path.stat().st_size < MIB
-    assert peak(lambda: refuse(path)) < 4 * MIB
+    assert peak_of(lambda: refuse(path)) < 4 * MIB
     with pytest.raises(ModelError, match="ZIP"):
         ts.load_model(path)
     with pytest.raises(DataError):
@@ -283,61 +273,28 @@ def test_a_pickle_in_disguise_is_not_opened(path: Path, tmp_path: Path, kind: st
     assert not canary.exists()
 
 
-AUDIT = """
-import os, sys, warnings
+READER = """
+import warnings
 from pathlib import Path
 from tests.fuzz import targets
+from twostroke.errors import ModelError as refusal
 from twostroke.models.checkpoint import restore
-from twostroke.errors import TwoStrokeError
-good, folder = Path(sys.argv[1]), sys.argv[2]
-hostile = sorted(os.path.join(folder, name) for name in os.listdir(folder))
 data, run = targets.data_set(), targets.new_run()
 targets.new_run().advance()
+warnings.simplefilter("default", UserWarning)
 warnings.warn("what this imports, it may import before")
-harmless = {"object.__getattr__", "builtins.id", "sys._getframe", "gc.get_referrers", "sys._current_frames"}
-forbidden = ("import", "exec", "compile", "pickle.", "marshal.", "subprocess.", "os.", "shutil.", "socket.", "ctypes.",
-             "pty.", "sys.addaudithook", "code.", "builtins.", "cpython.", "glob.", "tempfile.", "webbrowser.")
-seen, watching = [], False
-def hook(event, arguments):
-    if not watching:
-        return
-    if event == "open":
-        path, mode, flags = arguments
-        wrapped = isinstance(path, int) and mode == "r"  # os.fdopen of what was opened just before
-        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        if writes or not (wrapped or str(path) in allowed):
-            seen.append((event, arguments))
-    elif event.startswith(forbidden) and event not in harmless:
-        seen.append((event, arguments))
-sys.addaudithook(hook)
-allowed = {str(good), *hostile}
-hostile = list(map(Path, hostile))
-refused = 0
-watching = True
-for path in hostile:
-    try:
-        restore(run, data, path)
-    except TwoStrokeError:
-        refused += 1
-notes = restore(run, data, good)
-watching = False
-assert not seen, seen
-watching = True
-os.mkdir(os.path.join(folder, "proof"))
-watching = False
-assert [event for event, _ in seen] == ["os.mkdir"], "the hook sees nothing"
-assert run.steps == 2 and len(notes) == 1
-print(refused)
+def read(path):
+    return restore(run, data, Path(path))
+def right(notes):
+    return run.steps == 2 and len(notes) == 1
 """
 
 
 def test_restoring_runs_imports_and_writes_nothing(path: Path, good: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / "hostile"
-    folder.mkdir()
     header, body = header_of(good)
     renamed = json.loads(json.dumps(header))
     renamed["__metadata__"]["run"] = renamed["__metadata__"]["run"].replace("momentum", "os.system")
-    contents = [
+    hostile = [
         *disguises(tmp_path / "canary").values(),
         packed(renamed, body),
         packed({"a": [[[[]]]]}, body),
@@ -345,12 +302,5 @@ def test_restoring_runs_imports_and_writes_nothing(path: Path, good: bytes, tmp_
         good[:-1] + b"\x01",
         b"",
     ]
-    for number, content in enumerate(contents):
-        (folder / f"{number}.safetensors").write_bytes(content)
-    script = [sys.executable, "-W", "error", "-W", "default::UserWarning", "-c", AUDIT, str(path), str(folder)]
-    search = os.pathsep.join([str(Path(ts.__file__).parents[1]), str(Path(__file__).parents[1])])
-    env = os.environ | {"PYTHONPATH": search}
-    run = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(len(contents))
+    require_harmless(READER, path, hostile, tmp_path)
     assert not (tmp_path / "canary").exists()

@@ -390,15 +390,9 @@ def single_products(backend: Any, layers: tuple[int, ...], batch: int) -> dict[s
 
 def microseconds(backend: Any, work: Callable[[], object], blocks: int, times: int) -> list[float]:
     """Of one call, for each of the blocks."""
-    found = []
-    for _ in range(blocks):
-        backend.synchronize()
-        started = time.perf_counter()
-        for _ in range(times):
-            work()
-        backend.synchronize()
-        found.append(1e6 * (time.perf_counter() - started) / times)
-    return found
+    from bench.timing import run_seconds
+
+    return [1e6 * run_seconds(backend, work, times) / times for _ in range(blocks)]
 
 
 def large() -> dict[str, Any]:

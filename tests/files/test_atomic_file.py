@@ -14,77 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.disk import Disk
 from twostroke.files import atomic_file
 from twostroke.files.atomic_file import sync_folder, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
-
-
-class Disk:
-    """Wraps every call that ``atomic_file`` makes: notes it, and fails the n-th."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int = 0, error: BaseException | None = None) -> None:
-        self.calls: list[tuple[str, Any]] = []
-        self.fail_at, self.error = fail_at, error
-        self._names: dict[int, str] = {}
-        real_open, real_fsync, real_replace = os.open, os.fsync, os.replace
-
-        def fake_open(path: Any, flags: int, mode: int = 0o777) -> int:
-            self._note("open", os.fspath(path))
-            if not flags & getattr(os, "O_DIRECTORY", 0):
-                assert flags & os.O_EXCL, "a temporary file must be new"
-                assert flags & os.O_CREAT
-            descriptor = real_open(path, flags, mode)
-            self._names[descriptor] = os.fspath(path)
-            return descriptor
-
-        def fake_fsync(descriptor: int) -> None:
-            self._note("fsync", self._names[descriptor])
-            real_fsync(descriptor)
-
-        def fake_replace(source: Any, target: Any) -> None:
-            self._note("replace", (os.fspath(source), os.fspath(target)))
-            real_replace(source, target)
-
-        def file_open(descriptor: int, mode: str) -> Any:
-            return _File(self, open(descriptor, mode), self._names[descriptor])
-
-        monkeypatch.setattr(os, "open", fake_open)
-        monkeypatch.setattr(os, "fsync", fake_fsync)
-        monkeypatch.setattr(os, "replace", fake_replace)
-        monkeypatch.setattr(atomic_file, "open", file_open, raising=False)
-
-    def _note(self, name: str, what: Any) -> None:
-        self.calls.append((name, what))
-        if len(self.calls) == self.fail_at:
-            assert self.error is not None
-            raise self.error
-
-
-class _File:
-    """A file whose write may fail halfway."""
-
-    def __init__(self, disk: Disk, inner: Any, name: str) -> None:
-        self._disk, self._inner, self._name = disk, inner, name
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._inner.close()
-
-    def write(self, data: bytes) -> None:
-        self._inner.write(data[: len(data) // 2])
-        self._inner.flush()
-        self._disk._note("write", (self._name, data))
-        self._inner.write(data[len(data) // 2 :])
-
-    def flush(self) -> None:
-        self._disk._note("flush", self._name)
-        self._inner.flush()
-
-    def fileno(self) -> int:
-        return int(self._inner.fileno())
 
 
 @pytest.fixture

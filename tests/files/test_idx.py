@@ -9,7 +9,6 @@ import os
 import random
 import struct
 import threading
-import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tests.support.memory import peak_of
 from twostroke.errors import DataError
 from twostroke.files import compressed, idx, regular_file
 from twostroke.files.idx import parse_idx, read_bytes, read_idx
@@ -69,15 +69,6 @@ def write(tmp_path: Path, data: bytes | bytearray, name: str = "train-images-idx
     path = tmp_path / name
     path.write_bytes(data)
     return path
-
-
-def peak_of(function: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 IMAGES = np.arange(5 * 3 * 4, dtype=np.uint8).reshape(5, 3, 4)

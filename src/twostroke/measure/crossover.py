@@ -30,31 +30,22 @@ def fit_line(batch_sizes: Sequence[int], seconds: Sequence[float]) -> Fit | None
     """Fit t0 >= 0 and 1 / rate >= 0 by least squares of relative residuals. None for one point.
 
     With relative residuals, a microsecond at batch 1 weighs as much as a millisecond at batch 4096. Outliers get less
-    weight (Huber 1964).
+    weight (Huber 1964), by a scale that is estimated from the residuals themselves.
     """
+    from scipy.optimize import lsq_linear  # imported here: training needs none of it
+
     B, t = np.asarray(batch_sizes, np.float64), np.asarray(seconds, np.float64)
     if len(B) < 2:
         return None
     X = np.stack([1 / t, B / t], axis=1)
     weights = np.ones(len(B))
     for _ in range(50):
-        t0, slope = _nonnegative(X, weights)
+        root = np.sqrt(weights)
+        t0, slope = lsq_linear(X * root[:, None], root, (0, np.inf), method="bvls").x.tolist()
         residuals = np.abs(X @ (t0, slope) - 1)
         scale = max(1.4826 * float(np.median(residuals)), 1e-12)
         weights = np.minimum(1, HUBER * scale / np.maximum(residuals, 1e-300))
     return Fit(t0, 1 / slope if slope else math.inf, float(np.sqrt(np.mean(residuals**2))), len(B))
-
-
-def _nonnegative(X: Any, weights: Any) -> tuple[float, float]:
-    """The weighted least-squares solution p >= 0 of X p = 1."""
-    root = np.sqrt(weights)
-    t0, slope = np.linalg.lstsq(X * root[:, None], root)[0].tolist()
-    if t0 < 0 or slope < 0:
-        kept = int(t0 < 0)
-        x = X[:, kept]
-        alone = float(weights @ x / (weights @ x**2))
-        t0, slope = (0.0, alone) if kept else (alone, 0.0)
-    return t0, slope
 
 
 @dataclass(frozen=True)
