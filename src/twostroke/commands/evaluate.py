@@ -41,7 +41,5 @@ def evaluate(
     for line in text.class_table(classes, net.classes):
         tell(line)
     result = record.evaluation_record(net, source, found, classes, model)
-    errors = f"{result['errors']:,} errors in {result['samples']:,}"
-    last = f"test accuracy {found.accuracy:.2%} ({errors}), test loss {found.loss:.4f}"
-    say(to_json(result) if json else last)
+    say(to_json(result) if json else text.evaluation_line(result))
     doubt(guessing(found.accuracy, source.test_labels), strict=strict, error=ModelError)

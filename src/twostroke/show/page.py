@@ -15,7 +15,7 @@ from ..engine.mlp import parameter_count
 from ..runs.settings import RECORDED
 from . import pictures
 from .findings import Findings, heat, number
-from .judgement import decimals, scores
+from .judgement import decimals, of_samples, percent, scores
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
 MACHINE: Final = ("backend", "device", "threads")
@@ -36,18 +36,14 @@ def html(findings: Findings, command: Sequence[str]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "significant": significant, "confidence": confidence}
+    environment.filters |= {
+        "percent": percent,
+        "of_samples": of_samples,
+        "significant": significant,
+        "confidence": confidence,
+    }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(**_facts(findings), command=command)
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """0.9804 as 98.04 %, never rounded up to 100 or down to 0."""
-    value = 100 * share
-    if 0 < share < 1:
-        edge = 10.0**-digits
-        value = min(max(value, edge), 100 - edge)
-    return f"{value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def significant(value: Any) -> str:
@@ -160,4 +156,5 @@ def _recorded(findings: Findings) -> str:
     accuracy, name = number(findings.record.get("test_accuracy")), _text(findings.record.get("data"))
     if accuracy is None or abs(accuracy - findings.result.accuracy) <= RECORDED_APART:
         return ""
-    return f"The record of the run says {percent(accuracy)}, on {name}."
+    digits = decimals(*findings.interval)
+    return f"The record of the run says {percent(accuracy, digits)}, on {name}."

@@ -14,6 +14,7 @@ from ..engine.config import TrainConfig
 from ..engine.mlp import MLP, parameter_count
 from ..engine.training import EpochRecord
 from ..runs.settings import SETTINGS
+from .judgement import NO_BREAK, decimals, interval, percent
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 NAMED = 8  # classes in a line
@@ -154,6 +155,18 @@ def result_line(record: Mapping[str, Any]) -> str:
         f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])} after {record['epochs']}"
         f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
         f" {record['samples_per_second']:,.0f} samples/s on {record['device']}{threads}"
+    )
+
+
+def evaluation_line(record: Mapping[str, Any]) -> str:
+    """The result in ``evaluation_record``, with as many digits as its 95 % interval allows."""
+    errors, samples = record["errors"], record["samples"]
+    low, high = interval(samples - errors, samples)
+    digits = decimals(low, high)
+    accuracy, *ends = (percent(share, digits).replace(NO_BREAK, "") for share in (1 - errors / samples, low, high))
+    return (
+        f"test accuracy {accuracy} ({errors:,} errors in {samples:,}), 95% interval {' to '.join(ends)},"
+        f" test loss {_loss(record['test_loss'])}"
     )
 
 
