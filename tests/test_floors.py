@@ -49,7 +49,7 @@ MOST_LINES = {
     "backend.cuda": 1870,
     "ranks": 815,
     "sklearn": 960,
-    "show": 1320,
+    "show": 1370,
     "measure": 1090,
     "commands": 1290,
     "data": 1380,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twostroke.show.judgement import decimals, interval, of_samples, percent, scores, sentence
+from twostroke.show.judgement import decimals, interval, of_samples, percent, repetition, scores, sentence
 
 
 @pytest.mark.parametrize("count", [1, 7, 40, 10_000])
@@ -142,3 +142,25 @@ def test_a_percentage_is_never_rounded_to_all_or_nothing(share: float, text: str
 )
 def test_digits_follow_the_number_of_samples(share: float, count: int, text: str) -> None:
     assert of_samples(share, count) == f"{text}\xa0%"
+
+
+PLAYED, REPLAYED = "played, avx2 library built by cc 12", "replayed from Python: there is no compiler"
+REPETITIONS: list[tuple[dict[str, Any], str]] = [
+    ({"device": "cpu", "threads": 2, "machine": {"steps": PLAYED, "threads_auto": True, "processor": "Zen"}},
+     "bit for bit, with any number of threads, on a processor of the same kind (Zen) with the same versions and the"
+     " avx2 library built by cc 12."),
+    ({"device": "cpu", "threads": 1, "machine": {"steps": REPLAYED}}, "bit for bit, on a processor of the same kind"
+     " (not recorded) with the same versions, 1 thread and no C library"),
+    ({"device": "cpu", "threads": 2, "machine": {"steps": REPLAYED}}, "2 threads and no C library"),
+    ({"device": "cpu", "threads": 2, "machine": {"steps": REPLAYED, "threads_auto": True}}, "a repetition agrees to"
+     " rounding. Two runs with --threads 1 would agree to the bit."),
+    ({"device": "cuda:0", "threads": None, "machine": {"gpu": "H100"}}, "on a GPU (H100): a repetition agrees to"),
+    ({"device": "cuda:0"}, "on a GPU (cuda:0): a repetition agrees to rounding."),
+    ({"device": "cpu", "machine": {"steps": PLAYED}, "distributed": {"ranks": 2}}, "2 ranks trained it: by one process"
+     " it agrees to rounding, not to the bit."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "says"), REPETITIONS)
+def test_whether_a_repetition_has_the_same_bits(record: dict[str, Any], says: str) -> None:
+    assert says in repetition(record)

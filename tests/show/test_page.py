@@ -22,7 +22,7 @@ from twostroke.runs.record import read_record, repeat_words
 from twostroke.runs.settings import SETTINGS
 from twostroke.show import page
 from twostroke.show.findings import Findings, examine
-from twostroke.show.judgement import of_samples
+from twostroke.show.judgement import of_samples, repetition
 
 pytestmark = NEEDS_PLOT
 
@@ -122,7 +122,8 @@ def test_a_page_tells_the_run_s_story(kind: str, runs: dict[str, Path], pages: d
         assert value in text
     command = re.sub(r"[ \n]+", " ", text[text.index("twostroke train") :])
     assert command.startswith(" ".join(repeat_words(found)))
-    assert len(pages[kind].all("svg")) == (3 if kind == "many classes" else 2)
+    assert len(pages[kind].all("svg")) == (4 if kind == "many classes" else 3)
+    assert repetition(found) in text
 
 
 def test_pictures_are_shown_and_numbered(found: Findings, pages: dict[str, Reader]) -> None:

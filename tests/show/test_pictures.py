@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.support.small_runs import NEEDS_PLOT, findings_of, samples, train_run
 from twostroke.cli import main
 from twostroke.commands import training_job as train_command
+from twostroke.engine.mlp import MLP
 from twostroke.errors import PACKAGES
 from twostroke.show import pictures
 from twostroke.show.findings import Findings
@@ -49,6 +51,28 @@ def test_a_curve_goes_through_the_record_s_points_and_bears_its_name(quantity: s
     for line, part in zip(axes.lines, ("train", "val", "test"), strict=True):
         assert line.get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
         assert line.get_ydata().tolist() == [row[f"{part}_{quantity}"] for row in found.history]
+
+
+def test_the_learning_rate_is_drawn_where_it_changes(found: Findings) -> None:
+    assert pictures.quantities(found) == ["loss", "accuracy", "learning rate"]
+    (axes,) = pictures.curve(found, "learning rate", pictures.PAPER).axes
+    (line,) = axes.lines
+    assert line.get_ydata().tolist() == [row["learning_rate"] for row in found.history]
+    assert [one.get_title(loc="left") for one in pictures.curves(found).axes] == pictures.quantities(found)
+    constant = replace(found, history=[row | {"learning_rate": 0.1} for row in found.history])
+    assert pictures.quantities(constant) == ["loss", "accuracy"]
+    assert len(pictures.curves(constant).axes) == 2
+
+
+def test_pictures_name_classes_and_take_no_name_for_a_formula(found: Findings) -> None:
+    names = ["$a", "b$", "$\\frac$", "a name that is long"]
+    named = replace(found, net=MLP([108, 4], classes=names))
+    assert {*names[:3], "a name that …"} <= set(texts(pictures.matrix(named, pictures.PAPER)))
+    first = named.mistakes[0]
+    assert f"{names[first.label]} as {names[first.prediction]}" in texts(pictures.mistakes(named))
+    assert {names[unit.number] for unit in named.units if unit.number < 4} <= set(
+        texts(pictures.weights(replace(named, units=[unit for unit in named.units if unit.number < 4])))
+    )
 
 
 def test_curves_that_end_together_have_names_that_do_not_touch() -> None:

@@ -78,6 +78,10 @@ class Findings:
         """What each class is called."""
         return list(self.net.classes) or [str(k) for k in range(self.net.layers[-1])]
 
+    def unit_name(self, unit: Unit) -> str:
+        """A unit's number, or without a hidden layer the name of its class."""
+        return self.names[unit.number] if len(self.net.layers) == 2 else str(unit.number)
+
     @property
     def interval(self) -> tuple[float, float]:
         """Where the accuracy lies, with 95 % confidence."""

@@ -144,3 +144,35 @@ def _weak_class(classes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | Non
     samples, errors = (sum(row[key] for row in known) - worst[key] for key in ("samples", "errors"))
     high = interval(worst["samples"] - worst["errors"], worst["samples"])[1]
     return worst if high < 1 - errors / samples - FAR_BEHIND else None
+
+
+def repetition(record: Mapping[str, Any]) -> str:
+    """Whether the command that repeats a run ends in the same bits, by what its record says of device and products.
+
+    The C library sums every element in one order, whatever the number of threads; BLAS's order depends on it. Both
+    depend on the processor's kind, as NumPy's own loops do (docs/design.md, Determinism).
+    """
+    machine, ranks = record.get("machine"), record.get("distributed")
+    machine = machine if isinstance(machine, Mapping) else {}
+    if isinstance(ranks, Mapping):
+        return (
+            f"{ranks.get('ranks', 'Several')} ranks trained it: by one process it agrees to rounding, not to the bit."
+        )
+    if machine.get("gpu") or str(record.get("device")).startswith("cuda"):
+        gpu = machine.get("gpu") or record.get("device")
+        return (
+            f"It was trained on a GPU ({gpu}): a repetition agrees to rounding. The same bits are to be expected on"
+            " this GPU with the same versions only, and never from a CPU."
+        )
+    where = f"on a processor of the same kind ({machine.get('processor') or 'not recorded'}) with the same versions"
+    threads, steps = record.get("threads"), str(machine.get("steps") or "")
+    if steps.startswith("played"):
+        built = steps.removeprefix("played, ")
+        return f"It ends in the same weights, bit for bit, with any number of threads, {where} and the {built}."
+    if threads and not machine.get("threads_auto"):
+        many = "1 thread" if threads == 1 else f"{threads} threads"
+        return f"It ends in the same weights, bit for bit, {where}, {many} and no C library (TWOSTROKE_LIBRARY=0)."
+    return (
+        "Its products were BLAS's, whose sums depend on the number of threads, and that was chosen during the run: a"
+        " repetition agrees to rounding. Two runs with --threads 1 would agree to the bit."
+    )

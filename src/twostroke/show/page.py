@@ -15,7 +15,7 @@ from ..engine.mlp import parameter_count
 from ..runs.settings import RECORDED
 from . import pictures
 from .findings import Findings, heat, number
-from .judgement import decimals, of_samples, percent, scores
+from .judgement import decimals, of_samples, percent, repetition, scores
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
 MACHINE: Final = ("backend", "device", "threads")
@@ -86,7 +86,9 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "history": findings.history,
         "parts": [part for part in pictures.SERIES if any(row[f"{part}_loss"] is not None for row in findings.history)],
         "series": pictures.SERIES,
-        "curves": {quantity: _curve(findings, quantity) for quantity in pictures.QUANTITIES if findings.history},
+        "curves": {
+            quantity: _curve(findings, quantity) for quantity in pictures.quantities(findings) if findings.history
+        },
         "matrix": findings.matrix,
         "heat": None if findings.matrix is None or many else heat(findings.matrix),
         "matrix_picture": _matrix(findings) if many else None,
@@ -94,12 +96,12 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "pictures": findings.pictures,
         "mistakes": findings.mistakes,
         "images": images,
-        "units": [(unit.number, _uri(pictures.tint(unit.weights))) for unit in findings.units],
+        "units": [(findings.unit_name(unit), _uri(pictures.tint(unit.weights))) for unit in findings.units],
         "n_units": net.layers[1],
         "settings": [(name, _text(value)) for name, value in _settings(record)],
         "environment": [(name, value) for name, value in _environment(record).items() if value],
         "places": [(name, _text(record[key])) for key, name in PLACES.items() if record.get(key)],
-        "bitwise": _environment(record).get("threads auto") != "yes",
+        "repetition": repetition(record),
     }
 
 
@@ -109,11 +111,14 @@ def _uri(pixels: Any) -> str:
 
 def _curve(findings: Findings, quantity: str) -> str:
     first, last = findings.history[0], findings.history[-1]
-    ways = [
-        f"{name} from {significant(first[key])} to {significant(last[key])}"
-        for series, name in pictures.SERIES.items()
-        if last[key := f"{series}_{quantity}"] is not None
-    ]
+    if quantity == pictures.RATE:
+        ways = [f"from {significant(first['learning_rate'])} to {significant(last['learning_rate'])}"]
+    else:
+        ways = [
+            f"{name} from {significant(first[key])} to {significant(last[key])}"
+            for series, name in pictures.SERIES.items()
+            if last[key := f"{series}_{quantity}"] is not None
+        ]
     description = f"Line chart of the {quantity} over {len(findings.history)} epochs: {'; '.join(ways)}."
     return pictures.svg(pictures.curve(findings, quantity, pictures.THEMED), quantity, description)
 

@@ -21,10 +21,12 @@ from .findings import Findings, heat
 BLUE, ORANGE = (59, 125, 216), (224, 112, 32)  # visible on white and on black
 SERIES: Final = {"train": "training", "val": "validation", "test": "test"}
 QUANTITIES: Final = ("loss", "accuracy")
+RATE: Final = "learning rate"
 PAPER: Final = {"ink": INK, "muted": GREY, "grid": GRID, **dict(zip(SERIES, COLOURS, strict=False))}
 # Placeholder colours that occur nowhere else: ``svg`` replaces them by var(--NAME).
 THEMED: Final = {name: f"#0{place}f{place}a{place}" for place, name in enumerate(PAPER)}
 NUMBERED: Final = 20  # with more classes, cells have no room for numbers
+SHORT: Final = 12  # characters of a class's name beside the matrix
 THUMBNAIL: Final = 160  # pixels of a longer side, at most
 FAINT: Final = 0.28  # opacity of the diagonal
 LABEL_GAP: Final = 13.0  # points between the names of two curves
@@ -32,18 +34,25 @@ LABEL_GAP: Final = 13.0  # points between the names of two curves
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
+def quantities(findings: Findings) -> list[str]:
+    """What is drawn over epochs: loss, accuracy, and the learning rate where a schedule changes it."""
+    rates = {row["learning_rate"] for row in findings.history} - {None}
+    return [*QUANTITIES, RATE][: 2 + (len(rates) > 1)]
+
+
 def curve(findings: Findings, quantity: str, colours: Mapping[str, str]) -> Any:
-    """Loss or accuracy over epochs, one labelled line for each part of the data."""
-    figure = _figure(4.4, 3.0)
+    """A quantity over epochs: one labelled line for each part of the data, or the learning rate's."""
+    figure = _figure(4.4, 1.8 if quantity == RATE else 3.0)
     _draw_curve(figure.add_subplot(), findings.history, quantity, colours)
     return figure
 
 
 def curves(findings: Findings) -> Any:
-    """Loss and accuracy side by side."""
-    figure = _figure(9.2, 3.4)
-    for place, quantity in enumerate(QUANTITIES):
-        axes = figure.add_subplot(1, 2, place + 1)
+    """Loss and accuracy side by side, and the learning rate where it changes."""
+    shown = quantities(findings)
+    figure = _figure(4.6 * len(shown), 3.4)
+    for place, quantity in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), place + 1)
         _draw_curve(axes, findings.history, quantity, PAPER)
         axes.set_title(quantity, loc="left", color=INK, fontsize=11)
     return figure
@@ -60,8 +69,10 @@ def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
     rgba[np.diag_indices(size)] = (*BLUE, round(255 * FAINT))
     axes.imshow(rgba, interpolation="none")
     step = max(1, -(-size // NUMBERED))
-    axes.set_xticks(range(0, size, step))
-    axes.set_yticks(range(0, size, step))
+    shown = [name if len(name) <= SHORT else f"{name[:SHORT]}\N{HORIZONTAL ELLIPSIS}" for name in findings.names]
+    turned = 90 if max(map(len, shown)) > 3 else 0
+    axes.set_xticks(range(0, size, step), shown[::step], rotation=turned, parse_math=False)
+    axes.set_yticks(range(0, size, step), shown[::step], parse_math=False)
     if size <= NUMBERED:
         for label, row in enumerate(counts):
             for taken, number in enumerate(row):
@@ -78,13 +89,13 @@ def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
 def mistakes(findings: Findings) -> Any:
     """The worst mistakes as images."""
     images = sample_images(findings)
-    titles = [f"{one.label} taken for {one.prediction}" for one in findings.mistakes]
+    titles = [f"{findings.names[one.label]} as {findings.names[one.prediction]}" for one in findings.mistakes]
     return _gallery(list(zip(images, titles, strict=True)), {"cmap": "gray", "vmin": 0, "vmax": 255})
 
 
 def weights(findings: Findings) -> Any:
     """The first layer's weights as images."""
-    return _gallery([(tint(unit.weights), f"{unit.number}") for unit in findings.units], {})
+    return _gallery([(tint(unit.weights), findings.unit_name(unit)) for unit in findings.units], {})
 
 
 def files(findings: Findings) -> dict[str, Any]:
@@ -145,18 +156,20 @@ def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, 
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     ends = []
-    for series, name in SERIES.items():
-        points = [(row["epoch"], row[f"{series}_{quantity}"]) for row in history]
+    keys = {"train": RATE.replace(" ", "_")} if quantity == RATE else {part: f"{part}_{quantity}" for part in SERIES}
+    for series, key in keys.items():
+        name = RATE if quantity == RATE else SERIES[series]
+        points = [(row["epoch"], row[key]) for row in history]
         points = [point for point in points if point[1] is not None]
         if points:
             marker = {"marker": "o", "markersize": 4} if len(points) <= NUMBERED else {}
             axes.plot(*zip(*points, strict=True), color=colours[series], linewidth=1.8, clip_on=False, **marker)
             ends.append((*points[-1], name, colours[series]))
-    values = [row[f"{series}_{quantity}"] for series in SERIES for row in history]
+    values = [row[key] for key in keys.values() for row in history]
     known = [value for value in values if value is not None]
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}\N{NO-BREAK SPACE}%"))
-    elif known and min(known) > 0 and max(known) > 30 * min(known):
+    elif quantity != RATE and known and min(known) > 0 and max(known) > 30 * min(known):
         axes.set_yscale("log")
         few = max(known) > 300 * min(known)
         axes.yaxis.set_major_locator(LogLocator(subs=(1,) if few else (1, 2, 5)))
@@ -172,7 +185,8 @@ def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, 
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(colours["grid"])
     axes.tick_params(which="both", colors=colours["muted"], length=0, labelsize=9)
-    _name_curves(axes, ends)
+    if quantity != RATE:  # its panel has its name
+        _name_curves(axes, ends)
 
 
 def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
@@ -201,7 +215,7 @@ def _gallery(items: Sequence[tuple[Any, str]], style: Mapping[str, Any]) -> Any:
     for place, (image, title) in zip(count(1), items, strict=False):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(image, interpolation="none", **style)
-        axes.set_title(title, fontsize=8, color=INK, pad=3)
+        axes.set_title(title, fontsize=8, color=INK, pad=3, parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color(GRID)
