@@ -128,7 +128,7 @@ def drawn(found: Findings, name: str = "loss", words: str = "loss") -> str:
 def test_an_svg_has_the_page_s_colours_and_none_of_its_own(found: Findings) -> None:
     text = drawn(found)
     colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", text))
-    assert colours == {"none", *(f"var(--{name})" for name in pictures.THEMED if name != "ink")}
+    assert colours == {"none", *(f"var(--{name})" for name in ("muted", "grid", *pictures.SERIES))}
 
 
 def test_an_svg_stands_alone_and_says_what_it_shows(found: Findings) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+from ..backend import Backend
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
 from ..runs.record import read_record, repeat_words
-from ..show import page, pictures
+from ..show import comparison, page, pictures
 from ..show.findings import Findings, examine
 from . import load_for, options, select
 from .terminal import Say, in_shell, say
 
+COMPARISON: Final = "comparison.html"
+
 
 def report(
-    run: options.RunFolder,
+    runs: options.RunFolders,
     data: options.ReportData = None,
     png: options.Png = False,
     out: options.ReportOut = None,
@@ -23,16 +28,53 @@ def report(
     threads: options.Threads = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings."""
+    """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings.
+
+    Two or more runs are compared: settings that differ, results, cost, and whether one is better by more than chance.
+    """
     need("plot", "twostroke report")
+    backend = select(device, threads)
+    if len(runs) > 1:
+        if png:
+            raise ConfigError("--png is for one run", found=f"{len(runs)} runs")
+        write_comparison(_distinct(runs), backend, data, out)
+        return
+    run = runs[0]
+    found = _examined(run, backend, data)
+    write_page(found, writable_folder(out or run, "--out" if out else "RUN"), say, png=png)
+
+
+def _examined(run: Path, backend: Backend, data: str | None) -> Findings:
     found = read_record(run / RECORD)
-    net = load_model(run / MODEL, backend=select(device, threads))
+    net = load_model(run / MODEL, backend=backend)
     source = data or found.get("source")
     if not isinstance(source, str):
         raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")
-    samples = load_for(net, run / MODEL, source)
-    folder = writable_folder(out or run, "--out" if out else "RUN")
-    write_page(examine(found, net, samples), folder, say, png=png)
+    return examine(found, net, load_for(net, run / MODEL, source))
+
+
+def _distinct(runs: list[Path]) -> dict[str, Path]:
+    """The runs by names that tell them apart. Raises ``ConfigError`` for a run named twice, or too many."""
+    seen: dict[Path, Path] = {}
+    for run in runs:
+        if (place := run.resolve()) in seen:
+            raise ConfigError("one run is named twice", where="RUN", found=f"{seen[place]} and {run}")
+        seen[place] = run
+    if len(runs) > comparison.MOST_RUNS:
+        raise ConfigError("too many runs", where="RUN", found=len(runs), expected=f"<= {comparison.MOST_RUNS}")
+    names = [place.name for place in seen]
+    return {str(run) if names.count(place.name) > 1 else place.name: run for place, run in seen.items()}
+
+
+def write_comparison(runs: Mapping[str, Path], backend: Backend, data: str | None, out: Path | None) -> None:
+    """Say the comparison and write comparison.html, into ``out`` or the folder of the first run."""
+    found = [comparison.compared(name, _examined(run, backend, data)) for name, run in runs.items()]
+    folder = writable_folder(out or next(iter(runs.values())), "--out" if out else "RUN")
+    content = comparison.html(found).encode(errors="backslashreplace")
+    for line in comparison.lines(found):
+        say(line)
+    write_file(folder / COMPARISON, content, "the page")
+    say(f"comparison: {folder / COMPARISON}")
 
 
 def write_page(findings: Findings, folder: Path, tell: Say, *, png: bool = False) -> None:

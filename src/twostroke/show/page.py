@@ -17,7 +17,6 @@ from . import pictures
 from .findings import Findings, heat, number
 from .judgement import decimals, of_samples, percent, repetition, scores
 
-TEMPLATE: Final = Path(__file__).with_name("page.html")
 MACHINE: Final = ("backend", "device", "threads")
 PLACES: Final = {"source": "data", "model": "model"}
 ELSEWHERE: Final = {
@@ -33,6 +32,11 @@ def html(findings: Findings, command: Sequence[str]) -> str:
 
     Raises ``ImportError`` without Jinja2.
     """
+    return render("page.html", {**_facts(findings), "command": command})
+
+
+def render(template: str, facts: Mapping[str, Any]) -> str:
+    """A template of this folder, with the pages' style. Every text of ``facts`` is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
@@ -42,8 +46,8 @@ def html(findings: Findings, command: Sequence[str]) -> str:
         "significant": significant,
         "confidence": confidence,
     }
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**_facts(findings), command=command)
+    text, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in (template, "page.css"))
+    return environment.from_string(text).render(**facts, style=style)
 
 
 def significant(value: Any) -> str:
@@ -78,9 +82,9 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "n_test": len(data.test_labels),
         "shape": " × ".join(map(str, data.image_shape)),
         "facts": {name: number(record.get(name)) for name in ("epochs", "train_seconds", "samples_per_second")},
-        "device": _text(record.get("device")),
-        "threads": _text(record.get("threads")),
-        "reason": _text(record.get("reason")),
+        "device": text_of(record.get("device")),
+        "threads": text_of(record.get("threads")),
+        "reason": text_of(record.get("reason")),
         "finished": _moment(record.get("finished")),
         "recorded": _recorded(findings),
         "history": findings.history,
@@ -98,9 +102,9 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "images": images,
         "units": [(findings.unit_name(unit), _uri(pictures.tint(unit.weights))) for unit in findings.units],
         "n_units": net.layers[1],
-        "settings": [(name, _text(value)) for name, value in _settings(record)],
+        "settings": [(name, text_of(value)) for name, value in settings_of(record)],
         "environment": [(name, value) for name, value in _environment(record).items() if value],
-        "places": [(name, _text(record[key])) for key, name in PLACES.items() if record.get(key)],
+        "places": [(name, text_of(record[key])) for key, name in PLACES.items() if record.get(key)],
         "repetition": repetition(record),
     }
 
@@ -128,7 +132,7 @@ def _matrix(findings: Findings) -> str:
     return pictures.svg(pictures.matrix(findings, pictures.THEMED), "confusion", description)
 
 
-def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def settings_of(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The record's settings by their labels, then whatever else it holds."""
     labels = {one.record_key: one.label for one in RECORDED if one.record_key in record}
     labels |= {key: str(key).replace("_", " ") for key in sorted(record.keys() - labels.keys() - ELSEWHERE)}
@@ -138,14 +142,15 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _environment(record: Mapping[str, Any]) -> dict[str, str]:
     tables = [{name: record.get(name) for name in MACHINE}, record.get("machine"), record.get("versions")]
     items = [item for table in tables if isinstance(table, Mapping) for item in table.items()]
-    return {str(name).replace("_", " "): _text(value) for name, value in items}
+    return {str(name).replace("_", " "): text_of(value) for name, value in items}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value of a record as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(text_of, value))
     return significant(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
@@ -158,7 +163,7 @@ def _moment(value: Any) -> str:
 
 def _recorded(findings: Findings) -> str:
     """A note if the record's test accuracy differs from the one measured now."""
-    accuracy, name = number(findings.record.get("test_accuracy")), _text(findings.record.get("data"))
+    accuracy, name = number(findings.record.get("test_accuracy")), text_of(findings.record.get("data"))
     if accuracy is None or abs(accuracy - findings.result.accuracy) <= RECORDED_APART:
         return ""
     digits = decimals(*findings.interval)

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,13 @@ BLUE, ORANGE = (59, 125, 216), (224, 112, 32)  # visible on white and on black
 SERIES: Final = {"train": "training", "val": "validation", "test": "test"}
 QUANTITIES: Final = ("loss", "accuracy")
 RATE: Final = "learning rate"
-PAPER: Final = {"ink": INK, "muted": GREY, "grid": GRID, **dict(zip(SERIES, COLOURS, strict=False))}
+RUNS: Final = (*SERIES, "fourth", "fifth", "sixth")  # the names of the colours of as many runs
+PAPER: Final = {"ink": INK, "muted": GREY, "grid": GRID, **dict(zip(RUNS, COLOURS, strict=True))}
 # Placeholder colours that occur nowhere else: ``svg`` replaces them by var(--NAME).
 THEMED: Final = {name: f"#0{place}f{place}a{place}" for place, name in enumerate(PAPER)}
 NUMBERED: Final = 20  # with more classes, cells have no room for numbers
-SHORT: Final = 12  # characters of a class's name beside the matrix
+SHORT: Final = 12  # characters of a name beside the matrix or a curve
+Line: TypeAlias = tuple[str, dict[str, Any], list[tuple[Any, Any]]]  # name, style, points
 THUMBNAIL: Final = 160  # pixels of a longer side, at most
 FAINT: Final = 0.28  # opacity of the diagonal
 LABEL_GAP: Final = 13.0  # points between the names of two curves
@@ -44,6 +46,17 @@ def curve(findings: Findings, quantity: str, colours: Mapping[str, str]) -> Any:
     """A quantity over epochs: one labelled line for each part of the data, or the learning rate's."""
     figure = _figure(4.4, 1.8 if quantity == RATE else 3.0)
     _draw_curve(figure.add_subplot(), findings.history, quantity, colours)
+    return figure
+
+
+def comparison(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str, colours: Mapping[str, str]) -> Any:
+    """The column ``key`` of each run's epochs as a line of the run's name; from the seventh on dashed."""
+    figure = _figure(4.4, 3.0)
+    lines = []
+    for place, (name, history) in enumerate(histories.items()):
+        style = {"color": colours[RUNS[place % len(RUNS)]], "linestyle": "--" if place >= len(RUNS) else "-"}
+        lines.append((_cut(name), style, [(row["epoch"], row[key]) for row in history]))
+    _draw_lines(figure.add_subplot(), lines, key.rpartition("_")[2], colours)
     return figure
 
 
@@ -69,7 +82,7 @@ def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
     rgba[np.diag_indices(size)] = (*BLUE, round(255 * FAINT))
     axes.imshow(rgba, interpolation="none")
     step = max(1, -(-size // NUMBERED))
-    shown = [name if len(name) <= SHORT else f"{name[:SHORT]}\N{HORIZONTAL ELLIPSIS}" for name in findings.names]
+    shown = [_cut(name) for name in findings.names]
     turned = 90 if max(map(len, shown)) > 3 else 0
     axes.set_xticks(range(0, size, step), shown[::step], rotation=turned, parse_math=False)
     axes.set_yticks(range(0, size, step), shown[::step], parse_math=False)
@@ -146,6 +159,10 @@ def svg(figure: Any, name: str, description: str) -> str:
 XLINK: Final = "http://www.w3.org/1999/xlink"
 
 
+def _cut(name: str) -> str:
+    return name if len(name) <= SHORT else f"{name[:SHORT]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
@@ -153,20 +170,29 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, colours: Mapping[str, str]) -> None:
+    keys = {part: f"{part}_{quantity}" for part in SERIES}
+    if quantity == RATE:  # its panel has its name
+        keys, names = {"train": RATE.replace(" ", "_")}, {"train": ""}
+    else:
+        names = SERIES
+    lines = [
+        (names[part], {"color": colours[part]}, [(row["epoch"], row[key]) for row in history])
+        for part, key in keys.items()
+    ]
+    _draw_lines(axes, lines, quantity, colours)
+
+
+def _draw_lines(axes: Any, lines: Sequence[Line], quantity: str, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-    ends = []
-    keys = {"train": RATE.replace(" ", "_")} if quantity == RATE else {part: f"{part}_{quantity}" for part in SERIES}
-    for series, key in keys.items():
-        name = RATE if quantity == RATE else SERIES[series]
-        points = [(row["epoch"], row[key]) for row in history]
-        points = [point for point in points if point[1] is not None]
+    ends, known = [], []
+    for name, style, all_points in lines:
+        points = [point for point in all_points if point[1] is not None]
         if points:
             marker = {"marker": "o", "markersize": 4} if len(points) <= NUMBERED else {}
-            axes.plot(*zip(*points, strict=True), color=colours[series], linewidth=1.8, clip_on=False, **marker)
-            ends.append((*points[-1], name, colours[series]))
-    values = [row[key] for key in keys.values() for row in history]
-    known = [value for value in values if value is not None]
+            axes.plot(*zip(*points, strict=True), linewidth=1.8, clip_on=False, **style, **marker)
+            ends.append((*points[-1], name, style["color"]))
+            known += [value for _, value in points]
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}\N{NO-BREAK SPACE}%"))
     elif quantity != RATE and known and min(known) > 0 and max(known) > 30 * min(known):
@@ -176,8 +202,8 @@ def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, 
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    epochs = [row["epoch"] for row in history]
-    if epochs[-1] > epochs[0]:
+    epochs = sorted(epoch for _, _, points in lines for epoch, _ in points)
+    if epochs and epochs[-1] > epochs[0]:
         axes.set_xlim(epochs[0] - 0.02 * (epochs[-1] - epochs[0]))
     axes.set_xlabel("epoch", color=colours["muted"], fontsize=9)
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
@@ -185,8 +211,7 @@ def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, 
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(colours["grid"])
     axes.tick_params(which="both", colors=colours["muted"], length=0, labelsize=9)
-    if quantity != RATE:  # its panel has its name
-        _name_curves(axes, ends)
+    _name_curves(axes, ends)
 
 
 def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
@@ -203,7 +228,7 @@ def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> No
         x, y, name, colour = ends[k]
         axes.annotate(
             name, (x, y), xytext=(7, place - places[k]), textcoords="offset points", color=colour, va="center",
-            fontsize=9.5, fontweight="bold", annotation_clip=False,
+            fontsize=9.5, fontweight="bold", annotation_clip=False, parse_math=False,
         )  # fmt: skip
         above = place
 
