@@ -80,7 +80,7 @@ def test_curves_that_end_together_have_names_that_do_not_touch() -> None:
     history = [{"epoch": float(epoch), **dict.fromkeys(parts, 0.5)} for epoch in (1, 2)]
     figure = pictures._figure(4.4, 3)
     axes = figure.add_subplot()
-    pictures._draw_curve(axes, history, "loss", pictures.PAPER)
+    pictures.draw_curve(axes, history, "loss", pictures.PAPER)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 3
@@ -92,7 +92,7 @@ def test_one_epoch_and_gaps_are_drawn_too() -> None:
     row = {f"{part}_{quantity}": None for part in pictures.SERIES for quantity in pictures.QUANTITIES}
     for history in ([{"epoch": 1.0, **row}], [{"epoch": 1.0, **row, "train_loss": 2.0}]):
         axes = pictures._figure(4, 3).add_subplot()
-        pictures._draw_curve(axes, history, "loss", pictures.PAPER)
+        pictures.draw_curve(axes, history, "loss", pictures.PAPER)
         assert len(axes.lines) == (1 if "train_loss" in history[0] and history[0]["train_loss"] else 0)
 
 

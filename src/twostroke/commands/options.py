@@ -175,6 +175,7 @@ RunFolders = Annotated[
 ReportData = Annotated[Text, _option(RUN, "mnist|PATH", "Other data to test on. Default: what the run used.", "--data")]
 ReportOut = Annotated[Path | None, _option(RUN, "DIR", "Where pages and pictures go. Default: the first RUN.", "--out")]
 Png = Annotated[bool, _option(RUN, None, "Write the pictures as PNG files too.", "--png")]
+Card = Annotated[Path | None, _option(RUN, "FILE.png", "Write a picture of 1200 x 630 pixels to share, too.", "--card")]
 Json = Annotated[bool, _option(PRINTED, None, "Print one JSON object and nothing else.", "--json")]
 Quiet = Annotated[bool, _option(PRINTED, None, "Print the last line only.", "--quiet", "-q")]
 Debug = Annotated[bool, _option(PRINTED, None, "Show the traceback of an error.", "--debug")]

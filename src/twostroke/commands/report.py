@@ -12,6 +12,7 @@ from ..models.model_file import load_model
 from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
 from ..runs.record import read_record, repeat_words
 from ..show import comparison, page, pictures
+from ..show.card import card as draw_card
 from ..show.findings import Findings, examine
 from . import load_for, options, select
 from .terminal import Say, in_shell, say
@@ -23,6 +24,7 @@ def report(
     runs: options.RunFolders,
     data: options.ReportData = None,
     png: options.Png = False,
+    card: options.Card = None,
     out: options.ReportOut = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -33,15 +35,24 @@ def report(
     Two or more runs are compared: settings that differ, results, cost, and whether one is better by more than chance.
     """
     need("plot", "twostroke report")
+    if card:
+        if card.suffix.lower() != ".png":
+            raise ConfigError("the card is a PNG file", where="--card", found=card, expected="FILE.png")
+        if card.is_dir():
+            raise ConfigError("a folder is in the place of the card", where="--card", found=card)
     backend = select(device, threads)
     if len(runs) > 1:
-        if png:
-            raise ConfigError("--png is for one run", found=f"{len(runs)} runs")
+        if png or card:
+            raise ConfigError(f"{'--png' if png else '--card'} is for one run", found=f"{len(runs)} runs")
         write_comparison(_distinct(runs), backend, data, out)
         return
     run = runs[0]
     found = _examined(run, backend, data)
-    write_page(found, writable_folder(out or run, "--out" if out else "RUN"), say, png=png)
+    folder = writable_folder(out or run, "--out" if out else "RUN")
+    if card:
+        write_file(writable_folder(card.parent, "--card") / card.name, draw_card(found), "the card")
+        say(f"card: {card}")
+    write_page(found, folder, say, png=png)
 
 
 def _examined(run: Path, backend: Backend, data: str | None) -> Findings:

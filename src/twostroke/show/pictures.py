@@ -45,7 +45,7 @@ def quantities(findings: Findings) -> list[str]:
 def curve(findings: Findings, quantity: str, colours: Mapping[str, str]) -> Any:
     """A quantity over epochs: one labelled line for each part of the data, or the learning rate's."""
     figure = _figure(4.4, 1.8 if quantity == RATE else 3.0)
-    _draw_curve(figure.add_subplot(), findings.history, quantity, colours)
+    draw_curve(figure.add_subplot(), findings.history, quantity, colours)
     return figure
 
 
@@ -55,7 +55,7 @@ def comparison(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str, c
     lines = []
     for place, (name, history) in enumerate(histories.items()):
         style = {"color": colours[RUNS[place % len(RUNS)]], "linestyle": "--" if place >= len(RUNS) else "-"}
-        lines.append((_cut(name), style, [(row["epoch"], row[key]) for row in history]))
+        lines.append((cut(name), style, [(row["epoch"], row[key]) for row in history]))
     _draw_lines(figure.add_subplot(), lines, key.rpartition("_")[2], colours)
     return figure
 
@@ -66,7 +66,7 @@ def curves(findings: Findings) -> Any:
     figure = _figure(4.6 * len(shown), 3.4)
     for place, quantity in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), place + 1)
-        _draw_curve(axes, findings.history, quantity, PAPER)
+        draw_curve(axes, findings.history, quantity, PAPER)
         axes.set_title(quantity, loc="left", color=INK, fontsize=11)
     return figure
 
@@ -82,7 +82,7 @@ def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
     rgba[np.diag_indices(size)] = (*BLUE, round(255 * FAINT))
     axes.imshow(rgba, interpolation="none")
     step = max(1, -(-size // NUMBERED))
-    shown = [_cut(name) for name in findings.names]
+    shown = [cut(name) for name in findings.names]
     turned = 90 if max(map(len, shown)) > 3 else 0
     axes.set_xticks(range(0, size, step), shown[::step], rotation=turned, parse_math=False)
     axes.set_yticks(range(0, size, step), shown[::step], parse_math=False)
@@ -159,7 +159,8 @@ def svg(figure: Any, name: str, description: str) -> str:
 XLINK: Final = "http://www.w3.org/1999/xlink"
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """A name, cut to SHORT characters."""
     return name if len(name) <= SHORT else f"{name[:SHORT]}\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -169,7 +170,8 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, colours: Mapping[str, str]) -> None:
+def draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, colours: Mapping[str, str]) -> None:
+    """Draw a quantity over epochs into matplotlib's ``axes``."""
     keys = {part: f"{part}_{quantity}" for part in SERIES}
     if quantity == RATE:  # its panel has its name
         keys, names = {"train": RATE.replace(" ", "_")}, {"train": ""}
@@ -218,7 +220,9 @@ def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> No
     """Label each curve at its last point; labels are moved up or down until none overlap."""
     axes.autoscale_view()
     axes.set_ylim(axes.get_ylim())  # fixed now: what follows depends on it
-    height = axes.figure.get_size_inches()[1] * 72 * 0.8  # in points, roughly: the layout is not computed yet
+    height = (
+        axes.figure.get_size_inches()[1] * 72 * axes.get_position().height
+    )  # in points, roughly: the layout is not computed yet
     scale = axes.transScale.transform
     low, high = (scale((0, value))[1] for value in axes.get_ylim())
     places = [(scale((0, value))[1] - low) / (high - low) * height for _, value, *_ in ends]
@@ -250,10 +254,10 @@ def _gallery(items: Sequence[tuple[Any, str]], style: Mapping[str, Any]) -> Any:
 # --- images ------------------------------------------------------------------------------------------------------
 
 
-def sample_images(findings: Findings) -> list[NDArray[np.uint8]]:
-    """The test samples of the worst mistakes, (H, W) uint8 each: uint8 as they are, floats scaled from their common
-    minimum and maximum."""
-    images = findings.data.test_images[[one.index for one in findings.mistakes]]
+def sample_images(findings: Findings, indices: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
+    """Test samples, those of the worst mistakes if none are named, (H, W) uint8 each: uint8 as they are, floats scaled
+    from their common minimum and maximum."""
+    images = findings.data.test_images[[one.index for one in findings.mistakes] if indices is None else list(indices)]
     if images.dtype != np.uint8:
         low, high = (float(bound) for bound in (images.min(), images.max()))
         images = np.round((images.astype(np.float64) - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
