@@ -558,7 +558,7 @@ def test_evaluate_shows_errors_by_class(run: Any, tiny: str, model: Path) -> Non
     lines = out.splitlines()
     assert lines[3].split()[:3] == ["class", "samples", "errors"]
     assert lines[4].split()[:3] == ["0", "20", "0"]
-    assert lines[-1].startswith("test accuracy 100.00% (0 errors in 60), test loss ")
+    assert lines[-1].startswith("test accuracy 100.0% (0 errors in 60), 95% interval 94.0% to 100.0%, test loss ")
     code, out, _ = run("evaluate", model, tiny, "--device", "cpu", "--threads", 1, "--json")
     found = json.loads(out)
     assert (found["test_accuracy"], found["errors"], found["samples"], found["threads"]) == (1.0, 0, 60, 1)

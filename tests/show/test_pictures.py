@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.support.small_runs import NEEDS_PLOT, findings_of, samples, train_run
 from twostroke.cli import main
 from twostroke.commands import training_job as train_command
+from twostroke.engine.mlp import MLP
 from twostroke.errors import PACKAGES
 from twostroke.show import pictures
 from twostroke.show.findings import Findings
@@ -51,12 +53,34 @@ def test_a_curve_goes_through_the_record_s_points_and_bears_its_name(quantity: s
         assert line.get_ydata().tolist() == [row[f"{part}_{quantity}"] for row in found.history]
 
 
+def test_the_learning_rate_is_drawn_where_it_changes(found: Findings) -> None:
+    assert pictures.quantities(found) == ["loss", "accuracy", "learning rate"]
+    (axes,) = pictures.curve(found, "learning rate", pictures.PAPER).axes
+    (line,) = axes.lines
+    assert line.get_ydata().tolist() == [row["learning_rate"] for row in found.history]
+    assert [one.get_title(loc="left") for one in pictures.curves(found).axes] == pictures.quantities(found)
+    constant = replace(found, history=[row | {"learning_rate": 0.1} for row in found.history])
+    assert pictures.quantities(constant) == ["loss", "accuracy"]
+    assert len(pictures.curves(constant).axes) == 2
+
+
+def test_pictures_name_classes_and_take_no_name_for_a_formula(found: Findings) -> None:
+    names = ["$a", "b$", "$\\frac$", "a name that is long"]
+    named = replace(found, net=MLP([108, 4], classes=names))
+    assert {*names[:3], "a name that …"} <= set(texts(pictures.matrix(named, pictures.PAPER)))
+    first = named.mistakes[0]
+    assert f"{names[first.label]} as {names[first.prediction]}" in texts(pictures.mistakes(named))
+    assert {names[unit.number] for unit in named.units if unit.number < 4} <= set(
+        texts(pictures.weights(replace(named, units=[unit for unit in named.units if unit.number < 4])))
+    )
+
+
 def test_curves_that_end_together_have_names_that_do_not_touch() -> None:
     parts = [f"{part}_{quantity}" for part in pictures.SERIES for quantity in pictures.QUANTITIES]
     history = [{"epoch": float(epoch), **dict.fromkeys(parts, 0.5)} for epoch in (1, 2)]
     figure = pictures._figure(4.4, 3)
     axes = figure.add_subplot()
-    pictures._draw_curve(axes, history, "loss", pictures.PAPER)
+    pictures.draw_curve(axes, history, "loss", pictures.PAPER)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 3
@@ -68,7 +92,7 @@ def test_one_epoch_and_gaps_are_drawn_too() -> None:
     row = {f"{part}_{quantity}": None for part in pictures.SERIES for quantity in pictures.QUANTITIES}
     for history in ([{"epoch": 1.0, **row}], [{"epoch": 1.0, **row, "train_loss": 2.0}]):
         axes = pictures._figure(4, 3).add_subplot()
-        pictures._draw_curve(axes, history, "loss", pictures.PAPER)
+        pictures.draw_curve(axes, history, "loss", pictures.PAPER)
         assert len(axes.lines) == (1 if "train_loss" in history[0] and history[0]["train_loss"] else 0)
 
 
@@ -104,7 +128,7 @@ def drawn(found: Findings, name: str = "loss", words: str = "loss") -> str:
 def test_an_svg_has_the_page_s_colours_and_none_of_its_own(found: Findings) -> None:
     text = drawn(found)
     colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", text))
-    assert colours == {"none", *(f"var(--{name})" for name in pictures.THEMED if name != "ink")}
+    assert colours == {"none", *(f"var(--{name})" for name in ("muted", "grid", *pictures.SERIES))}
 
 
 def test_an_svg_stands_alone_and_says_what_it_shows(found: Findings) -> None:

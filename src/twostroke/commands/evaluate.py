@@ -39,14 +39,13 @@ def evaluate(
     check_finite(model, found.loss)
     if net.regression:
         rows = errors_by_target(net, outputs, source.test_labels)
-        lines, counts = text.target_table(rows) if len(rows) > 1 else [], ""
+        lines = text.target_table(rows) if len(rows) > 1 else []
     else:
         rows = class_counts(source.test_labels, outputs.argmax(axis=1), net.layers[-1])
         lines = text.class_table(rows, net.classes)
     for line in lines:
         tell(line)
     result = record.evaluation_record(net, source, found, rows, model)
-    if not net.regression:
-        counts = f" ({result['errors']:,} errors in {result['samples']:,})"
-    say(to_json(result) if json else text.outcome_words(result, counts))
+    said = text.outcome_words if net.regression else text.evaluation_line
+    say(to_json(result) if json else said(result))
     doubt(learned_nothing(found, source.test_labels), strict=strict, error=ModelError)

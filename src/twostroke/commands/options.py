@@ -22,7 +22,7 @@ EXAMPLES: Final = {
     "evaluate": ["runs/mnist/model.safetensors", "runs/mine/model.safetensors digits.npz --json"],
     "predict": ["seven.png", "runs/mine/model.safetensors rows.csv"],
     "draw": ["", "letters.safetensors --classes a,b,c --port 0"],
-    "report": ["runs/mnist", "runs/mnist --png --out page"],
+    "report": ["runs/mnist --png --out page", "runs/mnist runs/mine"],
     "export": ["runs/mnist/model.safetensors digits.onnx", "letters.safetensors letters.onnx --classes a,b,c"],
     "bench": ["--seconds 3", "--layers 784,512,512,10 --devices cpu,cuda:0"],
     "verify": ["grad", "parity --device cuda"],
@@ -168,10 +168,14 @@ DrawModel = Annotated[
 ]
 Port = Annotated[int, _option(RUN, "N", "Where the page is, on 127.0.0.1. 0: any port that is free. Default: 8028.")]
 NoBrowser = Annotated[bool, _option(RUN, None, "Do not open the page: only say where it is.", "--no-browser")]
-RunFolder = Annotated[Path, _argument("RUN", "The folder that a run wrote to: model.safetensors and record.json.")]
+RunFolders = Annotated[
+    list[Path],
+    _argument("RUN...", "The folder that a run wrote to: model.safetensors and record.json. Several: compared."),
+]
 ReportData = Annotated[Text, _option(RUN, "mnist|PATH", "Other data to test on. Default: what the run used.", "--data")]
-ReportOut = Annotated[Path | None, _option(RUN, "DIR", "Where report.html and pictures go. Default: RUN.", "--out")]
+ReportOut = Annotated[Path | None, _option(RUN, "DIR", "Where pages and pictures go. Default: the first RUN.", "--out")]
 Png = Annotated[bool, _option(RUN, None, "Write the pictures as PNG files too.", "--png")]
+Card = Annotated[Path | None, _option(RUN, "FILE.png", "Write a picture of 1200 x 630 pixels to share, too.", "--card")]
 Json = Annotated[bool, _option(PRINTED, None, "Print one JSON object and nothing else.", "--json")]
 Quiet = Annotated[bool, _option(PRINTED, None, "Print the last line only.", "--quiet", "-q")]
 Debug = Annotated[bool, _option(PRINTED, None, "Show the traceback of an error.", "--debug")]

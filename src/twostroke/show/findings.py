@@ -38,12 +38,17 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """How many samples of class ``label`` were predicted as ``prediction``, and their share of the class."""
+    """How many of the ``samples`` of class ``label`` were predicted as ``prediction``."""
 
     label: int
     prediction: int
     count: int
-    share: float
+    samples: int
+
+    @property
+    def share(self) -> float:
+        """Their share of the class."""
+        return self.count / self.samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,7 @@ class Findings:
     net: MLP
     data: Dataset
     result: Result
+    predictions: NDArray[np.int64]  # (N,), of the test part
     errors: int
     matrix: NDArray[np.int64] | None  # (K, K), true class by row; None beyond MATRIX_CLASSES
     pairs: list[Pair]  # the most frequent first
@@ -74,6 +80,10 @@ class Findings:
         """What each class is called."""
         return list(self.net.classes) or [str(k) for k in range(self.net.layers[-1])]
 
+    def unit_name(self, unit: Unit) -> str:
+        """A unit's number, or without a hidden layer the name of its class."""
+        return self.names[unit.number] if len(self.net.layers) == 2 else str(unit.number)
+
     @property
     def interval(self) -> tuple[float, float]:
         """Where the accuracy lies, with 95 % confidence."""
@@ -83,8 +93,12 @@ class Findings:
     @property
     def judgement(self) -> str:
         """One sentence on the run."""
-        guess = np.bincount(self.data.test_labels).max() / len(self.data.test_labels)
-        return sentence(self.history, self.record, float(guess))
+        labels, held = self.data.test_labels, number(self.record.get("val_size")) or 0.0
+        guess = np.bincount(labels).max() / len(labels)
+        held = held if held >= 1 else held * len(self.data.train_labels)
+        counts = {"test": len(labels), "val": round(held)}
+        classes = class_counts(labels, self.predictions, self.net.layers[-1])
+        return sentence(self.history, self.record, float(guess), counts, classes, self.names)
 
     @property
     def pictures(self) -> bool:
@@ -111,6 +125,7 @@ def examine(record: Mapping[str, Any], net: MLP, data: Dataset) -> Findings:
         net=net,
         data=data,
         result=result,
+        predictions=predictions,
         errors=int((predictions != labels).sum()),
         matrix=confusion(labels, predictions, n_classes) if small else None,
         pairs=_pairs(labels, predictions, n_classes),
@@ -181,7 +196,7 @@ def _pairs(labels: Any, predictions: Any, n_classes: int) -> list[Pair]:
     found = []
     for code, count in zip(codes[best], counts[best], strict=True):
         label, taken = divmod(int(code), n_classes)
-        found.append(Pair(label, taken, int(count), int(count) / int(samples[label])))
+        found.append(Pair(label, taken, int(count), int(samples[label])))
     return found
 
 

@@ -15,9 +15,8 @@ from ..engine.mlp import parameter_count
 from ..runs.settings import RECORDED
 from . import pictures
 from .findings import Findings, heat, number
-from .judgement import decimals, scores
+from .judgement import decimals, of_samples, percent, repetition, scores
 
-TEMPLATE: Final = Path(__file__).with_name("page.html")
 MACHINE: Final = ("backend", "device", "threads")
 PLACES: Final = {"source": "data", "model": "model"}
 ELSEWHERE: Final = {
@@ -33,21 +32,22 @@ def html(findings: Findings, command: Sequence[str]) -> str:
 
     Raises ``ImportError`` without Jinja2.
     """
+    return render("page.html", {**_facts(findings), "command": command})
+
+
+def render(template: str, facts: Mapping[str, Any]) -> str:
+    """A template of this folder, with the pages' style. Every text of ``facts`` is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "significant": significant, "confidence": confidence}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**_facts(findings), command=command)
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """0.9804 as 98.04 %, never rounded up to 100 or down to 0."""
-    value = 100 * share
-    if 0 < share < 1:
-        edge = 10.0**-digits
-        value = min(max(value, edge), 100 - edge)
-    return f"{value:.{digits}f}\N{NO-BREAK SPACE}%"
+    environment.filters |= {
+        "percent": percent,
+        "of_samples": of_samples,
+        "significant": significant,
+        "confidence": confidence,
+    }
+    text, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in (template, "page.css"))
+    return environment.from_string(text).render(**facts, style=style)
 
 
 def significant(value: Any) -> str:
@@ -82,15 +82,17 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "n_test": len(data.test_labels),
         "shape": " × ".join(map(str, data.image_shape)),
         "facts": {name: number(record.get(name)) for name in ("epochs", "train_seconds", "samples_per_second")},
-        "device": _text(record.get("device")),
-        "threads": _text(record.get("threads")),
-        "reason": _text(record.get("reason")),
+        "device": text_of(record.get("device")),
+        "threads": text_of(record.get("threads")),
+        "reason": text_of(record.get("reason")),
         "finished": _moment(record.get("finished")),
         "recorded": _recorded(findings),
         "history": findings.history,
         "parts": [part for part in pictures.SERIES if any(row[f"{part}_loss"] is not None for row in findings.history)],
         "series": pictures.SERIES,
-        "curves": {quantity: _curve(findings, quantity) for quantity in pictures.QUANTITIES if findings.history},
+        "curves": {
+            quantity: _curve(findings, quantity) for quantity in pictures.quantities(findings) if findings.history
+        },
         "matrix": findings.matrix,
         "heat": None if findings.matrix is None or many else heat(findings.matrix),
         "matrix_picture": _matrix(findings) if many else None,
@@ -98,12 +100,12 @@ def _facts(findings: Findings) -> dict[str, Any]:
         "pictures": findings.pictures,
         "mistakes": findings.mistakes,
         "images": images,
-        "units": [(unit.number, _uri(pictures.tint(unit.weights))) for unit in findings.units],
+        "units": [(findings.unit_name(unit), _uri(pictures.tint(unit.weights))) for unit in findings.units],
         "n_units": net.layers[1],
-        "settings": [(name, _text(value)) for name, value in _settings(record)],
+        "settings": [(name, text_of(value)) for name, value in settings_of(record)],
         "environment": [(name, value) for name, value in _environment(record).items() if value],
-        "places": [(name, _text(record[key])) for key, name in PLACES.items() if record.get(key)],
-        "bitwise": _environment(record).get("threads auto") != "yes",
+        "places": [(name, text_of(record[key])) for key, name in PLACES.items() if record.get(key)],
+        "repetition": repetition(record),
     }
 
 
@@ -113,11 +115,14 @@ def _uri(pixels: Any) -> str:
 
 def _curve(findings: Findings, quantity: str) -> str:
     first, last = findings.history[0], findings.history[-1]
-    ways = [
-        f"{name} from {significant(first[key])} to {significant(last[key])}"
-        for series, name in pictures.SERIES.items()
-        if last[key := f"{series}_{quantity}"] is not None
-    ]
+    if quantity == pictures.RATE:
+        ways = [f"from {significant(first['learning_rate'])} to {significant(last['learning_rate'])}"]
+    else:
+        ways = [
+            f"{name} from {significant(first[key])} to {significant(last[key])}"
+            for series, name in pictures.SERIES.items()
+            if last[key := f"{series}_{quantity}"] is not None
+        ]
     description = f"Line chart of the {quantity} over {len(findings.history)} epochs: {'; '.join(ways)}."
     return pictures.svg(pictures.curve(findings, quantity, pictures.THEMED), quantity, description)
 
@@ -127,7 +132,7 @@ def _matrix(findings: Findings) -> str:
     return pictures.svg(pictures.matrix(findings, pictures.THEMED), "confusion", description)
 
 
-def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def settings_of(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The record's settings by their labels, then whatever else it holds."""
     labels = {one.record_key: one.label for one in RECORDED if one.record_key in record}
     labels |= {key: str(key).replace("_", " ") for key in sorted(record.keys() - labels.keys() - ELSEWHERE)}
@@ -137,16 +142,17 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _environment(record: Mapping[str, Any]) -> dict[str, str]:
     tables = [{name: record.get(name) for name in MACHINE}, record.get("machine"), record.get("versions")]
     items = [item for table in tables if isinstance(table, Mapping) for item in table.items()]
-    return {str(name).replace("_", " "): _text(value) for name, value in items}
+    return {str(name).replace("_", " "): text_of(value) for name, value in items}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value of a record as text."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {text_of(one)}" for name, one in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(text_of, value))
     return significant(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
@@ -159,7 +165,8 @@ def _moment(value: Any) -> str:
 
 def _recorded(findings: Findings) -> str:
     """A note if the record's test accuracy differs from the one measured now."""
-    accuracy, name = number(findings.record.get("test_accuracy")), _text(findings.record.get("data"))
+    accuracy, name = number(findings.record.get("test_accuracy")), text_of(findings.record.get("data"))
     if accuracy is None or abs(accuracy - findings.result.accuracy) <= RECORDED_APART:
         return ""
-    return f"The record of the run says {percent(accuracy)}, on {name}."
+    digits = decimals(*findings.interval)
+    return f"The record of the run says {percent(accuracy, digits)}, on {name}."

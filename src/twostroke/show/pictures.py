@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,14 @@ from .findings import Findings, heat
 BLUE, ORANGE = (59, 125, 216), (224, 112, 32)  # visible on white and on black
 SERIES: Final = {"train": "training", "val": "validation", "test": "test"}
 QUANTITIES: Final = ("loss", "accuracy")
-PAPER: Final = {"ink": INK, "muted": GREY, "grid": GRID, **dict(zip(SERIES, COLOURS, strict=False))}
+RATE: Final = "learning rate"
+RUNS: Final = (*SERIES, "fourth", "fifth", "sixth")  # the names of the colours of as many runs
+PAPER: Final = {"ink": INK, "muted": GREY, "grid": GRID, **dict(zip(RUNS, COLOURS, strict=True))}
 # Placeholder colours that occur nowhere else: ``svg`` replaces them by var(--NAME).
 THEMED: Final = {name: f"#0{place}f{place}a{place}" for place, name in enumerate(PAPER)}
 NUMBERED: Final = 20  # with more classes, cells have no room for numbers
+SHORT: Final = 12  # characters of a name beside the matrix or a curve
+Line: TypeAlias = tuple[str, dict[str, Any], list[tuple[Any, Any]]]  # name, style, points
 THUMBNAIL: Final = 160  # pixels of a longer side, at most
 FAINT: Final = 0.28  # opacity of the diagonal
 LABEL_GAP: Final = 13.0  # points between the names of two curves
@@ -32,19 +36,37 @@ LABEL_GAP: Final = 13.0  # points between the names of two curves
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
+def quantities(findings: Findings) -> list[str]:
+    """What is drawn over epochs: loss, accuracy, and the learning rate where a schedule changes it."""
+    rates = {row["learning_rate"] for row in findings.history} - {None}
+    return [*QUANTITIES, RATE][: 2 + (len(rates) > 1)]
+
+
 def curve(findings: Findings, quantity: str, colours: Mapping[str, str]) -> Any:
-    """Loss or accuracy over epochs, one labelled line for each part of the data."""
+    """A quantity over epochs: one labelled line for each part of the data, or the learning rate's."""
+    figure = _figure(4.4, 1.8 if quantity == RATE else 3.0)
+    draw_curve(figure.add_subplot(), findings.history, quantity, colours)
+    return figure
+
+
+def comparison(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: str, colours: Mapping[str, str]) -> Any:
+    """The column ``key`` of each run's epochs as a line of the run's name; from the seventh on dashed."""
     figure = _figure(4.4, 3.0)
-    _draw_curve(figure.add_subplot(), findings.history, quantity, colours)
+    lines = []
+    for place, (name, history) in enumerate(histories.items()):
+        style = {"color": colours[RUNS[place % len(RUNS)]], "linestyle": "--" if place >= len(RUNS) else "-"}
+        lines.append((cut(name), style, [(row["epoch"], row[key]) for row in history]))
+    _draw_lines(figure.add_subplot(), lines, key.rpartition("_")[2], colours)
     return figure
 
 
 def curves(findings: Findings) -> Any:
-    """Loss and accuracy side by side."""
-    figure = _figure(9.2, 3.4)
-    for place, quantity in enumerate(QUANTITIES):
-        axes = figure.add_subplot(1, 2, place + 1)
-        _draw_curve(axes, findings.history, quantity, PAPER)
+    """Loss and accuracy side by side, and the learning rate where it changes."""
+    shown = quantities(findings)
+    figure = _figure(4.6 * len(shown), 3.4)
+    for place, quantity in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), place + 1)
+        draw_curve(axes, findings.history, quantity, PAPER)
         axes.set_title(quantity, loc="left", color=INK, fontsize=11)
     return figure
 
@@ -60,8 +82,10 @@ def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
     rgba[np.diag_indices(size)] = (*BLUE, round(255 * FAINT))
     axes.imshow(rgba, interpolation="none")
     step = max(1, -(-size // NUMBERED))
-    axes.set_xticks(range(0, size, step))
-    axes.set_yticks(range(0, size, step))
+    shown = [cut(name) for name in findings.names]
+    turned = 90 if max(map(len, shown)) > 3 else 0
+    axes.set_xticks(range(0, size, step), shown[::step], rotation=turned, parse_math=False)
+    axes.set_yticks(range(0, size, step), shown[::step], parse_math=False)
     if size <= NUMBERED:
         for label, row in enumerate(counts):
             for taken, number in enumerate(row):
@@ -78,13 +102,13 @@ def matrix(findings: Findings, colours: Mapping[str, str]) -> Any:
 def mistakes(findings: Findings) -> Any:
     """The worst mistakes as images."""
     images = sample_images(findings)
-    titles = [f"{one.label} taken for {one.prediction}" for one in findings.mistakes]
+    titles = [f"{findings.names[one.label]} as {findings.names[one.prediction]}" for one in findings.mistakes]
     return _gallery(list(zip(images, titles, strict=True)), {"cmap": "gray", "vmin": 0, "vmax": 255})
 
 
 def weights(findings: Findings) -> Any:
     """The first layer's weights as images."""
-    return _gallery([(tint(unit.weights), f"{unit.number}") for unit in findings.units], {})
+    return _gallery([(tint(unit.weights), findings.unit_name(unit)) for unit in findings.units], {})
 
 
 def files(findings: Findings) -> dict[str, Any]:
@@ -135,36 +159,53 @@ def svg(figure: Any, name: str, description: str) -> str:
 XLINK: Final = "http://www.w3.org/1999/xlink"
 
 
+def cut(name: str) -> str:
+    """A name, cut to SHORT characters."""
+    return name if len(name) <= SHORT else f"{name[:SHORT]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, colours: Mapping[str, str]) -> None:
+def draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], quantity: str, colours: Mapping[str, str]) -> None:
+    """Draw a quantity over epochs into matplotlib's ``axes``."""
+    keys = {part: f"{part}_{quantity}" for part in SERIES}
+    if quantity == RATE:  # its panel has its name
+        keys, names = {"train": RATE.replace(" ", "_")}, {"train": ""}
+    else:
+        names = SERIES
+    lines = [
+        (names[part], {"color": colours[part]}, [(row["epoch"], row[key]) for row in history])
+        for part, key in keys.items()
+    ]
+    _draw_lines(axes, lines, quantity, colours)
+
+
+def _draw_lines(axes: Any, lines: Sequence[Line], quantity: str, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-    ends = []
-    for series, name in SERIES.items():
-        points = [(row["epoch"], row[f"{series}_{quantity}"]) for row in history]
-        points = [point for point in points if point[1] is not None]
+    ends, known = [], []
+    for name, style, all_points in lines:
+        points = [point for point in all_points if point[1] is not None]
         if points:
             marker = {"marker": "o", "markersize": 4} if len(points) <= NUMBERED else {}
-            axes.plot(*zip(*points, strict=True), color=colours[series], linewidth=1.8, clip_on=False, **marker)
-            ends.append((*points[-1], name, colours[series]))
-    values = [row[f"{series}_{quantity}"] for series in SERIES for row in history]
-    known = [value for value in values if value is not None]
+            axes.plot(*zip(*points, strict=True), linewidth=1.8, clip_on=False, **style, **marker)
+            ends.append((*points[-1], name, style["color"]))
+            known += [value for _, value in points]
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}\N{NO-BREAK SPACE}%"))
-    elif known and min(known) > 0 and max(known) > 30 * min(known):
+    elif quantity != RATE and known and min(known) > 0 and max(known) > 30 * min(known):
         axes.set_yscale("log")
         few = max(known) > 300 * min(known)
         axes.yaxis.set_major_locator(LogLocator(subs=(1,) if few else (1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    epochs = [row["epoch"] for row in history]
-    if epochs[-1] > epochs[0]:
+    epochs = sorted(epoch for _, _, points in lines for epoch, _ in points)
+    if epochs and epochs[-1] > epochs[0]:
         axes.set_xlim(epochs[0] - 0.02 * (epochs[-1] - epochs[0]))
     axes.set_xlabel("epoch", color=colours["muted"], fontsize=9)
     axes.grid(axis="y", color=colours["grid"], linewidth=0.8)
@@ -179,7 +220,9 @@ def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> No
     """Label each curve at its last point; labels are moved up or down until none overlap."""
     axes.autoscale_view()
     axes.set_ylim(axes.get_ylim())  # fixed now: what follows depends on it
-    height = axes.figure.get_size_inches()[1] * 72 * 0.8  # in points, roughly: the layout is not computed yet
+    height = (
+        axes.figure.get_size_inches()[1] * 72 * axes.get_position().height
+    )  # in points, roughly: the layout is not computed yet
     scale = axes.transScale.transform
     low, high = (scale((0, value))[1] for value in axes.get_ylim())
     places = [(scale((0, value))[1] - low) / (high - low) * height for _, value, *_ in ends]
@@ -189,7 +232,7 @@ def _name_curves(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> No
         x, y, name, colour = ends[k]
         axes.annotate(
             name, (x, y), xytext=(7, place - places[k]), textcoords="offset points", color=colour, va="center",
-            fontsize=9.5, fontweight="bold", annotation_clip=False,
+            fontsize=9.5, fontweight="bold", annotation_clip=False, parse_math=False,
         )  # fmt: skip
         above = place
 
@@ -201,7 +244,7 @@ def _gallery(items: Sequence[tuple[Any, str]], style: Mapping[str, Any]) -> Any:
     for place, (image, title) in zip(count(1), items, strict=False):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(image, interpolation="none", **style)
-        axes.set_title(title, fontsize=8, color=INK, pad=3)
+        axes.set_title(title, fontsize=8, color=INK, pad=3, parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color(GRID)
@@ -211,10 +254,10 @@ def _gallery(items: Sequence[tuple[Any, str]], style: Mapping[str, Any]) -> Any:
 # --- images ------------------------------------------------------------------------------------------------------
 
 
-def sample_images(findings: Findings) -> list[NDArray[np.uint8]]:
-    """The test samples of the worst mistakes, (H, W) uint8 each: uint8 as they are, floats scaled from their common
-    minimum and maximum."""
-    images = findings.data.test_images[[one.index for one in findings.mistakes]]
+def sample_images(findings: Findings, indices: Sequence[int] | None = None) -> list[NDArray[np.uint8]]:
+    """Test samples, those of the worst mistakes if none are named, (H, W) uint8 each: uint8 as they are, floats scaled
+    from their common minimum and maximum."""
+    images = findings.data.test_images[[one.index for one in findings.mistakes] if indices is None else list(indices)]
     if images.dtype != np.uint8:
         low, high = (float(bound) for bound in (images.min(), images.max()))
         images = np.round((images.astype(np.float64) - low) / ((high - low) or 1.0) * 255).astype(np.uint8)

@@ -14,6 +14,7 @@ from ..engine.config import TrainConfig
 from ..engine.mlp import MLP, parameter_count
 from ..engine.training import EpochRecord
 from ..runs.settings import SETTINGS
+from .judgement import NO_BREAK, decimals, interval, percent
 
 BLOCKS, ASCII_BLOCKS = " ▄▀█", " .'#"
 NAMED = 8  # classes in a line
@@ -180,12 +181,12 @@ def result_line(record: Mapping[str, Any]) -> str:
     )
 
 
-def outcome_words(record: Mapping[str, Any], counts: str = "") -> str:
-    """How good a result is; ``counts`` are said of an accuracy."""
+def outcome_words(record: Mapping[str, Any]) -> str:
+    """How good a result is."""
     if "test_rmse" in record:
         errors = f"test RMSE {record['test_rmse']:.5g}, MAE {record['test_mae']:.5g}, R2 {record['test_r2']:.4f}"
         return f"{errors}, test loss {_loss(record['test_loss'])}"
-    return f"test accuracy {record['test_accuracy']:.2%}{counts}, test loss {_loss(record['test_loss'])}"
+    return f"test accuracy {record['test_accuracy']:.2%}, test loss {_loss(record['test_loss'])}"
 
 
 def target_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -205,6 +206,18 @@ def values_line(record: Mapping[str, Any]) -> str:
     for name, value, target in zip(names, record["prediction"], known, strict=True):
         parts.append(f"{name} {value:.6g}".strip() + ("" if target is None else f" (is {target:.6g})"))
     return f"{record['source']}: {', '.join(parts)}"
+
+
+def evaluation_line(record: Mapping[str, Any]) -> str:
+    """The result in ``evaluation_record``, with as many digits as its 95 % interval allows."""
+    errors, samples = record["errors"], record["samples"]
+    low, high = interval(samples - errors, samples)
+    digits = decimals(low, high)
+    accuracy, *ends = (percent(share, digits).replace(NO_BREAK, "") for share in (1 - errors / samples, low, high))
+    return (
+        f"test accuracy {accuracy} ({errors:,} errors in {samples:,}), 95% interval {' to '.join(ends)},"
+        f" test loss {_loss(record['test_loss'])}"
+    )
 
 
 def onnx_lines(record: Mapping[str, Any]) -> list[str]:
