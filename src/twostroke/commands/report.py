@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
+from ..runs.own_kernel import own_kernels
 from ..runs.record import read_record, repeat_words
 from ..show import page, pictures
 from ..show.findings import Findings, examine
@@ -21,12 +22,13 @@ def report(
     out: options.ReportOut = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    kernel: options.Kernels = None,
     debug: options.Debug = False,
 ) -> None:
     """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings."""
     need("plot", "twostroke report")
     found = read_record(run / RECORD)
-    net = load_model(run / MODEL, backend=select(device, threads))
+    net = load_model(run / MODEL, backend=select(device, threads), kernels=own_kernels(kernel))
     source = data or found.get("source")
     if not isinstance(source, str):
         raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")

@@ -19,6 +19,7 @@ from ..errors import DataError
 from . import kernels
 from .arguments import check_layers, check_names, check_scaling, check_seed, choice
 from .initializers import INITIALIZERS, initial_parameters
+from .kinds import Activation, Loss, chosen
 from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
@@ -48,11 +49,11 @@ class MLP:
     """A multilayer perceptron.
 
     ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
-    layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid),
-    "quadratic" (output sigmoid, tanh, relu, identity or softmax) or "poisson" (counts; output exp); ``output`` is the
-    output layer's activation, by default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he",
-    "glorot", "normal" or "scaled-normal", by default "he" for ReLU, else "glorot". The weights are drawn with ``seed``,
-    or taken from the flat host array ``parameters``.
+    layers: "relu", "sigmoid", "tanh", "identity" or an ``Activation`` of your own. ``loss`` is "cross-entropy" (output
+    softmax, or sigmoid), "quadratic" (output sigmoid, tanh, relu, identity or softmax), "poisson" (counts; output exp)
+    or a ``Loss`` of your own; ``output`` is the output layer's activation, by default softmax for cross-entropy,
+    sigmoid for quadratic. ``init`` is "he", "glorot", "normal" or "scaled-normal", by default "he" for
+    ReLU, else "glorot". The weights are drawn with ``seed``, or taken from the flat host array ``parameters``.
 
     ``scaling`` standardises every input row, as suits a table: ``Scaling.of(samples)``. ``classes`` are the names of
     the outputs. Both are kept in model files.
@@ -67,8 +68,8 @@ class MLP:
     def __init__(
         self,
         layers: Sequence[int],
-        activation: Literal["relu", "sigmoid", "tanh", "identity"] = "relu",
-        loss: Literal["cross-entropy", "quadratic", "poisson"] = "cross-entropy",
+        activation: Literal["relu", "sigmoid", "tanh", "identity"] | Activation = "relu",
+        loss: Literal["cross-entropy", "quadratic", "poisson"] | Loss = "cross-entropy",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float32",
         *,
@@ -81,17 +82,18 @@ class MLP:
     ) -> None:
         self.layers = check_layers(layers)
         self.scaling, self.classes = check_scaling(scaling, self.layers[0]), check_names(classes, self.layers[-1])
-        self.activation = choice("activation", activation, kernels.ACTIVATIONS)
-        self.loss = choice("loss", loss, kernels.LOSSES)
-        self.output = choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
-        self.init = choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
+        self.activation: str = chosen("activation", activation, Activation, kernels.ACTIVATIONS)
+        self.loss: str = chosen("loss", loss, Loss, kernels.LOSSES)
+        losses, hidden = kernels.loss_rows(self.loss), kernels.ACTIVATIONS.get(self.activation, activation)
+        assert isinstance(hidden, Activation)
+        self.output = choice("output", output or next(iter(losses)), losses)
+        self.init = choice("init", init or hidden.init, INITIALIZERS)
         self.dtype = choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = check_seed(seed)
         self.backend = check_backend(backend or host_backend())
         # The last layer computes logits; the loss turns them into outputs.
-        names = [activation] * (len(self.layers) - 2) + ["identity"]
-        self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
-        self.loss_kernels = kernels.LOSSES[loss][self.output]
+        self.layer_activations = [hidden] * (len(self.layers) - 2) + [kernels.ACTIVATIONS["identity"]]
+        self.loss_kernels = losses[self.output]
         if parameters is None:
             self.parameters = self.backend.copy_of(initial_parameters(self.layers, self.init, seed), self.dtype)
         else:
@@ -112,6 +114,12 @@ class MLP:
         self._parameters = flat
         self.views = layer_views(flat, self.layers)
         self._inference: list[Inference] = []  # at most one; not in the list while a thread uses it
+
+    @property
+    def own_arrays(self) -> dict[str, bool]:
+        """What a workspace must have beside the usual, for a user's own activation or loss."""
+        keeps_input = not all(activation.in_place for activation in self.layer_activations)
+        return {"keeps_input": keeps_input, "spare": self.loss_kernels.spare}
 
     @property
     def weights(self) -> list[Array]:
@@ -211,8 +219,9 @@ def forward(net: MLP, buffers: Buffers) -> None:
     backend, masks = net.backend, buffers.masks
     for index, (layer, activation) in enumerate(zip(net.views, net.layer_activations, strict=True)):
         A_in, A_out = buffers.A[index : index + 2]
-        kernels.affine_forward(backend, A_in, layer.W, A_out)
-        backend.elementwise(activation.biased_forward)(A_out, layer.b)
+        Z, out = (A_out, ()) if activation.in_place else (buffers.Z[index], (A_out,))
+        kernels.affine_forward(backend, A_in, layer.W, Z)
+        backend.elementwise(activation.biased_forward)(Z, layer.b, *out)
         if index < len(masks):
             backend.elementwise(kernels.times)(A_out, masks[index], A_out)
 
@@ -226,7 +235,7 @@ class Inference:
     def __init__(self, net: MLP, capacity: int, *, scored: bool = False, sizes: Collection[int] = ()) -> None:
         self.capacity, self.nbytes = capacity, capacity * sum(net.layers) * net.parameters.itemsize
         self._net, self._scored = net, scored
-        self._workspace = Workspace(net.backend, net.layers, net.dtype, capacity, training=False)
+        self._workspace = Workspace(net.backend, net.layers, net.dtype, capacity, training=False, **net.own_arrays)
         self._captured: dict[int, Callable[[], None]] = {}  # the number of rows used last comes last
         if sizes:
             self._capture(sizes)
@@ -249,7 +258,7 @@ class Inference:
         parts = []
         for n in sizes:
             buffers = self._workspace.rows(n)
-            scratch = (*buffers.A[1:-1], buffers.T, buffers.scratch, buffers.rows)
+            scratch = (*buffers.A[1:-1], *buffers.Z, *buffers.spare, buffers.T, buffers.scratch, buffers.rows)
             parts.append(Steps(partial(self._pass, buffers), scratch=scratch))
         captured = self._net.backend.capture(parts)
         self._captured |= {n: partial(captured.run_part, part, 0, 1) for part, n in enumerate(sizes)}
@@ -272,7 +281,9 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
     Each loss is multiplied by its sample weight, if there are any.
     """
     losses = buffers.losses
-    net.loss_kernels.losses(net.backend, buffers.A[-1], buffers.T, losses, buffers.scratch, buffers.rows)
+    net.loss_kernels.losses(
+        net.backend, buffers.A[-1], buffers.T, losses, buffers.scratch, buffers.rows, *buffers.spare
+    )
     if len(buffers.weights):
         net.backend.elementwise(kernels.times)(losses, buffers.weights, losses)
 
@@ -287,11 +298,14 @@ def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
 
     ``scale`` is 1 / batch size; needed where these rows are only part of a batch.
     """
-    backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
-    backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0] if scale is None else scale)
+    backend, A, dZ, row = net.backend, buffers.A[-1], buffers.dA[-1], net.loss_kernels
+    scale = 1.0 / A.shape[0] if scale is None else scale
+    backend.elementwise(row.gradient or kernels.residual)(
+        A, buffers.T, dZ, scale, *([buffers.scratch] if row.spare else [])
+    )
     if len(buffers.weights):
         backend.elementwise(kernels.times)(dZ, buffers.weights[:, None], dZ)
-    net.loss_kernels.delta(backend, A, dZ, buffers.scratch, buffers.rows)
+    row.delta(backend, A, dZ, buffers.scratch, buffers.rows)
 
 
 def backward(
@@ -314,7 +328,9 @@ def backward(
             dA = buffers.dA[index - 1]
             if buffers.masks:
                 backend.elementwise(kernels.dropout_backward)(buffers.masks[index - 1], buffers.keep, A, dA)
-            backend.elementwise(net.layer_activations[index - 1].backward)(A, dA)
+            activation = net.layer_activations[index - 1]
+            Z = () if activation.in_place else (buffers.Z[index - 1],)
+            backend.elementwise(activation.backward)(*Z, A, dA)
 
 
 def score(net: MLP, buffers: Buffers, *, classes: bool = True) -> None:

@@ -22,7 +22,7 @@ from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
 from ..engine.metrics import Result, Running
 from ..engine.mlp import MLP, layer_views, propagate
-from ..engine.optimizers import Optimizer
+from ..engine.optimizers import OptimizerState
 from ..engine.step import TrainingStep
 from ..engine.training import EpochRecord, Evaluation, Kit, TrainingRun
 from ..engine.workspace import Buffers
@@ -91,7 +91,7 @@ class SharedStep(TrainingStep):
         net: MLP,
         images: Array,
         labels: Array,
-        optimizer: Optimizer,
+        optimizer: OptimizerState,
         batch_size: int,
         running: Running | None = None,
         **options: Any,
@@ -221,6 +221,9 @@ class DistributedRun(TrainingRun):
 def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
     """What must be equal on all ranks: an all-reduce of arrays of different lengths would corrupt memory."""
     facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype")} | asdict(config)
+    facts = {
+        name: str(value) if isinstance(value, str) else value for name, value in facts.items()
+    }  # not its functions
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         array = np.ascontiguousarray(getattr(data, name))
         facts[name] = f"{array.shape} {array.dtype} {zlib.crc32(array.data):08x}"

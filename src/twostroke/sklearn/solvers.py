@@ -18,7 +18,7 @@ from ..engine import kernels
 from ..engine.batches import batch_bounds, dropout_keys
 from ..engine.epoch import Epoch
 from ..engine.mlp import MLP, add_squares, propagate
-from ..engine.optimizers import SGD, AdamEpsilonHat, Gradient, Momentum, Nesterov, Optimizer
+from ..engine.optimizers import SGD, AdamEpsilonHat, Gradient, Momentum, Nesterov, OptimizerState
 from ..engine.step import TrainingStep
 from ..engine.workspace import Buffers, Workspace
 from ..errors import DivergenceError
@@ -95,7 +95,7 @@ def relative_weights(
 def make_solver_optimizer(
     net: MLP, *, solver: str, alpha: float, momentum: float, nesterovs_momentum: bool,
     beta_1: float, beta_2: float, epsilon: float,
-) -> Optimizer:  # fmt: skip
+) -> OptimizerState:  # fmt: skip
     """The engine's optimiser for scikit-learn's "sgd" or "adam"."""
     if solver == "adam":
         return AdamEpsilonHat(net, alpha, beta_1, beta_2, epsilon)
@@ -136,7 +136,7 @@ class Epochs:
         net: MLP,
         samples: Samples,
         n: int,
-        optimizer: Optimizer,
+        optimizer: OptimizerState,
         batch_size: int,
         alpha: float,
         *,
