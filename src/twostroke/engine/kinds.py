@@ -54,8 +54,8 @@ def _again(kind: type[Named], given: dict[str, Any]) -> Named:
 class Activation(Named):
     """An elementwise activation of the hidden layers, for ``MLP(activation=...)``: a name and two functions.
 
-    ``forward(xp, Z, out)`` writes f(Z) into ``out`` and leaves Z as it is. ``backward(xp, Z, A, dA)`` multiplies dA by
-    f'(Z), in place; A is f(Z), and Z and A may be overwritten. All arrays are (n, units) of one dtype.
+    ``forward(xp, Z, out)`` writes f(Z) into ``out``. ``backward(xp, Z, A, dA)`` multiplies dA by f'(Z), in place; A is
+    f(Z), Z as ``forward`` left it, and both may be overwritten. All arrays are (n, units) of one dtype.
 
     With ``in_place`` the network keeps no Z, which saves an array for each layer: ``forward(xp, Z)`` overwrites Z
     with f(Z), and ``backward(xp, A, dA)`` finds f' from A = f(Z), as for the sigmoid, f' = A (1 - A).
