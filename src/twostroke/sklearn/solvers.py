@@ -209,9 +209,8 @@ class FullBatch:
         xp, n = net.backend.xp, len(samples.targets)
         self.net, self.samples = net, samples
         self._scale = 1.0 / net.layers[-1] if output_mean else 1.0
-        self._workspace = Workspace(
-            net.backend, net.layers, net.dtype, min(n, FULL_BATCH_ROWS), weighted=samples.weights is not None
-        )
+        arrays = {"weighted": samples.weights is not None, **net.own_arrays}
+        self._workspace = Workspace(net.backend, net.layers, net.dtype, min(n, FULL_BATCH_ROWS), **arrays)
         bounds = list(batch_bounds(n, self._workspace.capacity))
         relative, totals = relative_weights(samples, np.arange(n), [(0, n)])
         if totals[0] == 0:
