@@ -39,8 +39,8 @@ from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.engine.batches import batch_bounds
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.layers import parameter_count
 from twostroke.engine.metrics import Running
-from twostroke.engine.mlp import parameter_count
 from twostroke.engine.step import TrainingStep
 from twostroke.engine.training import make_optimizer, upload
 from twostroke.ranks.communicator import Communicator

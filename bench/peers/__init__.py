@@ -130,7 +130,7 @@ def make_problem(
     default 64, or 8 where they would take many seconds.
     """
     from twostroke.engine.initializers import initial_parameters
-    from twostroke.engine.mlp import layer_views
+    from twostroke.engine.layers import layer_views
 
     flat = initial_parameters(layers, "he", seed=0).astype(np.float32)
     weights = [np.ascontiguousarray(a) for layer in layer_views(flat, layers) for a in (layer.W, layer.b.ravel())]

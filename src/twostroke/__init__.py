@@ -24,6 +24,7 @@ from .classic import Network
 from .data.dataset import Dataset, load_dataset
 from .data.scaling import Scaling
 from .engine.config import TrainConfig
+from .engine.kinds import Activation, Loss, Optimizer
 from .engine.mlp import MLP
 from .engine.training import EpochRecord, evaluate, fit, train
 from .errors import (
@@ -42,6 +43,7 @@ from .version import __version__
 
 __all__ = [
     "MLP",
+    "Activation",
     "Backend",
     "ConfigError",
     "DataError",
@@ -49,8 +51,10 @@ __all__ = [
     "DeviceError",
     "DivergenceError",
     "EpochRecord",
+    "Loss",
     "ModelError",
     "Network",
+    "Optimizer",
     "PeerError",
     "Scaling",
     "TrainConfig",

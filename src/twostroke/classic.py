@@ -16,7 +16,8 @@ from .data.checks import check_images
 from .engine import kernels
 from .engine.batches import batch_bounds, epoch_order
 from .engine.epoch import Epoch
-from .engine.mlp import MLP, layer_views, propagate
+from .engine.layers import layer_views
+from .engine.mlp import MLP, propagate
 from .engine.optimizers import SGD
 from .engine.step import TrainingStep
 from .engine.workspace import Buffers, Workspace

@@ -11,7 +11,7 @@ from twostroke import MLP
 from twostroke.backend import Backend
 from twostroke.engine.initializers import INITIALIZERS, NORMAL_BIASES, initial_parameters
 from twostroke.engine.kernels import ACTIVATIONS
-from twostroke.engine.mlp import layer_views
+from twostroke.engine.layers import layer_views
 
 FAN_IN, FAN_OUT = 400, 250  # 100,000 draws: a standard deviation is known to about 1 / sqrt(2 n) = 0.2 %
 DEVIATION = {

@@ -18,7 +18,8 @@ from twostroke import MLP, select_backend
 from twostroke.backend import Backend
 from twostroke.engine import kernels
 from twostroke.engine.kernels import ACTIVATIONS
-from twostroke.engine.mlp import backward, forward, layer_views, loss_forward
+from twostroke.engine.layers import layer_views
+from twostroke.engine.mlp import backward, forward, loss_forward
 from twostroke.engine.workspace import Workspace
 
 LIMIT = {"float32": 5e-6, "float64": 1e-12}

@@ -25,7 +25,8 @@ from twostroke.engine import mlp
 from twostroke.engine.arguments import MAX_WIDTH
 from twostroke.engine.initializers import INITIALIZERS
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
-from twostroke.engine.mlp import MOST_ROWS, MOST_SIZES, layer_views, network_settings, parameter_count
+from twostroke.engine.layers import layer_views, parameter_count
+from twostroke.engine.mlp import MOST_ROWS, MOST_SIZES, network_settings
 from twostroke.errors import ConfigError, DataError
 
 # --- construction ------------------------------------------------------------------------------------------------

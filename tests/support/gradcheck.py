@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from twostroke.backend import Backend
-from twostroke.engine.mlp import MLP, Layer, backward, forward, layer_views, loss_forward
-from twostroke.engine.optimizers import Optimizer
+from twostroke.engine.layers import Layer, layer_views
+from twostroke.engine.mlp import MLP, backward, forward, loss_forward
+from twostroke.engine.optimizers import OptimizerState
 from twostroke.engine.workspace import Buffers, Workspace
 
 H = 1e-5  # near the cube root of 2^-53: truncation (H^2) and rounding (2^-53 / H) are then both near 1e-11
@@ -127,7 +128,7 @@ class Engine:
     def backward(self, target: Any, alpha: float, beta: float, beta_b: float) -> None:
         backward(self.net, self.buffers, layer_views(target, self.net.layers), alpha, beta, beta_b)
 
-    def learn(self, rule: Optimizer, lr: float) -> None:
+    def learn(self, rule: OptimizerState, lr: float) -> None:
         """One step of an optimiser, as ``TrainingStep`` takes it, not captured."""
         self.steps += 1
         rule.begin_step(lr, self.steps)

@@ -12,6 +12,7 @@ from typing import Final
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..models.onnx import class_names
+from ..runs.own_kernel import own_kernels
 from ..runs.settings import named, names_in
 from ..show import drawing, text
 from . import newest_unless, no_pictures, options, select
@@ -26,6 +27,7 @@ def draw(
     classes: options.Classes = None,
     port: options.Port = PORT,
     no_browser: options.NoBrowser = False,
+    kernel: options.Kernels = None,
     debug: options.Debug = False,
 ) -> None:
     """Draw a digit on a page in the browser and watch the network read it. Only this machine can reach the page."""
@@ -33,7 +35,7 @@ def draw(
     if not 0 <= port <= LAST_PORT:
         raise ConfigError("no such port", where="--port", found=port, expected=f"0..{LAST_PORT}")
     path = newest_unless(model)
-    net = load_model(path, backend=select("cpu", "1"))
+    net = load_model(path, backend=select("cpu", "1"), kernels=own_kernels(kernel))
     no_pictures(net, path)
     drawing.check_reads_drawings(net, path)
     try:

@@ -9,6 +9,7 @@ from ..errors import ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json
 from ..runs import record
+from ..runs.own_kernel import own_kernels
 from ..show import text
 from ..show.findings import class_counts, errors_by_target
 from . import doubt, load_for, options, select
@@ -25,12 +26,13 @@ def evaluate(
     test: options.Test = None,
     strict: options.Strict = False,
     json: options.Json = False,
+    kernel: options.Kernels = None,
     debug: options.Debug = False,
 ) -> None:
     """Measure a model on the test part of a data set: loss, accuracy, errors by class; or RMSE, MAE, R2."""
     tell = hush if json else say
     backend = select(device, threads)
-    net = load_model(model, backend=backend)
+    net = load_model(model, backend=backend, kernels=own_kernels(kernel))
     source = load_for(net, model, data or "mnist", label=label, drop=drop, test=test)
     for line in (text.device_line(backend), *text.data_lines(source), text.network_line(net)):
         tell(line)

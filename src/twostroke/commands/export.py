@@ -6,6 +6,7 @@ from ..errors import ConfigError
 from ..models.model_file import describe_model, load_model
 from ..models.onnx import export_onnx, import_onnx
 from ..provenance import to_json
+from ..runs.own_kernel import own_kernels
 from ..runs.settings import named, names_in
 from ..show import text
 from . import options
@@ -20,6 +21,7 @@ def export(
     inputs: options.Inputs = None,
     classes: options.Classes = None,
     json: options.Json = False,
+    kernel: options.Kernels = None,
     debug: options.Debug = False,
 ) -> None:
     """Write a model as ONNX, which onnxruntime and many other programs run. A TARGET that exists is replaced."""
@@ -29,7 +31,7 @@ def export(
             "unknown kind of file", where=target, found=found, expected=SUFFIX, remedy="Name it model.onnx, say."
         )
     import_onnx()
-    net, origin = load_model(model), describe_model(model)["origin"]
+    net, origin = load_model(model, kernels=own_kernels(kernel)), describe_model(model)["origin"]
     if target.exists() and target.samefile(model):
         raise ConfigError("the model would be replaced", where=target, remedy="Choose another name.")
     trained_on = "pixels" if origin.get("input", "uint8") == "uint8" else "scaled"

@@ -118,6 +118,11 @@ Strict = Annotated[bool, _setting(SETTINGS["strict"])]
 Data = Annotated[Text, _setting(SETTINGS["data"])]
 Device = Annotated[Text, _setting(SETTINGS["device"])]
 Threads = Annotated[Text, _setting(SETTINGS["threads"])]
+_OWN = "Your own activation, loss or optimiser, from a module in this folder or installed. May be repeated."
+Kernels = Annotated[list[str] | None, _option(RUN, "MODULE:NAME", _OWN, "--kernel")]
+OwnKernel = Annotated[
+    Text, _option(RUN, "MODULE:NAME", "With grad: check this activation, loss or optimiser of your own.", "--kernel")
+]
 Label = Annotated[Text, _setting(SETTINGS["label"])]
 Drop = Annotated[Text, _setting(SETTINGS["drop"])]
 Test = Annotated[Text, _setting(SETTINGS["test"])]

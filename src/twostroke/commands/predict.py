@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError, ModelError
 from ..models.model_file import describe_model, load_model
 from ..provenance import to_json
 from ..runs import record
+from ..runs.own_kernel import own_kernels
 from ..show import text
 from . import DATA_OPTIONS, load_for, newest_unless, no_pictures, options, select
 from .terminal import complain, encodes, hush, program, say
@@ -29,6 +30,7 @@ def predict(
     data: options.IndexData = None,
     device: options.PredictDevice = None,
     json: options.Json = False,
+    kernel: options.Kernels = None,
     debug: options.Debug = False,
 ) -> None:
     """Predict which digit a picture shows, with the probability of each class.
@@ -51,7 +53,7 @@ def predict(
     if model is None:
         model = newest_unless(model)
         tell(f"model: {model}")
-    net = load_model(model, backend=select(device or "cpu", "1"))
+    net = load_model(model, backend=select(device or "cpu", "1"), kernels=own_kernels(kernel))
     if device:
         tell(text.device_line(net.backend))
     shape: tuple[int, ...] = (FIELD, FIELD)

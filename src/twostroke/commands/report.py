@@ -10,6 +10,7 @@ from ..backend import Backend
 from ..errors import ConfigError, need
 from ..models.model_file import load_model
 from ..runs.folder import MODEL, PAGE, RECORD, writable_folder, write_file
+from ..runs.own_kernel import own_kernels
 from ..runs.record import read_record, repeat_words
 from ..show import comparison, page, pictures
 from ..show.card import card as draw_card
@@ -28,6 +29,7 @@ def report(
     out: options.ReportOut = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    kernel: options.Kernels = None,
     debug: options.Debug = False,
 ) -> None:
     """Show a finished run as one web page: curves, confusion, worst mistakes, weights, settings.
@@ -44,10 +46,10 @@ def report(
     if len(runs) > 1:
         if png or card:
             raise ConfigError(f"{'--png' if png else '--card'} is for one run", found=f"{len(runs)} runs")
-        write_comparison(_distinct(runs), backend, data, out)
+        write_comparison(_distinct(runs), backend, data, out, kernel)
         return
     run = runs[0]
-    found = _examined(run, backend, data)
+    found = _examined(run, backend, data, kernel)
     folder = writable_folder(out or run, "--out" if out else "RUN")
     if card:
         write_file(writable_folder(card.parent, "--card") / card.name, draw_card(found), "the card")
@@ -55,10 +57,10 @@ def report(
     write_page(found, folder, say, png=png)
 
 
-def _examined(run: Path, backend: Backend, data: str | None) -> Findings:
+def _examined(run: Path, backend: Backend, data: str | None, kernel: list[str] | None) -> Findings:
     found = read_record(run / RECORD)
     no_page(found.get("task"), run)
-    net = load_model(run / MODEL, backend=backend)
+    net = load_model(run / MODEL, backend=backend, kernels=own_kernels(kernel))
     source = data or found.get("source")
     if not isinstance(source, str):
         raise ConfigError("the record does not say where its data are", where=run, remedy="Add --data mnist|PATH.")
@@ -78,9 +80,11 @@ def _distinct(runs: list[Path]) -> dict[str, Path]:
     return {str(run) if names.count(place.name) > 1 else place.name: run for place, run in seen.items()}
 
 
-def write_comparison(runs: Mapping[str, Path], backend: Backend, data: str | None, out: Path | None) -> None:
+def write_comparison(
+    runs: Mapping[str, Path], backend: Backend, data: str | None, out: Path | None, kernel: list[str] | None
+) -> None:
     """Say the comparison and write comparison.html, into ``out`` or the folder of the first run."""
-    found = [comparison.compared(name, _examined(run, backend, data)) for name, run in runs.items()]
+    found = [comparison.compared(name, _examined(run, backend, data, kernel)) for name, run in runs.items()]
     folder = writable_folder(out or next(iter(runs.values())), "--out" if out else "RUN")
     content = comparison.html(found).encode(errors="backslashreplace")
     for line in comparison.lines(found):

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from ..errors import ConfigError
+from .kinds import Optimizer
 from .mlp import MLP, SETTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
@@ -27,8 +28,11 @@ def _integer(default: int, low: int) -> Any:
     return _checked(default, f"an integer >= {low}", lambda value: _is_integer(value, low))
 
 
-def _choice(default: str, known: Collection[str]) -> Any:
-    return _checked(default, " or ".join(known), lambda value: isinstance(value, str) and value in known)
+def _choice(default: str, known: Collection[str], own: type | tuple[()] = ()) -> Any:
+    def holds(value: Any) -> bool:
+        return isinstance(value, own) or (isinstance(value, str) and value in known)
+
+    return _checked(default, " or ".join(known), holds)
 
 
 def _is_integer(value: object, low: int) -> bool:
@@ -51,8 +55,9 @@ class TrainConfig:
     """How to train. Raises ``ConfigError`` for a value out of range.
 
     ``epochs`` are passes over the training data; ``seed`` fixes the order of samples. ``optimizer`` is "sgd",
-    "momentum", "nesterov", "adam" or "adamw"; ``momentum`` is the mu of "momentum" and "nesterov". ``schedule`` is
-    "constant", "one-cycle" (``warmup`` is the fraction of the run in which the rate rises), "step" or "cosine".
+    "momentum", "nesterov", "adam", "adamw" or an ``Optimizer`` of your own; ``momentum`` is the mu of "momentum" and
+    "nesterov". ``schedule`` is "constant", "one-cycle" (``warmup`` is the fraction of the run in which the rate
+    rises), "step" or "cosine".
     ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest learning rate;
     None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability that
     a hidden unit is dropped in a step. ``val_size`` (a number of samples, or a fraction) is held out of the training
@@ -67,7 +72,9 @@ class TrainConfig:
         128, "an integer >= 1, or full", lambda v: v == "full" or _is_integer(v, 1)
     )
     seed: int = _integer(0, low=0)
-    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw"] = _choice("momentum", OPTIMIZERS)
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw"] | Optimizer = _choice(  # noqa: RUF009 (it is immutable)
+        "momentum", OPTIMIZERS, Optimizer
+    )
     lr: float | None = _checked(None, "a finite number > 0", lambda v: v is None or (_is_finite(v) and v > 0))
     momentum: float = _checked(0.9, "a number >= 0 and < 1", lambda v: _is_finite(v) and 0 <= v < 1)
     l2: float = _checked(0.0, "a finite number >= 0", lambda v: _is_finite(v) and v >= 0)
@@ -99,7 +106,10 @@ class TrainConfig:
     @property
     def learning_rate(self) -> float:
         """``lr``, or the optimiser's default."""
-        return DEFAULT_LEARNING_RATE[self.optimizer] if self.lr is None else self.lr
+        if self.lr is not None:
+            return self.lr
+        own = self.optimizer
+        return own.lr if isinstance(own, Optimizer) else DEFAULT_LEARNING_RATE[own]
 
     def replace(self, **changes: Any) -> TrainConfig:
         """A copy with these fields changed."""

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend, Kernel
+from .arguments import choice
+from .kinds import Activation, Loss
 
 # --- inputs and targets ---------------------------------------------------------------------------------
 
@@ -118,35 +120,17 @@ def tanh_backward(xp: Any, A: Array, dA: Array) -> None:
     xp.multiply(dA, A, out=dA)
 
 
-class Activation(NamedTuple):
-    """An elementwise activation. ``biased_forward(xp, Z, b)`` is Z <- f(Z + b), b (1, K).
-
-    ``init`` is the name of its default initialiser, ``onnx`` that of its ONNX operator ("": none is needed).
-    """
-
-    forward: Kernel
-    backward: Kernel
-    biased_forward: Kernel
-    init: str
-    onnx: str
-
-
-def _activation(name: str, forward: Kernel, backward: Kernel, init: str, onnx: str) -> Activation:
-    def biased_forward(xp: Any, Z: Array, b: Array) -> None:
-        xp.add(Z, b, out=Z)
-        forward(xp, Z)
-
-    biased_forward.__name__ = f"biased_{name}_forward"
-    return Activation(forward, backward, biased_forward, init, onnx)
-
-
 # To add an activation: write its two kernels above and its row here (see CONTRIBUTING.md).
 ACTIVATIONS: Final[dict[str, Activation]] = {
-    "identity": _activation("identity", identity_forward, identity_backward, "glorot", ""),
-    "relu": _activation("relu", relu_forward, relu_backward, "he", "Relu"),
-    "sigmoid": _activation("sigmoid", sigmoid_forward, sigmoid_backward, "glorot", "Sigmoid"),
-    "tanh": _activation("tanh", tanh_forward, tanh_backward, "glorot", "Tanh"),
+    row: row
+    for row in (
+        Activation("identity", identity_forward, identity_backward, onnx="", in_place=True),
+        Activation("relu", relu_forward, relu_backward, init="he", onnx="Relu", in_place=True),
+        Activation("sigmoid", sigmoid_forward, sigmoid_backward, onnx="Sigmoid", in_place=True),
+        Activation("tanh", tanh_forward, tanh_backward, onnx="Tanh", in_place=True),
+    )
 }
+Activation.taken = frozenset(ACTIVATIONS)
 
 
 # --- dropout: each hidden unit of each sample is zeroed with probability p, the others are scaled by 1 / (1 - p) ------
@@ -241,10 +225,17 @@ def half_square(xp: Any, A: Array, T: Array, out: Array) -> None:
     xp.multiply(out, 0.5, out=out)
 
 
+def sum_of_terms(
+    backend: Backend, terms: Kernel, A: Array, T: Array, losses: Array, scratch: Array, *spare: Array
+) -> None:
+    """losses <- sum_k terms(A, T) per row. A, T, scratch, spare (N, K), losses (N,). scratch, spare are overwritten."""
+    backend.elementwise(terms)(A, T, scratch, *spare)
+    backend.xp.sum(scratch, axis=1, out=losses)
+
+
 def quadratic_forward(backend: Backend, A: Array, T: Array, losses: Array, scratch: Array) -> None:
     """losses <- 1/2 sum_k (A - T)^2 per row. A, T, scratch (N, K), losses (N,). scratch is overwritten."""
-    backend.elementwise(half_square)(A, T, scratch)
-    backend.xp.sum(scratch, axis=1, out=losses)
+    sum_of_terms(backend, half_square, A, T, losses, scratch)
 
 
 def shift_and_pick(xp: Any, Z: Array, top: Array, T: Array, picked: Array) -> None:
@@ -327,20 +318,23 @@ def poisson_forward(backend: Backend, Z: Array, T: Array, losses: Array, scratch
 # --- which loss goes with which output --------------------------------------------------------------------
 
 
-class Loss(NamedTuple):
+class LossKernels(NamedTuple):
     """A loss with one output activation, on logits Z (N, K). All three functions may overwrite rows (N,) and
     scratch (N, K).
 
     ``outputs(backend, Z, rows)``: Z <- A, the outputs.
     ``losses(backend, Z, T, losses, scratch, rows)``: losses (N,) <- one loss per row, and Z <- A.
     ``delta(backend, A, dA, scratch, rows)``: dA, the ``residual``, becomes dZ. A is overwritten.
-    ``onnx`` is the ONNX operator that computes A from Z ("": none is needed).
+    ``onnx`` is the ONNX operator that computes A from Z ("": none is needed). ``gradient(xp, A, T, out, scale)``
+    gives the dA of ``delta`` in place of ``residual``. With ``spare`` they and ``losses`` take one more (N, K) array.
     """
 
     outputs: Callable[..., None]
     losses: Callable[..., None]
     delta: Callable[..., None]
-    onnx: str
+    onnx: str | None
+    gradient: Kernel | None = None
+    spare: bool = False
 
 
 def _residual_is_delta(backend: Backend, A: Array, dA: Array, scratch: Array, rows: Array) -> None:
@@ -352,36 +346,49 @@ def _elementwise(kernel: Kernel) -> Callable[..., None]:
     return lambda backend, Z, rows: backend.elementwise(kernel)(Z)
 
 
-def _quadratic(activation: Activation) -> Loss:
-    """The quadratic loss with an elementwise output activation."""
-    outputs = _elementwise(activation.forward)
+def _of_outputs(terms: Kernel, **own: Any) -> dict[str, LossKernels]:
+    """A loss that sums ``terms(xp, A, T, out)``, with every output but exp. The rest of its rows is ``own``."""
 
-    def losses(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
-        outputs(backend, Z, rows)
-        quadratic_forward(backend, Z, T, losses, scratch)
+    def row(outputs: Callable[..., None], delta: Callable[..., None], onnx: str | None) -> LossKernels:
+        def losses(
+            backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array, *spare: Array
+        ) -> None:
+            outputs(backend, Z, rows)
+            sum_of_terms(backend, terms, Z, T, losses, scratch, *spare)
 
-    def delta(backend: Backend, A: Array, dA: Array, scratch: Array, rows: Array) -> None:
-        backend.elementwise(activation.backward)(A, dA)
+        return LossKernels(outputs, losses, delta, onnx, **own)
 
-    return Loss(outputs, losses, delta, activation.onnx)
+    def elementwise_delta(activation: Activation) -> Callable[..., None]:
+        return lambda backend, A, dA, scratch, rows: backend.elementwise(activation.backward)(A, dA)
 
-
-def _softmax_quadratic_losses(backend: Backend, Z: Array, T: Array, losses: Array, scratch: Array, rows: Array) -> None:
-    softmax_forward(backend, Z, rows)
-    quadratic_forward(backend, Z, T, losses, scratch)
+    by_name = {
+        name: row(_elementwise(one.forward), elementwise_delta(one), one.onnx) for name, one in ACTIVATIONS.items()
+    }
+    first = {"sigmoid": by_name.pop("sigmoid")}
+    return first | by_name | {"softmax": row(softmax_forward, softmax_backward, "Softmax")}
 
 
 # loss -> output -> kernels. The first output of a loss is its default. Cross-entropy and Poisson allow only outputs
 # whose derivative cancels; the quadratic loss allows any but exp.
-LOSSES: Final[dict[str, dict[str, Loss]]] = {
+LOSSES: Final[dict[str, dict[str, LossKernels]]] = {
     "cross-entropy": {
-        "softmax": Loss(softmax_forward, softmax_cross_entropy_forward, _residual_is_delta, "Softmax"),
-        "sigmoid": Loss(_elementwise(sigmoid_forward), sigmoid_cross_entropy_forward, _residual_is_delta, "Sigmoid"),
+        "softmax": LossKernels(softmax_forward, softmax_cross_entropy_forward, _residual_is_delta, "Softmax"),
+        "sigmoid": LossKernels(
+            _elementwise(sigmoid_forward), sigmoid_cross_entropy_forward, _residual_is_delta, "Sigmoid"
+        ),
     },
-    "quadratic": {
-        "sigmoid": _quadratic(ACTIVATIONS["sigmoid"]),
-        **{name: _quadratic(activation) for name, activation in ACTIVATIONS.items() if name != "sigmoid"},
-        "softmax": Loss(softmax_forward, _softmax_quadratic_losses, softmax_backward, "Softmax"),
-    },
-    "poisson": {"exp": Loss(_elementwise(exponential), poisson_forward, _residual_is_delta, "Exp")},
+    "quadratic": _of_outputs(half_square),
+    "poisson": {"exp": LossKernels(_elementwise(exponential), poisson_forward, _residual_is_delta, "Exp")},
 }
+Loss.taken = frozenset(LOSSES)
+
+
+def loss_rows(loss: str) -> dict[str, LossKernels]:
+    """The kernels of a loss by output, the default first: a row of the table, or those of a user's ``Loss``."""
+    if not isinstance(loss, Loss):
+        return LOSSES[loss]
+    if not loss.rows:  # once: a device keeps what it binds by the function
+        rows = _of_outputs(loss.forward, gradient=loss.gradient, spare=True)
+        first = choice("output", loss.output, rows)
+        loss.rows = {first: rows[first], **rows}
+    return loss.rows

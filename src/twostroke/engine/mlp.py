@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from ..backend import Array, Backend, Steps, array_module, check_backend, host_backend
 from ..data.checks import check_images
@@ -20,6 +20,8 @@ from ..errors import ConfigError, DataError
 from . import kernels
 from .arguments import check_layers, check_names, check_scaling, check_seed, check_task, choice
 from .initializers import INITIALIZERS, initial_parameters
+from .kinds import Activation, Loss, chosen
+from .layers import Layer, layer_views, parameter_count
 from .workspace import Buffers, Workspace
 
 DTYPES: Final = ("float32", "float64")
@@ -28,32 +30,15 @@ MOST_SIZES: Final = 16  # numbers of rows whose pass is kept captured
 MOST_KEPT: Final = 1 << 26  # bytes of activations that a network keeps between two predictions
 
 
-class Layer(NamedTuple):
-    """One layer's views into a flat buffer: W (fan_in, fan_out), b (1, fan_out)."""
-
-    W: Array
-    b: Array
-
-
-def layer_views(flat: Array, layers: Sequence[int]) -> list[Layer]:
-    """Views of each layer into a flat buffer W_1, b_1, W_2, b_2, ..., each in C order."""
-    views, start = [], 0
-    for fan_in, fan_out in pairwise(layers):
-        middle, end = start + fan_in * fan_out, start + (fan_in + 1) * fan_out
-        views.append(Layer(flat[start:middle].reshape(fan_in, fan_out), flat[middle:end].reshape(1, fan_out)))
-        start = end
-    return views
-
-
 class MLP:
     """A multilayer perceptron.
 
     ``layers`` are the widths from input to output, e.g. [784, 128, 10]. ``activation`` is that of the hidden
-    layers: "relu", "sigmoid", "tanh" or "identity". ``loss`` is "cross-entropy" (output softmax, or sigmoid),
-    "quadratic" (output sigmoid, tanh, relu, identity or softmax) or "poisson" (counts; output exp); ``output`` is the
-    output layer's activation, by default softmax for cross-entropy and sigmoid for quadratic. ``init`` is "he",
-    "glorot", "normal" or "scaled-normal", by default "he" for ReLU, else "glorot". The weights are drawn with ``seed``,
-    or taken from the flat host array ``parameters``.
+    layers: "relu", "sigmoid", "tanh", "identity" or an ``Activation`` of your own. ``loss`` is "cross-entropy" (output
+    softmax, or sigmoid), "quadratic" (output sigmoid, tanh, relu, identity or softmax), "poisson" (counts; output exp)
+    or a ``Loss`` of your own; ``output`` is the output layer's activation, by default softmax for cross-entropy,
+    sigmoid for quadratic. ``init`` is "he", "glorot", "normal" or "scaled-normal", by default "he" for
+    ReLU, else "glorot". The weights are drawn with ``seed``, or taken from the flat host array ``parameters``.
 
     ``task`` is "classification", or "regression": the outputs are numbers. Its loss is "quadratic" (the default then,
     with output identity) or "poisson".
@@ -72,8 +57,8 @@ class MLP:
     def __init__(
         self,
         layers: Sequence[int],
-        activation: Literal["relu", "sigmoid", "tanh", "identity"] = "relu",
-        loss: Literal["cross-entropy", "quadratic", "poisson"] | None = None,
+        activation: Literal["relu", "sigmoid", "tanh", "identity"] | Activation = "relu",
+        loss: Literal["cross-entropy", "quadratic", "poisson"] | Loss | None = None,
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float32",
         *,
@@ -94,18 +79,19 @@ class MLP:
             output = output or "identity"
         self.scaling, self.classes = check_scaling(scaling, self.layers[0]), check_names(classes, self.layers[-1])
         self.target_scaling = check_scaling(target_scaling, self.layers[-1], "target_scaling")
-        self.activation = choice("activation", activation, kernels.ACTIVATIONS)
-        self.loss = choice("loss", loss, kernels.LOSSES)
-        self.output = choice("output", output or next(iter(kernels.LOSSES[loss])), kernels.LOSSES[loss])
+        self.activation: str = chosen("activation", activation, Activation, kernels.ACTIVATIONS)
+        self.loss: str = chosen("loss", loss, Loss, kernels.LOSSES)
+        losses, hidden = kernels.loss_rows(self.loss), kernels.ACTIVATIONS.get(self.activation, activation)
+        assert isinstance(hidden, Activation)
+        self.output = choice("output", output or next(iter(losses)), losses)
         check_task(self.task, self.loss, self.output, target_scaling)
-        self.init = choice("init", init or kernels.ACTIVATIONS[activation].init, INITIALIZERS)
+        self.init = choice("init", init or hidden.init, INITIALIZERS)
         self.dtype = choice("dtype", getattr(dtype, "name", dtype), DTYPES)  # NumPy's dtypes have a name
         self.seed = check_seed(seed)
         self.backend = check_backend(backend or host_backend())
         # The last layer computes logits; the loss turns them into outputs.
-        names = [activation] * (len(self.layers) - 2) + ["identity"]
-        self.layer_activations = [kernels.ACTIVATIONS[name] for name in names]
-        self.loss_kernels = kernels.LOSSES[loss][self.output]
+        self.layer_activations = [hidden] * (len(self.layers) - 2) + [kernels.ACTIVATIONS["identity"]]
+        self.loss_kernels = losses[self.output]
         if parameters is None:
             self.parameters = self.backend.copy_of(initial_parameters(self.layers, self.init, seed), self.dtype)
         else:
@@ -126,6 +112,12 @@ class MLP:
         self._parameters = flat
         self.views = layer_views(flat, self.layers)
         self._inference: list[Inference] = []  # at most one; not in the list while a thread uses it
+
+    @property
+    def own_arrays(self) -> dict[str, bool]:
+        """What a workspace must have beside the usual: for a regression, or a user's own activation or loss."""
+        keeps_input = not all(activation.in_place for activation in self.layer_activations)
+        return {"regression": self.regression, "keeps_input": keeps_input, "spare": self.loss_kernels.spare}
 
     @property
     def weights(self) -> list[Array]:
@@ -242,8 +234,9 @@ def forward(net: MLP, buffers: Buffers) -> None:
     backend, masks = net.backend, buffers.masks
     for index, (layer, activation) in enumerate(zip(net.views, net.layer_activations, strict=True)):
         A_in, A_out = buffers.A[index : index + 2]
-        kernels.affine_forward(backend, A_in, layer.W, A_out)
-        backend.elementwise(activation.biased_forward)(A_out, layer.b)
+        Z, out = (A_out, ()) if activation.in_place else (buffers.Z[index], (A_out,))
+        kernels.affine_forward(backend, A_in, layer.W, Z)
+        backend.elementwise(activation.biased_forward)(Z, layer.b, *out)
         if index < len(masks):
             backend.elementwise(kernels.times)(A_out, masks[index], A_out)
 
@@ -260,9 +253,7 @@ class Inference:
     ) -> None:
         self.capacity, self.nbytes = capacity, capacity * sum(net.layers) * net.parameters.itemsize
         self._net, self._scored = net, scored
-        self._workspace = Workspace(
-            net.backend, net.layers, net.dtype, capacity, training=False, regression=net.regression
-        )
+        self._workspace = Workspace(net.backend, net.layers, net.dtype, capacity, training=False, **net.own_arrays)
         # By the number of rows, and whether they are pixels; those used last come last.
         self._captured: dict[tuple[int, bool], Callable[[Array], None]] = {}
         if sizes:
@@ -290,8 +281,8 @@ class Inference:
             buffers = self._workspace.rows(n)
             source = buffers.pixels if pixels else buffers.A[0]
             targets = [] if net.regression else [buffers.T]
-            scratch = (*buffers.A[pixels ^ 1 : -1], *targets, buffers.scratch, buffers.rows)
-            parts.append(Steps(partial(self._pass, buffers, source), scratch=scratch, source=source))
+            arrays = *buffers.A[pixels ^ 1 : -1], *buffers.Z, *buffers.spare, *targets, buffers.scratch, buffers.rows
+            parts.append(Steps(partial(self._pass, buffers, source), scratch=arrays, source=source))
         captured = self._net.backend.capture(parts)
         self._captured |= {(n, pixels): partial(captured.run_on, part) for part, n in enumerate(sizes)}
         while len(self._captured) > MOST_SIZES:
@@ -316,7 +307,9 @@ def loss_forward(net: MLP, buffers: Buffers) -> None:
     Each loss is multiplied by its sample weight, if there are any.
     """
     losses = buffers.losses
-    net.loss_kernels.losses(net.backend, buffers.A[-1], buffers.T, losses, buffers.scratch, buffers.rows)
+    net.loss_kernels.losses(
+        net.backend, buffers.A[-1], buffers.T, losses, buffers.scratch, buffers.rows, *buffers.spare
+    )
     if len(buffers.weights):
         net.backend.elementwise(kernels.times)(losses, buffers.weights, losses)
 
@@ -337,11 +330,14 @@ def loss_backward(net: MLP, buffers: Buffers, scale: Any = None) -> None:
 
     ``scale`` is 1 / batch size; needed where these rows are only part of a batch.
     """
-    backend, A, dZ = net.backend, buffers.A[-1], buffers.dA[-1]
-    backend.elementwise(kernels.residual)(A, buffers.T, dZ, 1.0 / A.shape[0] if scale is None else scale)
+    backend, A, dZ, row = net.backend, buffers.A[-1], buffers.dA[-1], net.loss_kernels
+    scale = 1.0 / A.shape[0] if scale is None else scale
+    backend.elementwise(row.gradient or kernels.residual)(
+        A, buffers.T, dZ, scale, *([buffers.scratch] if row.spare else [])
+    )
     if len(buffers.weights):
         backend.elementwise(kernels.times)(dZ, buffers.weights[:, None], dZ)
-    net.loss_kernels.delta(backend, A, dZ, buffers.scratch, buffers.rows)
+    row.delta(backend, A, dZ, buffers.scratch, buffers.rows)
 
 
 def backward(
@@ -364,7 +360,9 @@ def backward(
             dA = buffers.dA[index - 1]
             if buffers.masks:
                 backend.elementwise(kernels.dropout_backward)(buffers.masks[index - 1], buffers.keep, A, dA)
-            backend.elementwise(net.layer_activations[index - 1].backward)(A, dA)
+            activation = net.layer_activations[index - 1]
+            Z = () if activation.in_place else (buffers.Z[index - 1],)
+            backend.elementwise(activation.backward)(*Z, A, dA)
 
 
 def score(net: MLP, buffers: Buffers, *, classes: bool = True) -> None:
@@ -386,11 +384,6 @@ def add_squares(net: MLP, out: Array, beta: float) -> None:
     for layer in net.views:
         net.backend.gemm(layer.W.reshape(1, -1), layer.W.reshape(-1, 1), out, 1.0, beta)
         beta = 1.0
-
-
-def parameter_count(layers: Sequence[int]) -> int:
-    """The number of weights and biases of a network with these layer widths."""
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layers))
 
 
 SETTINGS: Final = ("layers", "activation", "output", "loss", "init", "seed", "dtype", "task")

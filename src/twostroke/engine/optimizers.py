@@ -11,7 +11,9 @@ import math
 from typing import Any, Final, NamedTuple
 
 from ..backend import Array, Backend
-from .mlp import MLP, layer_views
+from .kinds import Optimizer
+from .layers import layer_views
+from .mlp import MLP
 
 
 class Accumulation(NamedTuple):
@@ -22,7 +24,7 @@ class Accumulation(NamedTuple):
     beta_b: float
 
 
-class Optimizer:
+class OptimizerState:
     """Base class: the flat target buffer, its views by layer, and the state for a checkpoint."""
 
     name: str
@@ -82,7 +84,7 @@ class Optimizer:
         return {}
 
 
-class SGD(Optimizer):
+class SGD(OptimizerState):
     """p <- p - lr * g, done by the GEMM that computes the gradient; there is no gradient buffer."""
 
     name = "sgd"
@@ -103,7 +105,7 @@ class SGD(Optimizer):
         return Accumulation(self.factor, self.scalars[1] if self.l2 else 1.0, 1.0)
 
 
-class Momentum(Optimizer):
+class Momentum(OptimizerState):
     """v <- mu v - lr g; p <- p + v (Sutskever et al. 2013; scikit-learn's and Keras's form)."""
 
     name = "momentum"
@@ -137,7 +139,7 @@ class Momentum(Optimizer):
         return {"velocity": self.target}
 
 
-class Gradient(Optimizer):
+class Gradient(OptimizerState):
     """Stores the gradient in a buffer: for an external minimiser, and as base class. With L2, ``prepare`` sets the
     buffer to l2 * W before g is added. The first scalar is l2."""
 
@@ -233,9 +235,31 @@ class AdamEpsilonHat(Adam):
         return l2, step_size, 1.0, 1.0
 
 
-OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
+class Own(Gradient):
+    """A user's ``Optimizer`` with its state."""
+
+    def __init__(self, net: MLP, l2: float, optimizer: Optimizer) -> None:
+        self.name, self._rule, self.n_scalars = optimizer, optimizer, 1 + len(optimizer.numbers(1.0, 1))
+        super().__init__(net, l2)
+        self._state = {name: self._make_target() for name in optimizer.state}
+        scratch = [self._make_target() for _ in range(optimizer.scratch)]
+        self._operands = [*self._state.values(), *scratch, *(self.scalars[i] for i in range(1, self.n_scalars))]
+
+    def numbers(self, lr: float, step: int, l2: float) -> tuple[float, ...]:
+        return l2, *self._rule.numbers(lr, step)
+
+    def update(self) -> None:
+        self.net.backend.elementwise(self._rule.update)(self.net.parameters, self.target, *self._operands)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return self._state
+
+
+OPTIMIZERS: Final[dict[str, type[OptimizerState]]] = {
     optimizer.name: optimizer for optimizer in (SGD, Momentum, Nesterov, Adam, AdamW)
 }
+Optimizer.taken = frozenset(OPTIMIZERS)
 
 
 # --- elementwise kernels ---------------------------------------------------------------------------------

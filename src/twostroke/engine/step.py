@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..backend import Array, Captured, Steps
 from .metrics import Running
 from .mlp import MLP, propagate
-from .optimizers import Optimizer
+from .optimizers import OptimizerState
 from .workspace import Buffers, Workspace
 
 
@@ -25,7 +25,7 @@ class TrainingStep:
         net: MLP,
         images: Array | None,
         labels: Array,
-        optimizer: Optimizer,
+        optimizer: OptimizerState,
         batch_size: int,
         running: Running | None = None,
         *,
@@ -42,7 +42,7 @@ class TrainingStep:
             batch_size,
             weighted=weights is not None,
             dropout=dropout,
-            regression=net.regression,
+            **net.own_arrays,
         )
         self.keys = net.backend.xp.zeros(len(labels), "uint32") if dropout else None
         self.capture = capture or net.backend.capture

@@ -19,9 +19,10 @@ from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
+from .kinds import Optimizer
 from .metrics import Running, mean
 from .mlp import MLP, MOST_ROWS, Inference
-from .optimizers import OPTIMIZERS, Momentum, Nesterov, Optimizer
+from .optimizers import OPTIMIZERS, Momentum, Nesterov, OptimizerState, Own
 from .schedules import make_schedule
 from .step import TrainingStep
 from .targets import Result, targets_of, unit
@@ -125,8 +126,10 @@ def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array,
         return backend.asarray(images, dtype), backend.asarray(labels, kind)
 
 
-def make_optimizer(net: MLP, config: TrainConfig) -> Optimizer:
+def make_optimizer(net: MLP, config: TrainConfig) -> OptimizerState:
     """The optimiser that ``config`` names, with its state on the network's device."""
+    if isinstance(config.optimizer, Optimizer):
+        return Own(net, config.l2, config.optimizer)
     kind = OPTIMIZERS[config.optimizer]
     options = (config.momentum,) if issubclass(kind, Momentum | Nesterov) else ()
     return kind(net, config.l2, *options)

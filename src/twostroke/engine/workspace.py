@@ -33,11 +33,13 @@ class Buffers(NamedTuple):
     masks: list[Array]  # (n, width) of each hidden layer, 0 or 1 / keep; [] without dropout
     bits: list[Array]  # two (n, width) uint32 per mask, scratch
     keep: Array  # (1, 1), the probability that a unit is kept
+    Z: list[Array] = []  # noqa: RUF012 # (n, width) of each hidden layer, where its activation does not overwrite it
+    spare: list[Array] = []  # noqa: RUF012 # one (n, K), scratch, for a user's loss
 
     @property
     def passing(self) -> list[Array]:
         """The arrays that hold nothing between two steps: all but ``ones`` and ``keep``."""
-        layers = (*self.A, *self.dA, *self.masks, *self.bits)
+        layers = (*self.A, *self.dA, *self.masks, *self.bits, *self.Z, *self.spare)
         samples = (self.losses, self.rows, self.labels, self.indices, self.predictions, self.weights, self.keys)
         return [*layers, *samples, self.T, self.scratch, self.pixels, self.target_rows]
 
@@ -47,6 +49,7 @@ class Workspace:
 
     Without ``training`` only the arrays for inference are allocated. ``weighted``: there are sample weights.
     ``dropout`` is the probability that a hidden unit is dropped. ``regression``: predictions are rows of outputs.
+    ``keeps_input`` and ``spare``: there is a Z, a spare.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Workspace:
         weighted: bool = False,
         dropout: float = 0.0,
         regression: bool = False,
+        keeps_input: bool = False,
+        spare: bool = False,
     ) -> None:
         xp, empty = backend.xp, backend.empty
         self.backend = backend
@@ -95,6 +100,8 @@ class Workspace:
         self._threshold = round(dropout * 2**32)
         # In the arrays' dtype: uint8 / 255 with a Python 255 would be computed in float64.
         self._white = xp.dtype(dtype).type(255)
+        self._Z = [empty(capacity * width, dtype) for width in self.widths[1:-1] if keeps_input]
+        self._spare = [empty(capacity * n_out, dtype)] if spare else []
         self._views: dict[int, Buffers] = {}
 
     def rows(self, n: int) -> Buffers:
@@ -129,6 +136,8 @@ class Workspace:
             masks=list(map(by_row, self._masks, self.widths[1:-1])),
             bits=[by_row(bits, width) for width in self.widths[1 : len(self._masks) + 1] for bits in self._bits],
             keep=self._keep,
+            Z=list(map(by_row, self._Z, self.widths[1:-1])),
+            spare=list(map(by_class, self._spare)),
         )
 
     def gather_inputs(self, source: Array, buffers: Buffers) -> None:

@@ -39,6 +39,7 @@ class Report:
     text: list[str]
     checks: list[Check]
     closing: tuple[str, ...] = ()
+    remedy: str = "Please report it with: twostroke doctor --json."
 
     @property
     def passed(self) -> bool:
@@ -88,7 +89,7 @@ class Report:
                 where=f"{worst.what}, {worst.where}",
                 found=f"{worst.error:.3g}",
                 expected=f"<= {worst.limit:.0e}",
-                remedy="Please report it with: twostroke doctor --json.",
+                remedy=self.remedy,
             )
 
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from ..backend import Backend
 from ..engine import kernels
-from ..engine.mlp import MLP, backward, layer_views, score
+from ..engine.kinds import Activation
+from ..engine.layers import layer_views
+from ..engine.mlp import MLP, backward, score
 from ..engine.workspace import Buffers, Workspace
 from .checks import Check, Report, relative_error
 
@@ -32,7 +34,7 @@ def verify_gradients(backend: Backend) -> Report:
     checks: list[Check] = []
     kinds = [(a, loss, out) for a, (loss, outs) in product(kernels.ACTIVATIONS, kernels.LOSSES.items()) for out in outs]
     for activation, loss, output in kinds:
-        checks += _gradient_checks(backend, activation, loss, output)
+        checks += network_checks(backend, activation, loss, output)
     checks.sort(key=lambda check: check.what)  # stable: by layer, then by equation
     shape = "-".join(map(str, GRADIENT_LAYERS))
     formula = max(len(formula) for formula, _ in EQUATIONS.values())
@@ -49,11 +51,12 @@ def verify_gradients(backend: Backend) -> Report:
     )
 
 
-def _gradient_checks(backend: Backend, activation: str, loss: str, output: str) -> list[Check]:
+def network_checks(backend: Backend, activation: str, loss: str, output: str) -> list[Check]:
+    """The equations for one network, with one sample and with four."""
     checks, where = [], f"{activation}, {loss}, {output} output"
     for n in (1, 4):
         net, X, T = _smooth_batch(backend, activation, loss, output, n)
-        workspace = Workspace(backend, net.layers, net.dtype, n)
+        workspace = Workspace(backend, net.layers, net.dtype, n, **net.own_arrays)
         buffers = workspace.rows(n)
         flat = np.array(backend.to_host(net.parameters))
         loss_at = partial(_loss, net, buffers, X, T)
@@ -99,7 +102,8 @@ def _smooth_batch(backend: Backend, activation: Any, loss: Any, output: Any, n: 
         X, T = rng.uniform(-1, 1, (n, net.layers[0])), rng.uniform(0.1, 0.9, (n, net.layers[-1]))
         if output == "softmax":
             T /= T.sum(axis=1, keepdims=True)
-        kinked = [Z for Z, name in preactivations(net, X) if name == "relu"]
+        # A user's own may have a kink as well.
+        kinked = [Z for Z, name in preactivations(net, X) if name == "relu" or isinstance(name, Activation)]
         if all(np.abs(Z).min() > 100 * H and (Z > 0).any(axis=1).all() for Z in kinked):
             return net.to(backend), backend.asarray(X), backend.asarray(T)
     raise AssertionError("no seed is clear of the kinks")
@@ -112,6 +116,7 @@ def preactivations(net: MLP, X: np.ndarray) -> list[tuple[np.ndarray, str]]:
         Z = X @ layer.W + layer.b
         found.append((Z, name))
         X = Z.copy()
-        if name in kernels.ACTIVATIONS:
-            kernels.ACTIVATIONS[name].forward(np, X)
+        activation = name if isinstance(name, Activation) else kernels.ACTIVATIONS.get(name)
+        if activation:
+            activation.forward(np, *([] if activation.in_place else [Z]), X)
     return found

@@ -13,7 +13,8 @@ from ..data.dataset import Dataset, load_dataset
 from ..engine.batches import batch_bounds, epoch_order
 from ..engine.config import TrainConfig
 from ..engine.epoch import Epoch
-from ..engine.mlp import DTYPES, MLP, backward, forward, layer_views, loss_forward
+from ..engine.layers import layer_views
+from ..engine.mlp import DTYPES, MLP, backward, forward, loss_forward
 from ..engine.step import TrainingStep
 from ..engine.training import make_optimizer, upload
 from ..engine.workspace import Workspace

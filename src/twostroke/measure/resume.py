@@ -34,7 +34,7 @@ def verify_resume(backend: Backend) -> Report:
         def new_run(config: TrainConfig = config) -> TrainingRun:
             return TrainingRun(MLP([data.n_features, 32, 16, data.n_classes]), data, config, backend)
 
-        unbroken = _finish(new_run())
+        unbroken = finish(new_run())
         for moment, steps in (("in the middle of an epoch", per_epoch + 2), ("at an epoch's end", per_epoch)):
             with tempfile.TemporaryDirectory(prefix="twostroke-verify-") as folder:
                 path = Path(folder) / "checkpoint.safetensors"
@@ -44,7 +44,7 @@ def verify_resume(backend: Backend) -> Report:
                 save_checkpoint(first, data, path)
                 second = new_run()
                 restore(second, data, path)
-                resumed = _finish(second)
+                resumed = finish(second)
             for name, expected in unbroken.items():
                 found = resumed[name]
                 different = sum(a != b for a, b in zip(found, expected, strict=True)) if found != expected else 0
@@ -62,7 +62,7 @@ def verify_resume(backend: Backend) -> Report:
     )
 
 
-def _finish(run: TrainingRun) -> dict[str, bytes]:
+def finish(run: TrainingRun) -> dict[str, bytes]:
     """Train to the end. Returns the bytes of all arrays of the state and of the history, by name."""
     while not run.done:
         run.advance()

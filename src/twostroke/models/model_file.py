@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,9 @@ import numpy as np
 
 from ..backend import Backend
 from ..data.scaling import Scaling
-from ..engine.mlp import DTYPES, MLP, SETTINGS, network_settings, parameter_count
+from ..engine.kinds import NAME, Activation, Loss, Named
+from ..engine.layers import parameter_count
+from ..engine.mlp import DTYPES, MLP, SETTINGS, network_settings
 from ..errors import ConfigError, ModelError
 from ..files.sealed_file import check_seal, damaged, pack, parse_header, read_bytes, read_json, write_sealed
 from ..version import __version__
@@ -53,15 +56,21 @@ def save_model(net: MLP, path: str | os.PathLike[str], provenance: dict[str, Any
     return path
 
 
-def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None) -> MLP:
+def load_model(path: str | os.PathLike[str], *, backend: Backend | None = None, kernels: Collection[Named] = ()) -> MLP:
     """Load the network in ``path`` onto ``backend`` (by default the CPU).
 
-    The whole file is checked. Raises ``ModelError`` with the file and the reason.
+    A file holds no code and imports none: it holds the name of an ``Activation`` or ``Loss`` of your own, and
+    ``kernels`` must have the one of that name. The whole file is checked. Raises ``ModelError`` with the file and the
+    reason, and ``ConfigError`` for ``kernels`` that are none.
     """
+    for kernel in kernels:
+        if not isinstance(kernel, Named):
+            expected = "an Activation or a Loss"
+            raise ConfigError("not a kernel", where="kernels", found=repr(kernel), expected=expected)
     where = Path(path).absolute()
     data = read_bytes(where)
     header = parse_header(data, where)
-    net = _network(header, len(data), where, backend)
+    net = _network(header, len(data), where, backend, kernels)
     tensors = check_seal(data, header, "settings", where)
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise ModelError("weights are not finite", where=where, remedy="The training diverged: train again.")
@@ -118,7 +127,26 @@ def _shapes(layers: tuple[int, ...]) -> dict[str, list[int]]:
     return shapes
 
 
-def _network(header: dict[str, Any], n_bytes: int, where: Path, backend: Backend | None) -> MLP:
+def _with_own(settings: dict[str, Any], kernels: Collection[Named], where: Path) -> dict[str, Any]:
+    """The settings, with the user's own rows in place of their names. Raises ``ModelError`` if one was not given."""
+    found = {}
+    for argument, kind in (("activation", Activation), ("loss", Loss)):
+        name = settings[argument]
+        if not isinstance(name, str) or name in kind.taken or not NAME.fullmatch(name):
+            continue
+        own = next((kernel for kernel in kernels if isinstance(kernel, kind) and kernel == name), None)
+        if own is None:
+            expected = f"{' or '.join(sorted(kind.taken))}, or {kind.said} that is given"
+            remedy = "Give it: load_model(path, kernels=[...]), or --kernel MODULE:NAME."
+            what = f"the model needs {kind.said} that is not built in"
+            raise ModelError(what, where=where, found=repr(name), expected=expected, remedy=remedy)
+        found[argument] = own
+    return settings | found
+
+
+def _network(
+    header: dict[str, Any], n_bytes: int, where: Path, backend: Backend | None, kernels: Collection[Named]
+) -> MLP:
     """Make the network that the metadata describes, after a check of the tensors' names, shapes, dtype and size."""
     settings = read_json(header.get("__metadata__"), "settings", where, KIND)
     try:
@@ -143,7 +171,7 @@ def _network(header: dict[str, Any], n_bytes: int, where: Path, backend: Backend
             kind = (header[name]["dtype"], header[name]["shape"])
             if kind != (kinds[name], shape):
                 raise damaged(where, f"{name} is {kind}", (kinds[name], shape))
-        net = MLP(**settings, classes=_classes(header, where), backend=backend)
+        net = MLP(**_with_own(settings, kernels, where), classes=_classes(header, where), backend=backend)
         if TARGET_SCALING[0] in header and not (net.regression and net.output == "identity"):
             raise damaged(where, f"a scaling of targets, of {net.task} with output {net.output}")
         return net

@@ -130,7 +130,7 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
         nodes.append(make("Div", ["centred", "deviation"], ["standardised"], "standardise"))
         nodes.append(make("Cast", ["standardised"], ["A0"], "cast", to=number))
         values = "A0"
-    operators = [*(activation.onnx for activation in net.layer_activations[:-1]), net.loss_kernels.onnx]
+    operators = _operators(net)
     for layer, operator in enumerate(operators, start=1):
         last = layer == len(operators)
         end = "probabilities" if not net.regression else "standardised_values" if net.target_scaling else "values"
@@ -166,6 +166,18 @@ def _graph(onnx: Any, net: MLP, tensors: dict[str, np.ndarray], pixels: bool, na
         nodes.append(make("Gather", ["classes", "index"], ["label"], "name_of_class", axis=0))
     outputs = [tensor("label", kind, ["batch"]), tensor("probabilities", number, ["batch", K])]
     return onnx.helper.make_graph(nodes, "twostroke", inputs, outputs, initializers)
+
+
+def _operators(net: MLP) -> list[str]:
+    """The operator of each layer's activation; "": none is needed. Raises ``ConfigError`` where there is none."""
+    found = []
+    for operator in [*(activation.onnx for activation in net.layer_activations[:-1]), net.loss_kernels.onnx]:
+        if operator is None:
+            remedy = "Give it one: Activation(..., onnx=NAME)."
+            what = "the activation has no ONNX operator"
+            raise ConfigError(what, where="activation", found=repr(net.activation), remedy=remedy)
+        found.append(operator)
+    return found
 
 
 def class_names(classes: Sequence[str | int] | None, count: int) -> list[Any] | None:

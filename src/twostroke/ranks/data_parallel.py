@@ -20,9 +20,10 @@ import numpy as np
 from ..backend import Array, Backend, CallByCall, Captured, Steps
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
+from ..engine.layers import layer_views
 from ..engine.metrics import Running
-from ..engine.mlp import MLP, layer_views, propagate
-from ..engine.optimizers import Optimizer
+from ..engine.mlp import MLP, propagate
+from ..engine.optimizers import OptimizerState
 from ..engine.step import TrainingStep
 from ..engine.targets import Result, unit
 from ..engine.training import EpochRecord, Evaluation, Kit, TrainingRun
@@ -92,7 +93,7 @@ class SharedStep(TrainingStep):
         net: MLP,
         images: Array,
         labels: Array,
-        optimizer: Optimizer,
+        optimizer: OptimizerState,
         batch_size: int,
         running: Running | None = None,
         **options: Any,
@@ -221,9 +222,9 @@ class DistributedRun(TrainingRun):
 
 def _facts(net: MLP, data: Dataset, config: TrainConfig) -> dict[str, Any]:
     """What must be equal on all ranks: an all-reduce of arrays of different lengths would corrupt memory."""
-    facts = {name: getattr(net, name) for name in ("layers", "activation", "output", "loss", "dtype", "task")} | asdict(
-        config
-    )
+    names = ("layers", "activation", "output", "loss", "dtype", "task")
+    facts = {name: getattr(net, name) for name in names} | asdict(config)
+    facts = {name: str(value) if isinstance(value, str) else value for name, value in facts.items()}
     for name in ("train_images", "train_labels", "test_images", "test_labels", "sample_weight"):
         array = np.ascontiguousarray(() if getattr(data, name) is None else getattr(data, name))
         facts[name] = f"{array.shape} {array.dtype} {zlib.crc32(array.data):08x}"

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
-from ..engine.mlp import MLP, parameter_count
+from ..engine.layers import parameter_count
+from ..engine.mlp import MLP
 from ..engine.targets import Result
 from ..engine.training import EpochRecord, TrainingRun
 from ..errors import DataError, ModelError

@@ -19,6 +19,7 @@ from ..data.scaling import Scaling
 from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
 from ..engine.kernels import ACTIVATIONS, LOSSES
+from ..engine.kinds import Activation, Loss, Optimizer
 from ..engine.mlp import DTYPES, MLP, network_settings
 from ..engine.mlp import SETTINGS as NETWORK_SETTINGS
 from ..engine.optimizers import OPTIMIZERS
@@ -26,6 +27,7 @@ from ..engine.schedules import SCHEDULES
 from ..errors import ConfigError, TwoStrokeError
 from ..files.regular_file import open_regular
 from .config_file import read_config
+from .own_kernel import by_name
 from .presets import PRESETS, preset_for
 
 MOST_NAMES: Final = 1 << 20  # bytes of a file of names
@@ -185,9 +187,11 @@ SETTINGS: Final = _table(
     Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's."
             f" Default: 784,{FAST.hidden[0]},10 on MNIST.",
             (str, list), convert=_widths),
-    Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation."),
-    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample. Default: cross-entropy, or"
-            " quadratic for --task regression.", follows="task"),
+    Setting("activation", NETWORK, "|".join(ACTIVATIONS), "The hidden layers' activation, or your own as MODULE:NAME.",
+            convert=by_name("activation", Activation)),
+    Setting("loss", NETWORK, "|".join(LOSSES), "What is minimised, as a mean per sample; or your own as MODULE:NAME."
+            " Default: cross-entropy, or quadratic for --task regression.",
+            convert=by_name("loss", Loss), follows="task"),
     Setting("output", NETWORK, "NAME",
             f"The output's activation, one that the loss allows. {_OUTPUTS}. Default: the loss's first; identity for"
             " --task regression.",
@@ -197,8 +201,8 @@ SETTINGS: Final = _table(
             label="initial weights", follows="activation"),
     Setting("dtype", NETWORK, "|".join(DTYPES), "The precision of all arithmetic. Default: float32.",
             label="precision"),
-    Setting("optimizer", TRAINING, "|".join(OPTIMIZERS), "The update of the weights.",
-            phrase=lambda s: s["optimizer"]),
+    Setting("optimizer", TRAINING, "|".join(OPTIMIZERS), "The update of the weights, or your own as MODULE:NAME.",
+            convert=by_name("optimizer", Optimizer), phrase=lambda s: s["optimizer"]),
     Setting("lr", TRAINING, "NUMBER",
             "The highest learning rate, > 0."
             f" Default: {FAST.config.lr}, the preset's, or what suits another --optimizer.",
@@ -321,6 +325,12 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     Raises ``ConfigError`` naming the flag, or the file and its key.
     """
     given = read_config(file, {name: one.kinds for name, one in SETTINGS.items()}) if file else {}
+    for name in ("activation", "loss", "optimizer"):
+        if ":" in str(given.get(name, "")):
+            remedy = f"Name your own with {SETTINGS[name].flag}: a file runs no code."
+            raise ConfigError(
+                "a kernel of your own in a file", where=f"{file}: {name}", found=given[name], remedy=remedy
+            )
     names = {name: f"{file}: {name}" if name in given else one.flag for name, one in SETTINGS.items()}
     for name, value in flags.items():
         if value is not None:

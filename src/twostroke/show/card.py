@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any, Final
 
-from ..engine.mlp import parameter_count
+from ..engine.layers import parameter_count
 from . import pictures
 from .chart import GREY, GRID, INK
 from .findings import Findings, number

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.mlp import parameter_count
+from ..engine.layers import parameter_count
 from . import pictures
 from .findings import Findings, number
 from .judgement import NO_BREAK, decimals, interval, percent

@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from ..data.digit_image import FIELD, prepare_grey
+from ..engine.layers import parameter_count
 from ..engine.metrics import check_finite
-from ..engine.mlp import MLP, parameter_count
+from ..engine.mlp import MLP
 from ..errors import ConfigError, ModelError, TwoStrokeError
 from ..provenance import to_json
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ..engine.mlp import parameter_count
+from ..engine.layers import parameter_count
 from ..runs.settings import RECORDED
 from . import pictures
 from .findings import Findings, heat, number

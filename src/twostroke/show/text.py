@@ -11,7 +11,8 @@ import numpy as np
 from ..backend import Backend
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
-from ..engine.mlp import MLP, parameter_count
+from ..engine.layers import parameter_count
+from ..engine.mlp import MLP
 from ..engine.training import EpochRecord
 from ..runs.settings import SETTINGS
 from .judgement import NO_BREAK, decimals, interval, percent

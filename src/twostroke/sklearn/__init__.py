@@ -38,7 +38,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     ``device_reason_`` says why. ``dtype``: "float32", "float64", or "auto" (float32 if X is float32, else float64).
     ``dropout``: the probability, 0 <= p < 1, that a hidden unit is dropped in a step (sgd and adam). ``threads``: the
     number of threads; "auto" tunes it, at most what joblib or ``OMP_NUM_THREADS`` allow. ``class_weight``: a dictionary
-    from class to weight, or "balanced"; multiplies the sample weights.
+    from class to weight, or "balanced"; multiplies the sample weights. ``activation`` may be an ``Activation`` too.
 
     The attributes are scikit-learn's: ``classes_``, ``coefs_`` (D, K) and ``intercepts_`` (K,) of each layer,
     ``loss_``, ``loss_curve_``, ``best_loss_``, ``validation_scores_``, ``best_validation_score_``, ``n_iter_``, ``t_``,

@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from ..backend import Backend, host_backend, select_backend
-from ..engine.mlp import DTYPES, MLP, layer_views
+from ..engine.kinds import Activation
+from ..engine.layers import layer_views
+from ..engine.mlp import DTYPES, MLP
 from ..engine.workspace import label_dtype
 from ..errors import ConfigError, DataError, DivergenceError, missing
 from .solvers import (
@@ -128,7 +130,8 @@ class Estimator(Stopping, BaseEstimator):  # type: ignore[misc] # scikit-learn h
         """Check the constructor's arguments; returns the hidden widths. Raises ``ConfigError``."""
         given = self.get_params(deep=False)
         for name in given.keys() & CHOICES.keys():
-            if not (isinstance(given[name], str) and given[name] in CHOICES[name]):
+            own = name == "activation" and isinstance(given[name], Activation)
+            if not own and not (isinstance(given[name], str) and given[name] in CHOICES[name]):
                 _refuse(name, given[name], " or ".join(CHOICES[name]))
         for name in SWITCHES:
             if not isinstance(given[name], bool | np.bool_):
@@ -227,7 +230,7 @@ class Estimator(Stopping, BaseEstimator):  # type: ignore[misc] # scikit-learn h
         flat = np.concatenate([part.ravel() for part in chain(*zip(self.coefs_, self.intercepts_, strict=True))])
         loss, output = OUTPUTS[self.out_activation_]
         dtype: Any = flat.dtype.name if self.dtype == "auto" else self.dtype
-        hidden = ACTIVATIONS[self.activation]
+        hidden: Any = ACTIVATIONS.get(self.activation, self.activation)
         task: Any = "classification" if loss == "cross-entropy" else "regression"
         return MLP(found, hidden, loss, dtype=dtype, output=output, parameters=flat, task=task, backend=backend)
 

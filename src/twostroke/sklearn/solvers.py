@@ -18,7 +18,7 @@ from ..engine import kernels
 from ..engine.batches import batch_bounds, dropout_keys
 from ..engine.epoch import Epoch
 from ..engine.mlp import MLP, add_squares, propagate
-from ..engine.optimizers import SGD, AdamEpsilonHat, Gradient, Momentum, Nesterov, Optimizer
+from ..engine.optimizers import SGD, AdamEpsilonHat, Gradient, Momentum, Nesterov, OptimizerState
 from ..engine.step import TrainingStep
 from ..engine.weights import relative_weights
 from ..engine.workspace import Buffers, Workspace
@@ -78,7 +78,7 @@ def upload_rows(backend: Backend, X: Any, dtype: str) -> Any:
 def make_solver_optimizer(
     net: MLP, *, solver: str, alpha: float, momentum: float, nesterovs_momentum: bool,
     beta_1: float, beta_2: float, epsilon: float,
-) -> Optimizer:  # fmt: skip
+) -> OptimizerState:  # fmt: skip
     """The engine's optimiser for scikit-learn's "sgd" or "adam"."""
     if solver == "adam":
         return AdamEpsilonHat(net, alpha, beta_1, beta_2, epsilon)
@@ -119,7 +119,7 @@ class Epochs:
         net: MLP,
         samples: Samples,
         n: int,
-        optimizer: Optimizer,
+        optimizer: OptimizerState,
         batch_size: int,
         alpha: float,
         *,
@@ -192,9 +192,8 @@ class FullBatch:
         xp, n = net.backend.xp, len(samples.targets)
         self.net, self.samples = net, samples
         self._scale = 1.0 / net.layers[-1] if output_mean else 1.0
-        self._workspace = Workspace(
-            net.backend, net.layers, net.dtype, min(n, FULL_BATCH_ROWS), weighted=samples.weights is not None
-        )
+        arrays = {"weighted": samples.weights is not None, **net.own_arrays}
+        self._workspace = Workspace(net.backend, net.layers, net.dtype, min(n, FULL_BATCH_ROWS), **arrays)
         bounds = list(batch_bounds(n, self._workspace.capacity))
         relative, totals = relative_weights(samples.weights, np.arange(n), [(0, n)])
         if totals[0] == 0:
