@@ -49,9 +49,9 @@ MOST_LINES = {
     "backend.cuda": 1870,
     "ranks": 815,
     "sklearn": 960,
-    "show": 1640,
+    "show": 1625,
     "measure": 1090,
-    "commands": 1360,
+    "commands": 1345,
     "data": 1380,
     "rest": 2970,
 }
