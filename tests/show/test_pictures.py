@@ -65,9 +65,9 @@ def test_the_learning_rate_is_drawn_where_it_changes(found: Findings) -> None:
 
 
 def test_pictures_name_classes_and_take_no_name_for_a_formula(found: Findings) -> None:
-    names = ["$a", "b$", "$\\frac$", "a name that is long"]
+    names = ["$\\frac$ a", "$\\frac$ b", "$\\frac$ c", "a name $\\frac$ d"]
     named = replace(found, net=MLP([108, 4], classes=names))
-    assert {*names[:3], "a name that …"} <= set(texts(pictures.matrix(named, pictures.PAPER)))
+    assert {*names[:3], "a name $\\fra…"} <= set(texts(pictures.matrix(named, pictures.PAPER)))
     first = named.mistakes[0]
     assert f"{names[first.label]} as {names[first.prediction]}" in texts(pictures.mistakes(named))
     assert {names[unit.number] for unit in named.units if unit.number < 4} <= set(
