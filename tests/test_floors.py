@@ -47,13 +47,13 @@ MOST_LINES = {
     "engine": 2640,
     "backend.cpu": 980,
     "backend.cuda": 1870,
-    "ranks": 815,
+    "ranks": 820,
     "sklearn": 965,
     "show": 1695,
     "measure": 1500,
-    "commands": 1420,
+    "commands": 1435,
     "data": 1650,
-    "rest": 2990,
+    "rest": 3190,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1095
 # The maths knows no array module: it is given one.

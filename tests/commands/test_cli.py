@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -960,6 +962,26 @@ def test_a_closed_terminal_saves(tiny: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["checkpoint.safetensors"]
     done = process(*words, "--resume", "--dry-run")
     assert " of them done, on 240 samples" in done.stdout
+
+
+@pytest.mark.timeout(60)
+def test_in_a_terminal_the_accuracies_are_bold(tiny: str, tmp_path: Path) -> None:
+    """Weight is no colour: NO_COLOR leaves it."""
+    pty = pytest.importorskip("pty")
+    words = ["train", tiny, "--device", "cpu", "--epochs", "2", "--out", str(tmp_path)]
+    child, terminal = pty.fork()
+    if not child:
+        os.execve(COMMAND[0], [*COMMAND, *words], ENVIRONMENT | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100"})
+    seen = b""
+    with contextlib.suppress(OSError):  # at the end of a terminal Linux has an error, others nothing
+        while part := os.read(terminal, 4096):
+            seen += part
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (line,) = (line for line in seen.split(b"\n") if b" 1/2 " in line)
+    assert len(re.findall(rb"\x1b\[1m[0-9.]+%\x1b\[0m", line)) == 2  # train and test
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9][;m]", line)
+    assert "\x1b" not in process(*words).stdout
 
 
 # --- how the command was called --------------------------------------------------------------------------

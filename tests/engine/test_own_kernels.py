@@ -121,8 +121,8 @@ def test_copies_keep_their_kernels() -> None:
 
 
 def test_its_arrays_are_allocated_only_where_they_are_used() -> None:
-    assert ts.MLP([6, 8, 3]).own_arrays == {"keeps_input": False, "spare": False}
-    assert ts.MLP([6, 8, 3], **OWN).own_arrays == {"keeps_input": True, "spare": True}
+    assert ts.MLP([6, 8, 3]).own_arrays == {"regression": False, "keeps_input": False, "spare": False}
+    assert ts.MLP([6, 8, 3], **OWN).own_arrays == {"regression": False, "keeps_input": True, "spare": True}
 
 
 @pytest.mark.parametrize("kind", [ts.Activation, ts.Loss, ts.Optimizer])

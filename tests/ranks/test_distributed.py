@@ -55,7 +55,9 @@ def test_two_and_three_ranks_agree_with_one_process(data: str, tmp_path: Path, o
 
 def test_rank_0_alone_speaks_and_writes_and_the_bits_repeat(data: str, tmp_path: Path) -> None:
     words = [data, *OPTIONS, "--dtype", "float32"]
-    first, second = (mpirun(3, *words, "--out", str(tmp_path / name)) for name in "ab")
+    first, second = (
+        mpirun(3, *words, "--out", str(tmp_path / name), "--log-csv", str(tmp_path / f"{name}.csv")) for name in "ab"
+    )
     assert first.returncode == second.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     assert sum(bool(re.match(" +[0-9]+/30 ", line)) for line in lines) == 30
@@ -65,6 +67,8 @@ def test_rank_0_alone_speaks_and_writes_and_the_bits_repeat(data: str, tmp_path:
     a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [MODEL, RECORD]
+    log = (tmp_path / "a.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch", *map(str, range(1, 31))]
     told = record(tmp_path / "a")["distributed"]
     assert (told["ranks"], told["hosts"], told["steps"]) == (3, 1, 30 * 7)
 

@@ -53,8 +53,8 @@ def test_what_is_shown_gives_the_same_run(flags: dict[str, Any], data: Dataset, 
     before = resolve(flags)
     text = shown(before, data)
     assert text.isascii()
-    without = {"label", "drop", "weight", "test", "classes", "class_weight"}  # none was given
-    assert set(tomllib.loads(text)) == set(SETTINGS) - without
+    not_given = {"label", "drop", "weight", "test", "classes", "class_weight", "log_csv"}
+    assert set(tomllib.loads(text)) == set(SETTINGS) - not_given
     (tmp_path / "run.toml").write_text(text)
     after = resolve({}, tmp_path / "run.toml")
     nets = before.make_network(data), after.make_network(data)

@@ -135,12 +135,13 @@ class _Screen:
 @contextlib.contextmanager
 def live_epochs(epochs: int) -> Iterator[Say]:
     """Yield a function that prints an epoch's line, if it is not "", and advances a progress bar; without a terminal
-    there is no bar."""
+    there is no bar. Percentages are bold."""
     if not (sys.stdout and sys.stdout.isatty()):
         yield lambda line: say(line) if line else None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     console = Console(file=cast(IO[str], _Screen()), soft_wrap=True, highlight=False, markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs, left"), TimeRemainingColumn())
@@ -149,7 +150,9 @@ def live_epochs(epochs: int) -> Iterator[Say]:
 
         def say_above(line: str) -> None:
             if line:
-                console.print(_one_line(line))
+                shown = Text(_one_line(line))
+                shown.highlight_regex(r"[0-9.]+%", "bold")
+                console.print(shown)
             bar.advance(task)
 
         yield say_above

@@ -27,6 +27,7 @@ from ..provenance import to_json, versions
 from ..ranks.communicator import Communicator
 from ..ranks.data_parallel import DistributedRun, share
 from ..runs import record
+from ..runs.epoch_log import EpochLog, log_path
 from ..runs.folder import (
     CHECKPOINT,
     MODEL,
@@ -87,6 +88,11 @@ class Job:
         """Hold the folder, where this process writes to it."""
         return locked(folder, self.settings.names["out"]) if self.writes and folder.exists() else nullcontext()
 
+    def log_file(self, folder: Path) -> Path | None:
+        """Where the epochs are logged too, if anywhere; checked."""
+        path = self.settings.log_csv
+        return log_path(path, self.settings.names["log_csv"], folder) if path and self.writes else None
+
     def steps_to_checkpoint(self, steps: int) -> int | None:
         """How many steps to go until the next checkpoint; None: none is due."""
         return self.every and self.every - steps % self.every
@@ -113,18 +119,22 @@ def run_training(job: Job) -> None:
     folder, out = job.settings.folder(data), job.settings.names["out"]
     if job.writes:
         writable_folder(folder, out)
+    file = job.log_file(folder)
     with job.lock(folder):
         run = job.make_run(net, data, backend)
         if job.resume:
             _resume(job, run, data, folder)
         if job.writes and not run.done:
             set_aside(folder / RECORD, out)
+        log = EpochLog(file, job.settings.names["log_csv"], run.history) if file else None
         with _stopping(job, run, data, folder / CHECKPOINT) as save:
             with _epochs_told(job, data) as tell_epoch:
                 for epoch in run.history:
                     tell_epoch(epoch)
                 while not run.done and not run.stopping:
                     done = run.advance(job.steps_to_checkpoint(run.steps))
+                    if done and log:
+                        log.append(done)
                     if done and (run.done or not run.stopping):  # a terminal was closed: save before saying anything
                         tell_epoch(done)
                     if job.every and not run.stopping and (run.done or run.steps % job.every == 0):
@@ -138,12 +148,13 @@ def rehearse(job: Job) -> None:
     """All that a run does before its first step, but for making its folder; then say what would follow."""
     data, net, backend = _prepare(job)
     folder = would_be_writable(job.settings.folder(data), job.settings.names["out"])
+    file = job.log_file(folder)
     with job.lock(folder):
         run = job.make_run(net, data, backend)
         if job.resume:
             _resume(job, run, data, folder)
         names = [MODEL, RECORD] + [CHECKPOINT] * bool(job.every) + [PAGE] * job.page
-        files = [folder / name for name in names]
+        files = [*(folder / name for name in names), *([file] if file else [])]
         plan = record.plan_record(run, data, job.settings.effective(data, net), files)
     lines = text.plan_lines(plan)
     for line in [to_json(plan)] if job.log != "text" else lines[-1:] if job.quiet else lines:
@@ -245,6 +256,8 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
         save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
         _write_record(result, folder / RECORD, model)
     tell(text.row("model", str(model)))
+    if settings.log_csv:
+        tell(text.row("epochs", settings.log_csv))
     if job.page:
         write_page(examine(result, net, data), folder, tell)
     source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"

@@ -241,6 +241,7 @@ SETTINGS: Final = _table(
     Setting("tf32", RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", (bool,), default=False),
     Setting("strict", RUN, None, "What would only be noted is an error: data or a result that looks wrong.", (bool,),
             default=False),
+    Setting("log_csv", RUN, "FILE", "Write a row for every epoch to a CSV file, as the run goes on.", convert=_path),
     Setting("out", RUN, "DIR", "Where model and record go. Default: runs/NAME-OF-THE-DATA.", convert=_path),
 )  # fmt: skip
 # What a record holds under the setting's own key. Of data, device and threads it holds what was found and used.
@@ -262,6 +263,7 @@ class Settings:
     threads: int | str
     tf32: bool
     strict: bool
+    log_csv: str | None
     out: str | None
     layers: tuple[int, ...] | None
     hidden: tuple[int, ...]
