@@ -728,7 +728,8 @@ def test_the_help_of_train_tells_what_is_chosen_and_breaks_no_word(run: Any, mon
     monkeypatch.setenv("COLUMNS", "80")
     shown = [line.strip("│ ").split("  ")[-1].strip() for line in run("train", "--help")[1].splitlines()]
     text = " ".join(" ".join(shown).split())
-    assert "The update of the weights. One of sgd, momentum, nesterov, adam, adamw. Default: momentum." in text
+    known = "One of sgd, momentum, nesterov, adam, adamw. Default: momentum."
+    assert f"The update of the weights, or your own as MODULE:NAME. {known}" in text
     assert "One of constant, one-cycle, step, cosine. Default: one-cycle." in text
     assert "full: one step an epoch. Default: 192." in text
     assert "N >= 1. Default: 4." in text
