@@ -23,11 +23,15 @@ from tests.support.pages import CHINESE, ENGLISH, PAGES, ROOT, environment, name
 # What every environment has: the package, and what it requires.
 BROUGHT = {"twostroke", "numpy", "scipy", "threadpoolctl", "safetensors", "typer", "rich", "PIL"}
 
+# Its recipes need a package each, so they are run one by one.
+LOGS = ROOT / "docs" / "logs.md"
+
 # The Chinese page has the English one's blocks: a test below compares them.
 RUNNING = [
     page
     for page in PAGES
-    if page != CHINESE and any(block.runs for block in blocks(page) if block.language == "python" or block.commands)
+    if page not in (CHINESE, LOGS)
+    and any(block.runs for block in blocks(page) if block.language == "python" or block.commands)
 ]
 
 
@@ -49,7 +53,7 @@ def imported(page: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("page", RUNNING, ids=name)
+@pytest.mark.parametrize("page", [*RUNNING, *([LOGS] if LOGS.exists() else [])], ids=name)
 def test_a_page_declares_what_it_needs(page: Path) -> None:
     """Without this a page fails where only the extra ``test`` is installed."""
     missing = imported(page) - sys.stdlib_module_names - BROUGHT - needs(page)
@@ -64,6 +68,86 @@ def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     run = python(str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
     assert run.returncode == 0, run.stderr
     assert not run.stderr
+
+
+READ_TENSORBOARD = """
+import struct
+from pathlib import Path
+from tensorboardX.proto.event_pb2 import Event
+(file,) = Path("runs/tensorboard").iterdir()
+data = file.read_bytes()
+while data:  # a record: its length, a checksum, the event, a checksum
+    (length,) = struct.unpack("<Q", data[:8])
+    event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+    for value in event.summary.value:
+        if value.tag == "test_accuracy":
+            print(event.step, value.simple_value)
+"""
+READ_MLFLOW = """
+import mlflow
+client = mlflow.MlflowClient("sqlite:///mlflow.db")
+(run,) = client.search_runs([client.get_experiment_by_name("mnist").experiment_id])
+assert run.data.params["epochs"] == "2"
+for metric in client.get_metric_history(run.info.run_id, "test_accuracy"):
+    print(metric.step, metric.value)
+"""
+READ_WANDB = """
+import json
+import struct
+from pathlib import Path
+from wandb.proto.wandb_internal_pb2 import Record
+(file,) = Path("wandb").glob("offline-run-*/*.wandb")
+data, at, parts = file.read_bytes(), 7, b""
+while at + 7 <= len(data):  # LevelDB's log: a checksum, a length, whether the record ends here; blocks of 32 KiB
+    if (left := 32768 - at % 32768) < 7:
+        at += left
+        continue
+    _, length, kind = struct.unpack_from("<IHB", data, at)
+    parts, at = parts + data[at + 7 : at + 7 + length], at + 7 + length
+    if kind in (1, 4):
+        items, parts = Record.FromString(parts).history.item, b""
+        row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+        if row:
+            print(row["epoch"], row["test_accuracy"])
+"""
+READ_PANDAS = """
+import pandas
+for epoch, row in pandas.read_csv("runs/logged/epochs.csv", index_col="epoch").iterrows():
+    print(epoch, row["test_accuracy"])
+"""
+READ_BACK = {
+    "TensorBoard": READ_TENSORBOARD,
+    "MLflow": READ_MLFLOW,
+    "Weights & Biases": READ_WANDB,
+    "pandas": READ_PANDAS,
+}
+
+
+def recipes() -> dict[str, str]:
+    """The sections of the page on logs that hold blocks, by heading."""
+    sections = LOGS.read_text(encoding="utf-8").split("\n## ")[1:] if LOGS.exists() else []
+    return {section.partition("\n")[0]: section for section in sections}
+
+
+def test_every_recipe_is_read_back() -> None:
+    if not LOGS.exists():
+        pytest.skip("this copy of the project has no docs/")
+    assert recipes().keys() == READ_BACK.keys()
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_a_recipe_of_the_page_on_logs_logs(recipe: str, tmp_path: Path) -> None:
+    """Run alone, in an empty folder: what the package itself reads back has both epochs."""
+    page = tmp_path / "recipe.md"
+    page.write_text(recipes()[recipe], encoding="utf-8")
+    for module in needs(page):
+        pytest.importorskip(module, reason=f"the recipe for {recipe} needs {module}")
+    plain = ["-W", "default"]  # the packages' own warnings are not ours
+    run = python(*plain, str(ROOT / "tests" / "support" / "documentation.py"), str(page), folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    read = python(*plain, "-c", READ_BACK[recipe], folder=tmp_path)
+    assert read.returncode == 0, read.stderr
+    assert re.fullmatch(r"1 0\.9\d+\n2 0\.9\d+\n", read.stdout), read.stdout
 
 
 def test_the_readme_s_python_does_what_it_says(tmp_path: Path) -> None:
