@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from twostroke.backend import Backend
 from twostroke.cli import COMMANDS as ALL_COMMANDS
 from twostroke.cli import app_of, main
 from twostroke.commands import training_job as train_command
-from twostroke.commands.terminal import Stopped, stoppable_after_work
+from twostroke.commands.terminal import Stopped, live_epochs, stoppable_after_work
 from twostroke.data.digit_image import BOX, FIELD
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import TrainingRun, evaluate
@@ -1090,6 +1091,27 @@ def test_handlers_are_put_back() -> None:
     main(["--version"])
     assert signal.getsignal(signal.SIGTERM) is before
     assert not issubclass(Stopped, Exception)
+
+
+def test_the_bar_moves_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks how far the run is; no epoch has been told."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    asked = threading.Event()
+
+    def done() -> float:
+        asked.set()
+        return 2.5
+
+    with os.fdopen(slave, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        with live_epochs(4, done):
+            assert asked.wait(20)
+        screen.flush()
+        shown = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert "2/4" in shown
 
 
 def test_a_live_bar_only_on_a_terminal(tiny: str, tmp_path: Path, run: Any) -> None:

@@ -26,7 +26,7 @@ from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.mlp import DTYPES, MOST_ROWS
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.schedules import SCHEDULES, make_schedule
-from twostroke.engine.training import EpochRecord, evaluate, train
+from twostroke.engine.training import EpochRecord, TrainingRun, evaluate, train
 from twostroke.errors import ConfigError, DataError, DivergenceError
 
 Floats = NDArray[np.float64]
@@ -839,3 +839,19 @@ def test_one_cycle_peaks_at_the_warm_up_and_ends_near_zero() -> None:
     assert all(a < b for a, b in pairwise(rates[: peak + 1]))
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.02
+
+
+def test_a_run_says_how_far_its_epoch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever thread asks: the batch is noted while the epoch runs."""
+    run = TrainingRun(ts.MLP([6, 3]), blobs(n=200), TrainConfig(epochs=1, batch_size=1))
+    seen, steps = [], run._steps._captured.run
+
+    def watched(first: int, stop: int) -> None:
+        seen.append((run.epoch, run.batch, first))
+        steps(first, stop)
+
+    monkeypatch.setattr(run._steps._captured, "run", watched)
+    assert run.advance() is not None
+    assert [batch for _, batch, _ in seen] == [first for *_, first in seen]
+    assert len(seen) > 1
+    assert (run.epoch, run.batch) == (1, 0)

@@ -139,10 +139,10 @@ def test_a_wrong_optimizer_is_seen(update: Any, what: str) -> None:
 
 
 def test_state_that_is_not_declared_is_lost_on_resume() -> None:
-    memory: dict[int, Any] = {}
+    memory: dict[tuple[int, int], Any] = {}
 
     def update(xp: Any, p: Any, g: Any, lr: Any) -> None:
-        velocity = memory.setdefault(id(p), np.zeros(p.shape, p.dtype))
+        velocity = memory.setdefault((id(p), p.size), np.zeros(p.shape, p.dtype))  # an id may come again
         xp.multiply(velocity, 0.9, out=velocity)
         xp.add(velocity, g, out=velocity)
         xp.multiply(velocity, lr, out=g)

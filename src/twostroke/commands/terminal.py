@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeAlias, cast
 
@@ -133,27 +133,33 @@ class _Screen:
 
 
 @contextlib.contextmanager
-def live_epochs(epochs: int) -> Iterator[Say]:
-    """Yield a function that prints an epoch's line, if it is not "", and advances a progress bar; without a terminal
-    there is no bar. Percentages are bold."""
+def live_epochs(epochs: int, done: Callable[[], float]) -> Iterator[Say]:
+    """Yield a function that prints an epoch's line, if it is not "", above a progress bar; without a terminal there is
+    no bar. ``done`` is the number of epochs so far, with parts; the bar's own thread asks. Percentages are bold."""
     if not (sys.stdout and sys.stdout.isatty()):
         yield lambda line: say(line) if line else None
         return
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     console = Console(file=cast(IO[str], _Screen()), soft_wrap=True, highlight=False, markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs, left"), TimeRemainingColumn())
-    with Progress(SpinnerColumn(), TextColumn("training"), *columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=epochs)
+
+    class Bar(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            for task in self.task_ids:
+                self.update(task, completed=done())
+            return super().get_renderables()
+
+    with Bar(SpinnerColumn(), TextColumn("training"), *columns, console=console, transient=True) as bar:
+        bar.add_task("training", total=epochs)
 
         def say_above(line: str) -> None:
             if line:
                 shown = Text(_one_line(line))
                 shown.highlight_regex(r"[0-9.]+%", "bold")
                 console.print(shown)
-            bar.advance(task)
 
         yield say_above
 

@@ -128,7 +128,7 @@ def run_training(job: Job) -> None:
             set_aside(folder / RECORD, out)
         log = EpochLog(file, job.settings.names["log_csv"], run.history) if file else None
         with _stopping(job, run, data, folder / CHECKPOINT) as save:
-            with _epochs_told(job, data) as tell_epoch:
+            with _epochs_told(job, run, data) as tell_epoch:
                 for epoch in run.history:
                     tell_epoch(epoch)
                 while not run.done and not run.stopping:
@@ -191,7 +191,7 @@ def _resume(job: Job, run: TrainingRun, data: Dataset, folder: Path) -> None:
 
 
 @contextmanager
-def _epochs_told(job: Job, data: Dataset) -> Iterator[Callable[[EpochRecord], None]]:
+def _epochs_told(job: Job, run: TrainingRun, data: Dataset) -> Iterator[Callable[[EpochRecord], None]]:
     """A function that says an epoch in the format that was asked for."""
     config = job.settings.config
     measured = {"train": True, "val": config.val_size, "test": len(data.test_images)}
@@ -212,7 +212,7 @@ def _epochs_told(job: Job, data: Dataset) -> Iterator[Callable[[EpochRecord], No
     if job.distributed:  # no bar: an MPI launcher gives its ranks a terminal, whatever its own output is
         yield partial(tell_line, lambda line: say(line) if line else None)
     else:
-        with live_epochs(config.epochs) as tell:
+        with live_epochs(config.epochs, lambda: run.epoch + run.batch / len(run.bounds)) as tell:
             yield partial(tell_line, tell)
 
 

@@ -53,9 +53,10 @@ class Epoch:
         backend.xp.copyto(self.order, backend.asarray(order, "int64"))
         backend.xp.copyto(self._scalars, backend.asarray(np.array(numbers), str(self._scalars.dtype)))
 
-    def run(self, first: int, stop: int, stopping: Callable[[], bool] = lambda: False) -> int:
-        """Run steps ``first`` to ``stop`` (exclusive), or until ``stopping()``. Returns the index of the next step."""
-        while first < stop and not stopping():
+    def run(self, first: int, stop: int, stopping: Callable[[int], bool] = lambda _: False) -> int:
+        """Run steps ``first`` to ``stop`` (exclusive), or until ``stopping``, which is told the index of the next step,
+        is true. Returns that index."""
+        while first < stop and not stopping(first):
             end = min(stop, first + self._captured.at_once)
             self._captured.run(first, end)
             first = end

@@ -30,6 +30,7 @@ from .weights import relative_weights, sample_weights
 from .workspace import label_dtype
 
 POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss", "best_loss")
+ABSENT: Final = ("train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")  # unless measured
 DIVERGED: Final = 1000.0  # times the first batch's loss: no run recovers from that
 
 
@@ -237,7 +238,7 @@ class TrainingRun:
             if self._uploaded != self.epoch:
                 self._begin_epoch()
             self._within_a_step = True
-            self.batch = self._steps.run(batch, last, lambda: self.stopping)
+            self.batch = self._steps.run(batch, last, self._reached)
             self.steps, self._within_a_step = self.steps + self.batch - batch, False
             if self.batch < len(self.bounds):
                 backend.synchronize()
@@ -246,6 +247,11 @@ class TrainingRun:
             result = self.running.result(self._labels[self._steps.order])
             self.seconds += time.perf_counter() - started
             return self._end_epoch(result)
+
+    def _reached(self, batch: int) -> bool:
+        """Whether to stop before this batch. It is noted, for a thread that shows how far the epoch is."""
+        self.batch = batch
+        return self.stopping
 
     def _begin_epoch(self) -> None:
         """Upload the sample order, the scalars of every step, the relative weights, and the dropout keys."""
@@ -268,12 +274,9 @@ class TrainingRun:
     def _end_epoch(self, result: Result) -> EpochRecord:
         if self.epoch == 0:
             self.first_loss = self.running.mean_loss(*self.bounds[0])
-        batch_size = self.bounds[0][1]
-        _check_converges(self.net, self.running, result, self.epoch, batch_size, self.first_loss)
+        _check_converges(self.net, self.running, result, self.epoch, self.bounds[0][1], self.first_loss)
         results = {name: evaluation.run() for name, evaluation in self._evaluations.items()}
-        val = results.get("val")
-        absent = ("train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-        parts: dict[str, Any] = dict.fromkeys(absent)
+        parts: dict[str, Any] = dict.fromkeys(ABSENT)
         for name, one in {"train": result, **results}.items():
             parts |= one.of_part(name, self.net.regression)
         record = EpochRecord(
@@ -287,7 +290,7 @@ class TrainingRun:
         )
         self.history.append(record)
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
-        if self.best is not None and val is not None:
+        if self.best is not None and (val := results.get("val")) is not None:
             xp = self.net.backend.xp
             self.waited += 1
             if val.loss < self.best_loss:
