@@ -1093,6 +1093,18 @@ def test_handlers_are_put_back() -> None:
     assert not issubclass(Stopped, Exception)
 
 
+def _told(master: int) -> str:
+    """What a terminal was told until its other end was closed; the terminal may hand it over in parts."""
+    seen = io.BytesIO()
+    try:
+        while part := os.read(master, 4096):
+            seen.write(part)
+    except OSError:  # Linux says EIO where the other end is closed
+        pass
+    os.close(master)
+    return seen.getvalue().decode()
+
+
 def test_the_bar_moves_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks how far the run is; no epoch has been told."""
     pty = pytest.importorskip("pty")
@@ -1108,10 +1120,7 @@ def test_the_bar_moves_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdout", screen)
         with live_epochs(4, done):
             assert asked.wait(20)
-        screen.flush()
-        shown = os.read(master, 1 << 16).decode()
-    os.close(master)
-    assert "2/4" in shown
+    assert "2/4" in _told(master)
 
 
 def test_a_live_bar_only_on_a_terminal(tiny: str, tmp_path: Path, run: Any) -> None:
@@ -1121,15 +1130,8 @@ def test_a_live_bar_only_on_a_terminal(tiny: str, tmp_path: Path, run: Any) -> N
     environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "60"}
     child = subprocess.Popen([*COMMAND, *words], stdout=slave, stderr=slave, env=environment)
     os.close(slave)
-    seen = io.BytesIO()
-    try:
-        while part := os.read(master, 4096):
-            seen.write(part)
-    except OSError:  # Linux says EIO where the other end is closed
-        pass
-    os.close(master)
+    text = _told(master)
     assert child.wait() == 0
-    text = seen.getvalue().decode()
     assert "\x1b[" in text
     assert "epochs" in text
     assert "epochs, left" in text
