@@ -39,10 +39,11 @@ from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.engine.batches import batch_bounds
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.evaluation import upload
 from twostroke.engine.layers import parameter_count
 from twostroke.engine.metrics import Running
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import make_optimizer, upload
+from twostroke.engine.training import make_optimizer
 from twostroke.ranks.communicator import Communicator
 from twostroke.ranks.data_parallel import SharedStep, Stop
 from twostroke.ranks.mpi import joined

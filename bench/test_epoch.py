@@ -13,9 +13,10 @@ from twostroke import MLP, TrainConfig, load_dataset
 from twostroke.backend import Backend
 from twostroke.engine.batches import batch_bounds, epoch_order
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.evaluation import upload
 from twostroke.engine.metrics import Running
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import make_optimizer, upload
+from twostroke.engine.training import make_optimizer
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, disable_gc=True)
 LAYERS = (784, 128, 10)

@@ -15,8 +15,9 @@ from twostroke import MLP, TrainConfig, load_dataset
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.evaluation import upload
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import make_optimizer, upload
+from twostroke.engine.training import make_optimizer
 
 pytestmark = pytest.mark.benchmark(timer=synchronized_time, **OPTIONS)
 NETS = {"784-30-10": (784, 30, 10), "784-128-10": (784, 128, 10), "784-512-512-10": (784, 512, 512, 10)}

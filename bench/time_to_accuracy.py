@@ -38,7 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.timing import describe_machine, result_file, write_result
 from twostroke import MLP, Dataset, TrainConfig, load_dataset, select_backend, train
 from twostroke.backend import Backend
-from twostroke.engine.training import TrainingRun, evaluate
+from twostroke.engine.evaluation import evaluate
+from twostroke.engine.training import TrainingRun
 from twostroke.runs.presets import PRESETS
 
 VALIDATION: Final = 10_000

@@ -44,16 +44,16 @@ MAY_IMPORT: dict[str, set[str]] = {
 # kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md). Half of data reads people's own
 # files. C grew by what is compiled twice, for float32 and float64, and by the threads' own rows of the weights.
 MOST_LINES = {
-    "engine": 2640,
+    "engine": 2665,
     "backend.cpu": 980,
     "backend.cuda": 1870,
     "ranks": 820,
     "sklearn": 965,
-    "show": 1695,
+    "show": 1710,
     "measure": 1500,
-    "commands": 1435,
+    "commands": 1455,
     "data": 1650,
-    "rest": 3190,
+    "rest": 3260,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1095
 # The maths knows no array module: it is given one.

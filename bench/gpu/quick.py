@@ -30,9 +30,10 @@ def training_step(backend: Any, layers: tuple[int, ...], batch: int, optimizer: 
 
     from twostroke import MLP, TrainConfig
     from twostroke.engine.epoch import Epoch
+    from twostroke.engine.evaluation import upload
     from twostroke.engine.metrics import Running
     from twostroke.engine.step import TrainingStep
-    from twostroke.engine.training import make_optimizer, upload
+    from twostroke.engine.training import make_optimizer
 
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (batch, layers[0]), dtype=np.uint8), rng.integers(0, layers[-1], batch)
@@ -282,7 +283,7 @@ def inference() -> dict[str, Any]:
     import numpy as np
 
     from twostroke import MLP, load_dataset
-    from twostroke.engine.training import Evaluation
+    from twostroke.engine.evaluation import Evaluation
 
     data = load_dataset("mnist")
     found: dict[str, dict[str, float]] = {}

@@ -16,9 +16,9 @@ from bench.peers import PeerUnavailableError, Problem, Side, step_flops
 from twostroke import MLP, DeviceError, __version__, select_backend
 from twostroke.backend import Array, Steps
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.evaluation import upload
 from twostroke.engine.optimizers import SGD
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import upload
 from twostroke.engine.workspace import label_dtype
 
 VERSION = __version__

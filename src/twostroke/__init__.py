@@ -24,9 +24,10 @@ from .classic import Network
 from .data.dataset import Dataset, load_dataset
 from .data.scaling import Scaling
 from .engine.config import TrainConfig
+from .engine.evaluation import evaluate
 from .engine.kinds import Activation, Loss, Optimizer
 from .engine.mlp import MLP
-from .engine.training import EpochRecord, evaluate, fit, train
+from .engine.training import EpochRecord, fit, train
 from .errors import (
     ConfigError,
     DataError,

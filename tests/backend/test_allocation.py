@@ -16,10 +16,11 @@ from twostroke import MLP, TrainConfig, select_backend
 from twostroke.backend import Backend
 from twostroke.engine.batches import epoch_order
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.evaluation import upload
 from twostroke.engine.metrics import Running
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import make_optimizer, upload
+from twostroke.engine.training import make_optimizer
 
 Figure = Callable[[str, float], None]
 every_optimizer = pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))

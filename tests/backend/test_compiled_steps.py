@@ -14,9 +14,10 @@ import pytest
 
 from twostroke import MLP, Dataset, TrainConfig
 from twostroke.backend import Backend, Steps, select_backend
+from twostroke.engine.evaluation import Evaluation
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.optimizers import OPTIMIZERS
-from twostroke.engine.training import Evaluation, TrainingRun
+from twostroke.engine.training import TrainingRun
 
 Arrays = dict[str, Any]
 TAPES = 12

@@ -29,12 +29,13 @@ from twostroke.cli import app_of, main
 from twostroke.commands import training_job as train_command
 from twostroke.commands.terminal import Stopped, live_epochs, stoppable_after_work
 from twostroke.data.digit_image import BOX, FIELD
+from twostroke.engine.evaluation import evaluate
 from twostroke.engine.mlp import MLP
-from twostroke.engine.training import TrainingRun, evaluate
+from twostroke.engine.training import TrainingRun
 from twostroke.measure.throughput import BenchConfig
 from twostroke.models.model_file import describe_model, load_model, save_model
 from twostroke.runs.folder import locked
-from twostroke.runs.settings import SETTINGS, resolve
+from twostroke.runs.settings import SETTINGS, Settings, resolve
 from twostroke.signals import uninterrupted
 
 COMMAND = [sys.executable, "-m", "twostroke"]
@@ -233,7 +234,7 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize("words", BAD_OPTIONS)
 def test_a_bad_option_is_refused_before_data_is_read(words: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_command, "load_dataset", lambda source: pytest.fail("data was read"))
+    monkeypatch.setattr(Settings, "load", lambda _: pytest.fail("data was read"))
     refused(run("train", *words.split(" ")), 2, *BAD_OPTIONS[words])
 
 
@@ -258,10 +259,10 @@ def test_an_absent_gpu_is_exit_3(tiny: str) -> None:
 
 
 def test_out_of_memory_is_exit_3(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(source: str, **_: object) -> None:
+    def explode(_: Settings) -> None:
         raise MemoryError("Unable to allocate 8.00 TiB")
 
-    monkeypatch.setattr(train_command, "load_dataset", explode)
+    monkeypatch.setattr(Settings, "load", explode)
     refused(run("train", "--device", "cpu"), 3, "out of memory", "8.00 TiB", "--batch-size")
 
 
@@ -286,10 +287,10 @@ def test_divergence_is_exit_6_and_leaves_the_old_model(run: Any, tiny: str, tmp_
 
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_more(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(source: str, **_: object) -> None:
+    def explode(_: Settings) -> None:
         raise ZeroDivisionError("a bug\nof ours")
 
-    monkeypatch.setattr(train_command, "load_dataset", explode)
+    monkeypatch.setattr(Settings, "load", explode)
     result = run("train", "--device", "cpu")
     refused(result, 1, "unexpected ZeroDivisionError: a bug of ours", "--debug")
     code, _, err = run("train", "--device", "cpu", "--debug")
@@ -719,8 +720,8 @@ def test_every_option_is_explained(run: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run("train", "--help")
     assert code == 0
-    for key in SETTINGS.keys() - {"data"}:
-        assert f"--{key.replace('_', '-')}" in out
+    for one in SETTINGS.values():
+        assert one.positional or one.flag in out
     for flag in ("--eta", "--config", "--json", "--quiet", "-q", "--debug"):
         assert flag in out
 

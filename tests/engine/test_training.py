@@ -10,7 +10,7 @@ import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, get_args, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -21,12 +21,13 @@ from twostroke.backend import Backend
 from twostroke.data.dataset import TASKS
 from twostroke.engine.batches import epoch_order
 from twostroke.engine.config import DEFAULT_LEARNING_RATE, TrainConfig
+from twostroke.engine.evaluation import evaluate
 from twostroke.engine.initializers import INITIALIZERS
 from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.mlp import DTYPES, MOST_ROWS
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.schedules import SCHEDULES, make_schedule
-from twostroke.engine.training import EpochRecord, TrainingRun, evaluate, train
+from twostroke.engine.training import EpochRecord, TrainingRun, train
 from twostroke.errors import ConfigError, DataError, DivergenceError
 
 Floats = NDArray[np.float64]
@@ -390,12 +391,14 @@ def noise(n: int = 40) -> ts.Dataset:
     return ts.Dataset.from_arrays(images, labels, images, labels, n_classes=3)
 
 
-@pytest.mark.parametrize(("epochs", "patience"), [(60, 3), (60, 1), (7, 6)])
-def test_early_stopping_keeps_the_best_parameters(backend: Backend, epochs: int, patience: int) -> None:
+OVERFITS: Final = TrainConfig(epochs=10, batch_size=5, schedule="constant", optimizer="adam", lr=0.05, val_size=15)
+
+
+@pytest.mark.parametrize(("epochs", "patience"), [(60, 3), (60, 1), (7, 6), (7, 0)])
+def test_the_best_parameters_are_kept(backend: Backend, epochs: int, patience: int) -> None:
+    """With patience, and to the last epoch with keep."""
     net = ts.MLP([6, 24, 3], seed=1)
-    config = TrainConfig(
-        epochs=epochs, batch_size=5, schedule="constant", optimizer="adam", lr=0.05, val_size=15, patience=patience
-    )
+    config = OVERFITS.replace(epochs=epochs, patience=patience, keep="last" if patience else "best")
     losses, snapshots = [], []
     for record in train(net, noise(), config, backend=backend):
         assert record.val_loss is not None
@@ -408,7 +411,7 @@ def test_early_stopping_keeps_the_best_parameters(backend: Backend, epochs: int,
     since, lowest, expected = 0, math.inf, epochs
     for number, loss in enumerate(losses, start=1):
         since, lowest = (0, loss) if loss < lowest else (since + 1, lowest)
-        if since == patience:
+        if patience and since == patience:
             expected = number
             break
     assert len(losses) == expected
@@ -416,11 +419,21 @@ def test_early_stopping_keeps_the_best_parameters(backend: Backend, epochs: int,
 
 def test_without_patience_the_last_parameters_stay() -> None:
     net = ts.MLP([6, 24, 3], seed=1)
-    config = TrainConfig(epochs=10, batch_size=5, schedule="constant", optimizer="adam", lr=0.05, val_size=15)
     last = net.parameters
-    for _ in train(net, noise(), config):
+    for _ in train(net, noise(), OVERFITS):
         last = net.parameters.copy()
     assert np.array_equal(net.parameters, last)
+
+
+def test_the_last_parameters_are_there_beside_the_best() -> None:
+    last = ts.MLP([6, 24, 3], seed=1)
+    losses = [record.val_loss or 0.0 for record in train(last, noise(), OVERFITS)]
+    run = TrainingRun(ts.MLP([6, 24, 3], seed=1), noise(), OVERFITS.replace(keep="best"))
+    while not run.done:
+        run.advance()
+    assert run.best is not None
+    assert np.array_equal(run.best, last.parameters)
+    assert run.kept_epoch == 1 + losses.index(min(losses)) < run.epoch
 
 
 # --- divergence --------------------------------------------------------------------------------------------------
@@ -512,6 +525,8 @@ def test_weights_ruined_by_the_last_step_are_found() -> None:
         *(("seed", value, "an integer >= 0") for value in (-1, 0.5, "x", True)),
         *(("patience", value, "an integer >= 0") for value in (-1, 2.5)),
         ("patience", 3, "a validation split to watch"),
+        ("keep", "best", "a validation split to watch"),
+        *(("keep", value, "last or best") for value in ("first", None, 1)),
         *(
             ("val_size", value, "a fraction >= 0 and < 1, or a whole number of samples")
             for value in (-1, math.nan, math.inf)
@@ -525,7 +540,7 @@ def test_a_bad_setting_names_itself_its_value_and_its_range(name: str, value: An
     settings: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**settings)
-    shown = repr(value) if name in ("optimizer", "schedule") else str(value)
+    shown = repr(value) if name in ("optimizer", "schedule", "keep") else str(value)
     assert f": {name}: " in str(caught.value)
     if value is not None:  # None is shown as nothing found
         assert f"found {shown}, expected {allowed}" in str(caught.value)

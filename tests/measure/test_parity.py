@@ -21,10 +21,11 @@ from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.machine import available_cores
 from twostroke.engine.batches import batch_bounds, dropout_keys, epoch_order
 from twostroke.engine.epoch import Epoch
+from twostroke.engine.evaluation import upload
 from twostroke.engine.metrics import Running
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import make_optimizer, upload
+from twostroke.engine.training import make_optimizer
 
 Figure = Callable[[str, float], None]
 STEPS, SAMPLES, BATCH = 10, 50, 16  # every fourth batch is a ragged one of 2

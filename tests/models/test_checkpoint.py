@@ -97,6 +97,7 @@ KINDS = [
     *({"optimizer": name, "l2": 1e-3} for name in OPTIMIZERS),
     {"val_size": 0.2},
     {"val_size": 10, "patience": 1, "lr": 2.0},
+    {"val_size": 10, "keep": "best", "lr": 2.0},
     {"val_size": 10, "patience": 3, "optimizer": "adam"},
     {"schedule": "cosine", "momentum": 0.5, "batch_size": "full", "epochs": 9},
     {"schedule": "step", "warmup": 0.5, "batch_size": 50, "evaluate_test": False},

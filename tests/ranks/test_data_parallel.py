@@ -206,8 +206,9 @@ def test_divergence_is_found_by_all_and_named_alike() -> None:
     assert set(messages) == {str(alone.value)}
 
 
-def test_patience_ends_all_ranks_at_the_same_epoch() -> None:
-    config = CONFIG.replace(epochs=40, patience=2, lr=0.5)
+@pytest.mark.parametrize("kept", [{"patience": 2}, {"keep": "best", "epochs": 8}])
+def test_patience_and_keep_end_all_ranks_with_the_same_parameters(kept: dict[str, Any]) -> None:
+    config = CONFIG.replace(**{"epochs": 40, "lr": 0.5} | kept)
     one = to_the_end(TrainingRun(net(), DATA, config, host()))
     assert len(one.history) < 40
     for run in on_ranks(2, lambda ranks: to_the_end(distributed(ranks, config))):

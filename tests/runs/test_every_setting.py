@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[str, dict[str, str]]] = {
     "class_weight": ("0=3.0,2=0.5", {}),
     "val_size": ("0.25", {}),
     "patience": ("1", {"val_size": "20", "epochs": "9", "lr": "3"}),
+    "keep": ("best", {"val_size": "20", "epochs": "9", "lr": "3"}),
     "seed": ("5", {}),
 }
 ALL = sorted((TRAINING_DEFAULTS.keys() | set(NETWORK_SETTINGS)) - LIBRARY_ONLY)

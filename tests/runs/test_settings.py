@@ -53,7 +53,7 @@ def test_what_is_shown_gives_the_same_run(flags: dict[str, Any], data: Dataset, 
     before = resolve(flags)
     text = shown(before, data)
     assert text.isascii()
-    not_given = {"label", "drop", "weight", "test", "classes", "class_weight", "log_csv"}
+    not_given = {"label", "drop", "weight", "test", "classes", "class_weight", "log_csv", "from_model"}
     assert set(tomllib.loads(text)) == set(SETTINGS) - not_given
     (tmp_path / "run.toml").write_text(text)
     after = resolve({}, tmp_path / "run.toml")

@@ -11,8 +11,8 @@ import pytest
 from tests.support.small_runs import echo_network, findings_of, samples, train_run
 from twostroke.backend import Backend, select_backend
 from twostroke.data.dataset import Dataset
+from twostroke.engine.evaluation import evaluate
 from twostroke.engine.mlp import MLP
-from twostroke.engine.training import evaluate
 from twostroke.show import findings
 from twostroke.show.findings import class_counts, confusion, examine, heat, numbers
 

@@ -97,6 +97,15 @@ def test_the_validation_part_is_asked_before_the_test_part() -> None:
     assert found == f"Training 99.80 %, validation 97.80 %: {OVERFITS} --dropout 0.2."
 
 
+def test_the_epoch_whose_model_was_kept_is_judged() -> None:
+    rows = epochs(*HURT)
+    rows[2] |= {"train_accuracy": 0.99, "test_accuracy": 0.981}
+    found = sentence(rows, {"kept_epoch": 3}, 0.3, MANY)
+    assert found == (
+        "Training 99.00 %, test 98.10 %: it overfits from epoch 3 on, whose model was kept; try --dropout 0.2."
+    )
+
+
 def test_few_samples_say_little_and_are_shown_with_few_digits() -> None:
     few = sentence(epochs(*GOOD[:3], 0.95), {}, 0.3, {"test": 40})
     assert few == "Training 95 %, test 95 %: 40 samples are too few to say more than 83 % to 99 %; test on more."

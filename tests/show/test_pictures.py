@@ -16,9 +16,9 @@ from PIL import Image
 
 from tests.support.small_runs import NEEDS_PLOT, findings_of, samples, train_run
 from twostroke.cli import main
-from twostroke.commands import training_job as train_command
 from twostroke.engine.mlp import MLP
 from twostroke.errors import PACKAGES
+from twostroke.runs.settings import Settings
 from twostroke.show import pictures
 from twostroke.show.findings import Findings
 
@@ -200,7 +200,7 @@ def test_without_the_extra_nothing_is_trained(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(train_command, "load_dataset", lambda source: pytest.fail("data was read"))
+    monkeypatch.setattr(Settings, "load", lambda _: pytest.fail("data was read"))
     assert main(["train", "--report", "--out", str(tmp_path / "run")]) == 2
     line = f"error: --report needs {missing}. Install with: pip install 'twostroke[plot]'.\n"
     assert capsys.readouterr() == ("", line)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..data.doubts import input_doubts, learned_nothing
+from ..engine.evaluation import evaluate_outputs
 from ..engine.metrics import check_finite
-from ..engine.training import evaluate_outputs
 from ..errors import ModelError
 from ..models.model_file import load_model
 from ..provenance import to_json

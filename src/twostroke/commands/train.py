@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import typer
 
-from ..data.dataset import load_dataset
 from ..errors import ConfigError, need
 from ..provenance import to_json
 from ..ranks.communicator import agree
@@ -76,7 +75,7 @@ def _log_format(log_format: str | None, json: bool) -> str:
 
 
 def _show_config(settings: Settings, *, json: bool) -> None:
-    data = load_dataset(settings.data, task=settings.task, **settings.data_options)
+    data = settings.load()
     settings = settings.suited_to(data)
     values = settings.effective(data, settings.make_network(data))
     for line in [to_json(values)] if json else [SHOWN, *to_toml(values)]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..backend import Backend, select_backend
-from ..data.dataset import Dataset, load_dataset
+from ..data.dataset import Dataset
 from ..data.digit_image import FIELD
 from ..data.doubts import doubts, learned_nothing
+from ..engine.evaluation import evaluate
 from ..engine.mlp import MLP
 from ..engine.targets import Result
-from ..engine.training import EpochRecord, TrainingRun, evaluate
+from ..engine.training import EpochRecord, TrainingRun
 from ..engine.weights import sample_weights
 from ..errors import ConfigError, DivergenceError, ModelError
 from ..files.regular_file import absolute
@@ -30,6 +32,7 @@ from ..runs import record
 from ..runs.epoch_log import EpochLog, log_path
 from ..runs.folder import (
     CHECKPOINT,
+    LAST,
     MODEL,
     PAGE,
     RECORD,
@@ -80,6 +83,11 @@ class Job:
             self.tell(part)
 
     @property
+    def digest(self) -> str | None:
+        """That of the model that the run starts from, if it does."""
+        return self.settings.start.digest if self.settings.start else None
+
+    @property
     def writes(self) -> bool:
         """Whether this process writes the files."""
         return self.ranks.rank == 0
@@ -99,13 +107,18 @@ class Job:
 
     def make_run(self, net: MLP, data: Dataset, backend: Backend) -> TrainingRun:
         """The run before its first step: of this process alone, or of all ranks."""
+        run = self._make_run(net, data, backend)
+        run.started_from = self.digest
+        return run
+
+    def _make_run(self, net: MLP, data: Dataset, backend: Backend) -> TrainingRun:
         if not self.distributed:
             run = TrainingRun(net, data, self.settings.config, backend)
             if self.settings.device == "auto" and (line := advice(run, data, self.settings.threads)):
                 warnings.warn(line, stacklevel=2)
             return run
-        facts = {**versions(), "--checkpoint-every": self.every, "--tf32": self.settings.tf32}
-        facts["device"] = backend.name
+        facts: dict[str, Any] = {**versions(), "--checkpoint-every": self.every, "--tf32": self.settings.tf32}
+        facts |= {"device": backend.name, "--from": self.digest}
         run = DistributedRun(net, data, self.settings.config, backend, communicator=self.ranks, facts=facts)
         self.tell_row(text.ranks_line(run.describe(), backend))
         if self.ranks.crowded:
@@ -125,7 +138,8 @@ def run_training(job: Job) -> None:
         if job.resume:
             _resume(job, run, data, folder)
         if job.writes and not run.done:
-            set_aside(folder / RECORD, out)
+            for name in (RECORD, LAST):
+                set_aside(folder / name, out)
         log = EpochLog(file, job.settings.names["log_csv"], run.history) if file else None
         with _stopping(job, run, data, folder / CHECKPOINT) as save:
             with _epochs_told(job, run, data) as tell_epoch:
@@ -153,7 +167,8 @@ def rehearse(job: Job) -> None:
         run = job.make_run(net, data, backend)
         if job.resume:
             _resume(job, run, data, folder)
-        names = [MODEL, RECORD] + [CHECKPOINT] * bool(job.every) + [PAGE] * job.page
+        last = [LAST] * (run.config.keep == "best")
+        names = [MODEL, *last, RECORD] + [CHECKPOINT] * bool(job.every) + [PAGE] * job.page
         files = [*(folder / name for name in names), *([file] if file else [])]
         plan = record.plan_record(run, data, job.settings.effective(data, net), files)
     lines = text.plan_lines(plan)
@@ -169,13 +184,15 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     place = {"local_rank": ranks.local_rank, "local_size": ranks.local_size}
     backend = select_backend(settings.device, threads, tf32=settings.tf32, **place)
     tell(text.device_line(backend))
-    data = load_dataset(settings.data, task=settings.task, **settings.data_options)
+    data = settings.load()
     for line in text.data_lines(data):
         tell(line)
     doubt(doubts(data), strict=settings.strict)
     job.settings = settings = settings.suited_to(data)
     sample_weights(data, settings.config.class_weight)  # refuses what does not suit the data before a folder is made
     net = settings.make_network(data)
+    if settings.start:
+        tell(text.row("from", f"{settings.start.path}, SHA-256 {settings.start.digest[:12]}..."))
     tell(text.network_line(net))
     tell(text.settings_line(settings.config, settings.preset))
     return data, net, backend
@@ -249,13 +266,22 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     result = record.run_record(net, data, config, preset, run.history, test, model, settings.data)
     options = settings.data_options
     result["data_options"] = options | ({"test": absolute(options["test"])} if "test" in options else {})
+    result |= {"kept_epoch": run.kept_epoch} if run.kept_epoch else {}
+    result |= {"from_model": settings.start.record} if settings.start else {}
     if isinstance(run, DistributedRun):
         result["distributed"] = run.describe()
         tell(text.summing_line(result["distributed"]))
+    origin = {name: value for name, value in result.items() if name not in ("history", "model")}
     with uninterrupted():
-        save_model(net, model, {name: value for name, value in result.items() if name not in ("history", "model")})
+        save_model(net, model, origin)
+        if config.keep == "best":
+            _save_last(run, folder / LAST, origin)
         _write_record(result, folder / RECORD, model)
     tell(text.row("model", str(model)))
+    if run.kept_epoch is not None:
+        tell(text.row("", text.kept_words(run.history, run.kept_epoch)))
+    if config.keep == "best":
+        tell(text.row("last", str(folder / LAST)))
     if settings.log_csv:
         tell(text.row("epochs", settings.log_csv))
     if job.page:
@@ -267,6 +293,15 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     lines = {"text": text.result_line, "record": to_json, "json": record.result_json}
     say(lines[job.log](result))
     doubt(learned_nothing(test, data.test_labels), strict=settings.strict, error=DivergenceError)
+
+
+def _save_last(run: TrainingRun, path: Path, origin: dict[str, Any]) -> None:
+    """Write the model of the last epoch, where that of the best one was brought back."""
+    net = deepcopy(run.net)
+    net.parameters = run.best
+    own = {name: value for name, value in run.history[-1].values.items() if name.startswith("test_")}
+    others = {name: value for name, value in origin.items() if not name.startswith("test_")}
+    save_model(net, path, {**others, **own, "kept_epoch": run.epoch})
 
 
 def _write_record(result: dict[str, Any], path: Path, model: Path) -> None:

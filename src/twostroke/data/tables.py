@@ -301,6 +301,12 @@ def _choose(names: list[str], headed: bool, row: list[str], wanted: Wanted, wher
         raise bad(what, where, found, "two columns", "Check --weight.")
     others = dropped | set(weight) | set(labels)
     features = [names.index(name) for name in wanted.columns] if known else []
+    if taken := [names[index] for index in features if index in others]:
+        what, remedy = (
+            "a column of the model's values is dropped, or is no value",
+            "Check --drop, --label and --weight.",
+        )
+        raise bad(what, where, _some(taken), "columns that the model does not use", remedy)
     features = features or [index for index in range(len(names)) if index not in others]
     if not features:
         raise bad("no columns of values", where, f"{len(names)} columns", "at least one beside the class")

@@ -16,6 +16,7 @@ from .mlp import MLP, SETTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
+KEPT: Final = ("last", "best")  # epochs whose parameters a run may end with
 DEFAULT_LEARNING_RATE: Final = {"sgd": 0.5, "momentum": 0.3, "nesterov": 0.3, "adam": 2e-3, "adamw": 2e-3}
 
 
@@ -61,10 +62,11 @@ class TrainConfig:
     ``batch_size`` is a number of samples or "full" (full-batch gradient descent). ``lr`` is the highest learning rate;
     None takes the optimiser's default. ``l2`` adds l2/2 * sum W^2 to the loss. ``dropout`` is the probability that
     a hidden unit is dropped in a step. ``val_size`` (a number of samples, or a fraction) is held out of the training
-    set as the validation set. With ``patience`` > 0, training stops after that many epochs without a lower validation
-    loss, and the best parameters are restored. ``class_weight`` multiplies the loss of each sample by the weight of its
-    class: "balanced" is n / (k count), so that every class weighs the same; a mapping gives weights by name or number,
-    1 where it names none. ``evaluate_test`` adds the test set's loss and accuracy to every record.
+    set as the validation set. With ``keep`` "best", the parameters at the end are those after the epoch with the lowest
+    validation loss, not those of the "last" epoch. With ``patience`` > 0, training stops after that many epochs without
+    a lower validation loss, and keeps the best parameters too. ``class_weight`` multiplies the loss of each sample by
+    the weight of its class: "balanced" is n / (k count), so that every class weighs the same; a mapping gives weights
+    by name or number, 1 where it names none. ``evaluate_test`` adds the test set's loss and accuracy to every record.
     """
 
     epochs: int = _checked(4, "an integer >= 1, at most 10^9", lambda v: _is_integer(v, 1) and v <= 10**9)
@@ -86,6 +88,7 @@ class TrainConfig:
         "a fraction >= 0 and < 1, or a whole number of samples",
         lambda v: _is_finite(v) and (0 <= v < 1 or _is_integer(v, 1)),
     )
+    keep: Literal["last", "best"] = _choice("last", KEPT)
     patience: int = _integer(0, low=0)
     class_weight: Literal["balanced"] | Mapping[str | int, float] | None = _checked(
         None, "balanced, or weights >= 0 of classes by name or number, one above 0", _weighs_classes
@@ -100,8 +103,10 @@ class TrainConfig:
                 object.__setattr__(self, each.name, value)
             if each.metadata and not each.metadata["holds"](value):
                 _refuse(each.name, repr(value) if isinstance(each.default, str) else value, each.metadata["expected"])
-        if self.patience and not self.val_size:
-            _refuse("patience", self.patience, "a validation split to watch: set val_size as well, to 0.1 for example")
+        for name in ("patience", "keep"):
+            if (value := getattr(self, name)) not in (0, "last") and not self.val_size:
+                expected = "a validation split to watch: set val_size as well, to 0.1 for example"
+                _refuse(name, value if name == "patience" else repr(value), expected)
 
     @property
     def learning_rate(self) -> float:

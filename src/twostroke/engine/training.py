@@ -19,15 +19,15 @@ from ..signals import late_interrupt
 from .batches import batch_bounds, dropout_keys, epoch_order
 from .config import TrainConfig
 from .epoch import Epoch
+from .evaluation import Evaluation, upload
 from .kinds import Optimizer
 from .metrics import Running, mean
-from .mlp import MLP, MOST_ROWS, Inference
+from .mlp import MLP
 from .optimizers import OPTIMIZERS, Momentum, Nesterov, OptimizerState, Own
 from .schedules import make_schedule
 from .step import TrainingStep
 from .targets import Result, targets_of, unit
 from .weights import relative_weights, sample_weights
-from .workspace import label_dtype
 
 POSITION: Final = ("epoch", "batch", "steps", "waited", "seconds", "first_loss", "best_loss")
 ABSENT: Final = ("train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")  # unless measured
@@ -72,59 +72,6 @@ class EpochRecord:
         """The fields by name: a classifier's without errors, a regression's without accuracies."""
         absent = ("_rmse", "_r2") if self.train_rmse is None else ("_accuracy",)
         return {name: value for name, value in asdict(self).items() if not name.endswith(absent)}
-
-
-class Evaluation:
-    """A labelled set on the device, with the arrays to evaluate it repeatedly; ``weights`` (N,) are of its losses."""
-
-    def __init__(self, net: MLP, images: Any, labels: Any, weights: Any = None, *, keep_outputs: bool = False) -> None:
-        backend, rows = net.backend, min(MOST_ROWS, len(images))
-        self.net = net
-        self._bounds = list(batch_bounds(len(images), rows))
-        sizes = list(dict.fromkeys(stop - start for start, stop in self._bounds))  # the largest first
-        with backend.active():
-            self._images, self._labels = upload(backend, images, labels, net)
-            pixels = self._images.dtype == "uint8"
-            self._inference = Inference(net, rows, scored=True, sizes=sizes, pixels=pixels)
-            self._running = Running(backend, len(images), net.dtype, unit(net))
-            self._weights = None if weights is None else backend.asarray(weights / weights.mean(), net.dtype)
-            self.outputs = backend.xp.empty((len(images), net.layers[-1]), net.dtype) if keep_outputs else None
-
-    def run(self) -> Result:
-        """Mean loss and accuracy with the current parameters."""
-        with self.net.backend.active():
-            for start, stop in self._bounds:
-                buffers = self._inference.run(self._images[start:stop], self._labels[start:stop])
-                self._running.update(start, buffers)
-                if self.outputs is not None:
-                    self.outputs[start:stop] = buffers.A[-1]
-            if self._weights is not None:
-                self.net.backend.xp.multiply(self._running.losses, self._weights, out=self._running.losses)
-            return self._running.result(self._labels)
-
-
-def evaluate(net: MLP, images: Any, labels: Any) -> Result:
-    """Mean loss and accuracy of ``net`` on host arrays images (N, D) and labels (N,); or the errors of a regression,
-    whose labels are targets (N, K). Raises ``DataError``."""
-    return evaluate_outputs(net, images, labels, keep_outputs=False)[0]
-
-
-def evaluate_outputs(net: MLP, images: Any, labels: Any, *, keep_outputs: bool = True) -> tuple[Result, Any]:
-    """The result of ``evaluate``, and the outputs (N, K) of the same forward pass, on the host, in units of the
-    targets."""
-    images = net.inputs(images, "images")
-    labels = targets_of(net, labels, "labels", len(images))
-    evaluation = Evaluation(net, images, labels, keep_outputs=keep_outputs)
-    result = evaluation.run()
-    return result, net.in_units(net.backend.to_host(evaluation.outputs)) if keep_outputs else None
-
-
-def upload(backend: Backend, images: Any, labels: Any, net: MLP) -> tuple[Array, Array]:
-    """Upload samples: uint8 pixels as they are, other images in the network's dtype."""
-    dtype = None if images.dtype == "uint8" else net.dtype
-    with backend.active():
-        kind = net.dtype if labels.ndim == 2 else label_dtype(net.layers[-1])
-        return backend.asarray(images, dtype), backend.asarray(labels, kind)
 
 
 def make_optimizer(net: MLP, config: TrainConfig) -> OptimizerState:
@@ -172,6 +119,7 @@ class TrainingRun:
         self.stopping = False  # set it (in a signal handler, say) to make ``advance`` return after this step
         self._within_a_step = False  # while steps are run; still so if they were broken off
         self.history: list[EpochRecord] = []
+        self.started_from: str | None = None  # SHA-256 of a model file, which a checkpoint's run must share
         self.epoch = self.batch = self.steps = self.waited = 0
         self.seconds = 0.0  # spent in this epoch's steps
         self.first_loss = self.best_loss = math.inf
@@ -186,7 +134,8 @@ class TrainingRun:
             self._steps = Epoch(self._step, self.bounds)
             self._uploaded: int | None = None  # the epoch whose order and scalars are on the device
             self._evaluations = {name: kit.evaluation(net, *arrays) for name, arrays in evaluations.items()}
-            self.best = net.parameters.copy() if config.patience else None
+            # The best parameters so far; once these are the network's again, those of the last epoch.
+            self.best = net.parameters.copy() if config.patience or config.keep == "best" else None
 
     @property
     def position(self) -> dict[str, Any]:
@@ -205,7 +154,12 @@ class TrainingRun:
     @property
     def done(self) -> bool:
         """Whether the run has finished."""
-        return self.epoch >= self.config.epochs or (self.best is not None and self.waited >= self.config.patience)
+        return self.epoch >= self.config.epochs or 0 < self.config.patience <= self.waited
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """The number of the epoch with the lowest validation loss, if its parameters are brought back at the end."""
+        return None if self.best is None else self.epoch - self.waited
 
     @property
     def state(self) -> dict[str, Array]:
@@ -297,7 +251,9 @@ class TrainingRun:
                 self.best_loss, self.waited = val.loss, 0
                 xp.copyto(self.best, self.net.parameters)
             if self.done:
+                last = self.net.parameters.copy()
                 xp.copyto(self.net.parameters, self.best)
+                xp.copyto(self.best, last)
         return record
 
 

@@ -13,10 +13,11 @@ from ..data.dataset import Dataset, load_dataset
 from ..engine.batches import batch_bounds, epoch_order
 from ..engine.config import TrainConfig
 from ..engine.epoch import Epoch
+from ..engine.evaluation import upload
 from ..engine.layers import layer_views
 from ..engine.mlp import DTYPES, MLP, backward, forward, loss_forward
 from ..engine.step import TrainingStep
-from ..engine.training import make_optimizer, upload
+from ..engine.training import make_optimizer
 from ..engine.workspace import Workspace
 from .checks import Check, Report, relative_error
 from .gradients import preactivations

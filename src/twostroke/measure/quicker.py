@@ -58,6 +58,7 @@ def _step_seconds(run: TrainingRun, data: Dataset, steps: int, backend: Backend)
         "epochs": 1 + EPOCHS,
         "val_size": 0,
         "patience": 0,
+        "keep": "last",
         "evaluate_test": False,
     }
     config = run.config.replace(batch_size=batch_size, **changes)

@@ -21,10 +21,10 @@ from ..backend import Backend, Steps, probe_cuda, select_backend
 from ..engine.arguments import MAX_WIDTH
 from ..engine.batches import epoch_order
 from ..engine.epoch import Epoch
+from ..engine.evaluation import upload
 from ..engine.mlp import MLP
 from ..engine.optimizers import SGD
 from ..engine.step import TrainingStep
-from ..engine.training import upload
 from ..engine.workspace import Workspace
 from ..errors import ConfigError
 from ..provenance import versions

@@ -38,7 +38,9 @@ RECORD_TYPES: Final = get_type_hints(EpochRecord)  # once: to evaluate annotatio
 
 def identity(run: TrainingRun, data: Dataset) -> dict[str, Any]:
     """What must be the same for a run to be continued: network, configuration, data. (Devices may differ.)"""
-    return _settings(network_settings(run.net), asdict(run.config)) | {"data": f"{data.name} {_digest(data)}"}
+    settings = _settings(network_settings(run.net), asdict(run.config))
+    start = {"from_model": run.started_from} if run.started_from else {}
+    return settings | start | {"data": f"{data.name} {_digest(data)}"}
 
 
 def _settings(network: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:

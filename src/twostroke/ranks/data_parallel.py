@@ -20,13 +20,14 @@ import numpy as np
 from ..backend import Array, Backend, CallByCall, Captured, Steps
 from ..data.dataset import Dataset
 from ..engine.config import TrainConfig
+from ..engine.evaluation import Evaluation
 from ..engine.layers import layer_views
 from ..engine.metrics import Running
 from ..engine.mlp import MLP, propagate
 from ..engine.optimizers import OptimizerState
 from ..engine.step import TrainingStep
 from ..engine.targets import Result, unit
-from ..engine.training import EpochRecord, Evaluation, Kit, TrainingRun
+from ..engine.training import EpochRecord, Kit, TrainingRun
 from ..engine.workspace import Buffers
 from ..errors import DeviceError
 from .communicator import Communicator, agree

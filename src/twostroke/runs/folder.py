@@ -13,11 +13,12 @@ from ..errors import ConfigError, TwoStrokeError
 from ..files.atomic_file import previous, sync_folder, write_atomically
 
 MODEL: Final = "model.safetensors"
+LAST: Final = "last.safetensors"  # the last epoch's model, where that of the best one was kept
 RECORD: Final = "record.json"
 CHECKPOINT: Final = "checkpoint.safetensors"
 PAGE: Final = "report.html"
 LOCK: Final = ".lock"  # on Windows
-FILES: Final = (MODEL, RECORD, CHECKPOINT, PAGE, *(previous(Path(name)).name for name in (RECORD, CHECKPOINT)))
+FILES: Final = (MODEL, LAST, RECORD, CHECKPOINT, PAGE, *(previous(Path(n)).name for n in (LAST, RECORD, CHECKPOINT)))
 
 
 def writable_folder(folder: Path, argument: str) -> Path:

@@ -192,7 +192,10 @@ def repeat_words(record: Mapping[str, Any]) -> list[str]:
         values["threads"] = record["threads"]
     words = ["twostroke", "train", source]
     options = record.get("data_options")
-    for name, value in (options if isinstance(options, Mapping) else {}).items():
+    options = dict(options) if isinstance(options, Mapping) else {}
+    if isinstance(start := record.get("from_model"), Mapping):
+        options["from_model"] = start.get("path")
+    for name, value in options.items():
         if name in SETTINGS:
             words += [SETTINGS[name].flag, as_word(value)]
     for name, value in values.items():

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..data.dataset import TASKS, Dataset, check_fit
+from ..data import tables
+from ..data.dataset import TASKS, Dataset, check_fit, load_dataset
 from ..data.scaling import Scaling
-from ..engine.config import NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
+from ..engine.config import KEPT, NETWORK_DEFAULTS, TRAINING_DEFAULTS, TrainConfig
 from ..engine.initializers import INITIALIZERS
 from ..engine.kernels import ACTIVATIONS, LOSSES
 from ..engine.kinds import Activation, Loss, Optimizer
@@ -29,6 +30,7 @@ from ..files.regular_file import open_regular
 from .config_file import read_config
 from .own_kernel import by_name
 from .presets import PRESETS, preset_for
+from .start import Start, start_from
 
 MOST_NAMES: Final = 1 << 20  # bytes of a file of names
 FAST: Final = PRESETS["fast"]  # where a run starts from unless another preset is named
@@ -121,6 +123,7 @@ class Setting:
     help: str
     kinds: tuple[type, ...] = (str,)  # of its value in a TOML file; a flag's value is of the first
     default: Any = None  # the table takes it from TrainConfig or MLP if the setting is theirs
+    word: str = ""  # of its flag, where Python does not allow it as a name
     label: str = ""  # on a page; else the name
     record_key: str = ""  # in a record; else the name
     aliases: tuple[str, ...] = ()
@@ -132,7 +135,7 @@ class Setting:
     @property
     def flag(self) -> str:
         """``--name``."""
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.word or self.name.replace('_', '-')}"
 
     @property
     def of_network(self) -> bool:
@@ -184,6 +187,8 @@ SETTINGS: Final = _table(
             (str, list), convert=names_in),
     Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast on MNIST, general"
             " on other data.", default="fast"),
+    Setting("from_model", NETWORK, "MODEL", "Start from a model.safetensors: its network, weights and class names. The"
+            " optimiser begins anew, and how to train is yours to set.", word="from", convert=_path),
     Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's."
             f" Default: 784,{FAST.hidden[0]},10 on MNIST.",
             (str, list), convert=_widths),
@@ -228,6 +233,9 @@ SETTINGS: Final = _table(
             (str, dict), convert=class_weights_in, phrase=lambda s: _said("class weight", s["class_weight"])),
     Setting("val_size", TRAINING, "N", "Samples held out: a number, or a fraction below 1. Default: 0.", (float, int),
             convert=_samples, label="validation samples", phrase=lambda s: f"validation {s['val_size']:g}"),
+    Setting("keep", TRAINING, "|".join(KEPT),
+            "best: the model is that of the epoch with the lowest validation loss; the last one is saved beside it."
+            " Default: last.", phrase=lambda s: f"keep {s['keep']}" if s["keep"] == "best" else ""),
     Setting("patience", TRAINING, "N",
             "Stop after N epochs without a lower validation loss and keep the best; 0: never. Default: 0.", (int,),
             phrase=lambda s: f"patience {s['patience']}" if s["patience"] else "no early stopping"),
@@ -265,6 +273,8 @@ class Settings:
     strict: bool
     log_csv: str | None
     out: str | None
+    from_model: str | None
+    start: Start | None
     layers: tuple[int, ...] | None
     hidden: tuple[int, ...]
     network: dict[str, Any]
@@ -284,7 +294,9 @@ class Settings:
         return replace(self, config=config.replace(batch_size=batch, epochs=epochs))
 
     def make_network(self, data: Dataset) -> MLP:
-        """The network for ``data``, on the host. Raises ``ConfigError`` if --layers does not fit."""
+        """The network for ``data``, on the host. Raises ``ConfigError`` if --layers, or --from, does not fit."""
+        if self.start:
+            return self.start.network_for(data, self.names["from_model"])
         layers = self.layers or (data.n_features, *self.hidden, data.n_outputs)
         remedy = f"Try {','.join(map(str, (data.n_features, *layers[1:-1], data.n_outputs)))}."
         check_fit(layers, data, where=self.names["layers"], remedy=remedy, exact=True)
@@ -298,6 +310,15 @@ class Settings:
     def task(self) -> str:
         """What the labels are: "classification" or "regression"."""
         return str(self.network["task"])
+
+    def load(self) -> Dataset:
+        """The data set, in the form that a model to start from needs."""
+        options = self.data_options
+        if self.start:
+            options = {"classes": self.start.net.classes or None} | options
+            if tables.is_table(Path(self.data)):
+                options["columns"] = self.start.columns
+        return load_dataset(self.data, task=self.task, **options)
 
     @property
     def data_options(self) -> dict[str, Any]:
@@ -352,14 +373,18 @@ def _settings(given: Mapping[str, Any], names: dict[str, str]) -> Settings:
     values["preset"] = name
     changed = {key for key, value in given.items() if value != values[key]}
     dropped = [one.name for one in table if one.follows in changed]
-    values |= dict.fromkeys(dropped) | {key: SETTINGS[key].convert(value) for key, value in given.items()}
+    used = {key: SETTINGS[key].convert(value) for key, value in given.items()}
+    values |= dict.fromkeys(dropped) | used
+    start = start_from(used["from_model"], used) if "from_model" in used else None
     config = TrainConfig(**{one.name: values[one.name] for one in table if one.of_training})
+    values |= network_settings(start.net) | {"seed": values["seed"]} if start else {}
     layers = values.pop("layers")
     network = {key: value for key, value in values.items() if SETTINGS[key].of_network}
     MLP(layers or (1, *preset.hidden, 1), **network)  # refuses what is wrong now, not after the data is read
     run = {key: value for key, value in values.items() if not SETTINGS[key].of_network | SETTINGS[key].of_training}
     free = frozenset({"batch_size", "epochs"} - given.keys())
-    return Settings(**run, layers=layers, hidden=preset.hidden, network=network, config=config, names=names, free=free)
+    made = {"layers": layers, "hidden": preset.hidden, "network": network, "config": config, "start": start}
+    return Settings(**run, **made, names=names, free=free)
 
 
 def named(error: ConfigError, names: Mapping[str, str]) -> TwoStrokeError:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ..backend import host_backend
 from ..data.dataset import Dataset
+from ..engine.evaluation import evaluate_outputs
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
 from ..engine.targets import Result, target_errors
-from ..engine.training import EpochRecord, evaluate_outputs
+from ..engine.training import EpochRecord
 from .judgement import interval, sentence
 
 MATRIX_CLASSES: Final = 200  # beyond this a cell is smaller than a pixel

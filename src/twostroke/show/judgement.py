@@ -84,14 +84,16 @@ def sentence(
 
     ``history`` are a record's epochs, ``guess`` the share of the most common class of the test part, ``counts`` the
     samples of "test" and of "val", ``classes`` the test part's ``class_counts``. The first rule that holds speaks;
-    what spoils everything else comes first. "" where the record lacks the figures.
+    what spoils everything else comes first. "" where the record lacks the figures. The figures are those of the epoch
+    whose model was kept.
     """
     part = "val" if history and all(row["val_loss"] is not None for row in history) and counts.get("val") else "test"
     kept = [row for row in history if None not in (row["train_accuracy"], row["train_loss"], row[f"{part}_loss"])]
     if not kept or kept[-1][f"{part}_accuracy"] is None:
         return ""
     losses, train = [float(row[f"{part}_loss"] or 0) for row in kept], [float(row["train_loss"] or 0) for row in kept]
-    seen, other = (min(1.0, max(0.0, float(kept[-1][f"{key}_accuracy"] or 0))) for key in ("train", part))
+    of_model = next((row for row in kept if row["epoch"] == record.get("kept_epoch")), kept[-1])
+    seen, other = (min(1.0, max(0.0, float(of_model[f"{key}_accuracy"] or 0))) for key in ("train", part))
     low, high = interval(other * counts[part], counts[part])
     best, digits = int(np.argmin(losses)), decimals(low, high)
     rate, between = record.get("learning_rate"), f"{percent(low, digits)} to {percent(high, digits)}"
@@ -103,7 +105,9 @@ def sentence(
         rates = f"--lr {rate / 10:.2g}, then --lr {rate * 10:.2g}" if _number(rate) else "another --lr"
         said = f"no better than always naming the most common class; try another learning rate, {rates}"
     elif losses[-1] > WORSE * losses[best] and train[-1] < train[best] and seen > max(high, other + FEW_POINTS):
-        said = f"it overfits from epoch {kept[best]['epoch']:.0f} on; try {_against_overfitting(record, kept[best])}"
+        there = ", whose model was kept" if of_model is kept[best] else ""
+        against = _against_overfitting(record, kept[best])
+        said = f"it overfits from epoch {kept[best]['epoch']:.0f} on{there}; try {against}"
     elif len(losses) == 1:
         said = "one epoch says little; try --epochs 10"
     elif losses[-1] < BETTER * losses[max(0, math.floor((1 - LATE) * len(losses)) - 1)]:

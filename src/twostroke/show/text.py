@@ -69,6 +69,13 @@ def settings_line(config: TrainConfig, preset: str) -> str:
     return row("settings", f"preset {preset}, {', '.join(part for part in parts if part)}")
 
 
+def kept_words(history: Sequence[EpochRecord], epoch: int) -> str:
+    """Which epoch's parameters the model has: that with the lowest validation loss."""
+    loss = history[epoch - 1].val_loss
+    shown = "" if loss is None else f", {_loss(loss)}"
+    return f"of epoch {epoch} of {len(history)}, with the lowest validation loss{shown}"
+
+
 def ranks_line(ranks: Mapping[str, Any], backend: Backend) -> str:
     """The ranks of a distributed run: ``DistributedRun.describe``."""
     threads = f", {backend.threads} thread{_s(backend.threads)} each" if backend.threads else ""
