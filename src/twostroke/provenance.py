@@ -7,8 +7,6 @@ import math
 import platform
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import metadata, util
 from typing import Any
 
 import numpy as np
@@ -34,12 +32,13 @@ def _plain(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, this package, NumPy, SciPy and CuPy."""
-    found = {"twostroke": __version__, "python": platform.python_version()}
-    for name in ("numpy", "scipy"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if "cupy" in sys.modules or util.find_spec("cupy"):  # else reading the metadata of all packages is for nothing
+    """The versions of Python, this package and NumPy; of SciPy and CuPy if they are loaded: else nothing used them."""
+    found = {"twostroke": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    if scipy := sys.modules.get("scipy"):
+        found["scipy"] = scipy.__version__
+    if "cupy" in sys.modules:
+        from importlib import metadata  # costs as much time as half of NumPy
+
         for dist in metadata.distributions():
             name = (dist.name or "").lower()
             if name.startswith("cupy"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib import metadata
+from importlib import metadata, util
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
@@ -21,11 +21,12 @@ Plant = Callable[..., None]
 
 @pytest.fixture
 def wheels(monkeypatch: pytest.MonkeyPatch) -> Plant:
-    """``wheels("cupy-cuda12x", ...)``: what ``importlib.metadata`` finds installed."""
+    """``wheels("cupy-cuda12x", ...)``: what ``importlib`` finds installed."""
 
     def plant(*names: str) -> None:
         found = [SimpleNamespace(name=name, version="14.2.0") for name in ("numpy", *names)]
         monkeypatch.setattr(metadata, "distributions", lambda: iter(found))
+        monkeypatch.setattr(util, "find_spec", lambda _: names or None)
 
     return plant
 
@@ -98,7 +99,15 @@ def test_two_wheels(wheels: Plant) -> None:
     )
 
 
+def test_without_cupy_no_metadata_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes as long as a tenth of an epoch."""
+    monkeypatch.setattr(util, "find_spec", lambda _: None)
+    monkeypatch.setattr(metadata, "distributions", None)
+    assert cupy_wheels() == []
+
+
 def test_a_distribution_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
     found = [SimpleNamespace(name=None, version="1"), SimpleNamespace(name="CuPy-cuda12x", version="14.2.0")]
     monkeypatch.setattr(metadata, "distributions", lambda: iter(found))
     assert cupy_wheels() == ["CuPy-cuda12x 14.2.0"]

@@ -28,7 +28,8 @@ from twostroke.cli import COMMANDS as ALL_COMMANDS
 from twostroke.cli import app_of, main
 from twostroke.commands import training_job as train_command
 from twostroke.commands.terminal import Stopped, live_epochs, stoppable_after_work
-from twostroke.data.digit_image import BOX, FIELD
+from twostroke.data.bundled import FIELD
+from twostroke.data.digit_image import BOX
 from twostroke.engine.evaluation import evaluate
 from twostroke.engine.mlp import MLP
 from twostroke.engine.training import TrainingRun

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..data import picture_folder, tables
-from ..data.digit_image import FIELD, prepare_digit
+from ..data.bundled import FIELD
+from ..data.digit_image import prepare_digit
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP
 from ..errors import ConfigError, DataError, ModelError

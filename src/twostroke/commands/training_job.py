@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Backend, select_backend
+from ..data.bundled import FIELD
 from ..data.dataset import Dataset
-from ..data.digit_image import FIELD
 from ..data.doubts import doubts, learned_nothing
 from ..engine.evaluation import evaluate
 from ..engine.mlp import MLP
@@ -47,7 +47,6 @@ from ..show import text
 from ..show.findings import examine
 from ..signals import uninterrupted
 from . import doubt
-from .report import write_page
 from .terminal import Say, Stopped, fitted, hush, in_shell, live_epochs, program, say, stoppable_after_work
 
 MOST_LINES, FIRST_LINES = 30, 10  # epochs that have a line of the log: of many, the first and each so many-th
@@ -285,6 +284,8 @@ def _save(job: Job, run: TrainingRun, data: Dataset, test: Result, folder: Path)
     if settings.log_csv:
         tell(text.row("epochs", settings.log_csv))
     if job.page:
+        from .report import write_page  # with the pictures; most runs need none
+
         write_page(examine(result, net, data), folder, tell)
     source = "" if settings.data == "mnist" else f" {in_shell(settings.data)}"
     tell(text.row("next", f"{program()} evaluate {in_shell(model)}{source}"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from ..errors import DataError
 from ..files.idx import parse_idx, read_bytes
@@ -15,6 +17,8 @@ from .checks import bad
 from .idx_folder import MNIST_DIGESTS
 from .source import ROLES, Source
 
+PATIENCE_S: Final = 1e-4  # it asks for the interpreter some hundred times, and would wait 5 ms each time
+FIELD: Final = 28  # the side of a picture in pixels
 FOLDER = Path(__file__).parent / "mnist"
 
 
@@ -27,8 +31,13 @@ class _Ahead(threading.Thread):
         super().__init__(daemon=True)  # a command that ends before it needs the data waits for nothing
 
     def run(self) -> None:
-        with suppress(DataError):  # ``read`` finds the fault again, where it can be said
-            self.found = _read()
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(PATIENCE_S)
+        try:
+            with suppress(DataError):  # ``read`` finds the fault again, where it can be said
+                self.found = _read()
+        finally:
+            sys.setswitchinterval(interval)
 
 
 _ahead: list[_Ahead] = []

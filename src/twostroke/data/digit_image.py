@@ -17,9 +17,9 @@ from PIL import Image
 
 from ..errors import DataError
 from ..files.regular_file import absolute
+from .bundled import FIELD
 from .picture import read_grey
 
-FIELD: Final = 28  # side of the result in pixels
 BOX: Final = 20  # longer side of the digit in pixels
 SPECK: Final = 0.02  # of the ink of the largest connected part; less is no part of the digit
 MIN_CONTRAST: Final = 16  # of 255; JPEG noise on an empty page is less

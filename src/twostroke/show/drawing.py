@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..data.digit_image import FIELD, prepare_grey
+from ..data.bundled import FIELD
+from ..data.digit_image import prepare_grey
 from ..engine.layers import parameter_count
 from ..engine.metrics import check_finite
 from ..engine.mlp import MLP

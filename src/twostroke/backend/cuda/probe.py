@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import util
 from typing import Any
 
 from ...errors import DeviceError
@@ -34,6 +35,10 @@ class Probe:
 
 def cupy_wheels() -> list[str]:
     """The installed CuPy distributions as "name version"; more than one conflict with each other."""
+    if "cupy" not in sys.modules and not util.find_spec("cupy"):
+        return []
+    from importlib import metadata  # reads a file of every installed package
+
     found = {
         f"{dist.name} {dist.version}"
         for dist in metadata.distributions()
