@@ -42,7 +42,7 @@ def _structure(names: str) -> Any:
 UfuncCall = _structure(
     "*loop *data count outer inner widen_first widen_result *at0 outer0 inner0 *at1 outer1 inner1 *at2 outer2 inner2"
 )
-TakeCall = _structure("*out *source *indices count row_bytes source_rows")
+TakeCall = _structure("*out *source *indices count row_bytes source_rows columns size")
 ArgmaxCall = _structure("*source row column rows columns *out is_double")
 CopyCall = _structure("*to *from bytes")
 ProductCall = _structure("*a a_row a_depth *b b_row b_column *c c_row c_column rows columns depth *alpha *beta")

@@ -81,7 +81,7 @@ class Player(Captured):
         """The quickest way to run a tape here."""
         if self._play is not None:
             try:
-                program = Program(tape, self._play, steps.moves, steps.source)
+                program = Program(tape, self._play, steps.moves, steps.source, steps.scratch)
                 return _Replay(program.run, self._governor(tape), program)
             except Unplayable:  # a call that the player does not know
                 pass

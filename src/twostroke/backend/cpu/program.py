@@ -34,10 +34,18 @@ class Program:
     """
 
     def __init__(
-        self, tape: Tape, play: Callable[[int], None], moves: Sequence[Move] = (), source: Array | None = None
+        self,
+        tape: Tape,
+        play: Callable[[int], None],
+        moves: Sequence[Move] = (),
+        source: Array | None = None,
+        scratch: Sequence[Array] = (),
     ) -> None:
         self._held: list[Any] = [tape, moves]
         operations = [operation for call in tape for operation in self._operations(call)]
+        for take, columns, size in _gathers(tape, scratch):
+            found = next(x.take for x in operations if x.kind == native.TAKE and x.take.out == native.address(take))
+            found.columns, found.size = columns, size
         copies = [_move(move) for move in sorted(moves, key=lambda move: not move.before)]
         self._calls = (native.Operation * len(operations))(*operations)
         self._moves = (native.NativeMove * len(copies))(*copies)
@@ -166,8 +174,42 @@ def _take(source: Array, indices: Array, *, axis: int, out: Array, mode: str) ->
     rows = axis == 0 and mode == "clip" and indices.dtype == np.int64 and indices.ndim == 1 and len(source)
     _expect(rows and plain and out.shape == (len(indices), *source.shape[1:]), "take but of whole rows")
     row = source.itemsize * math.prod(source.shape[1:])
-    call = native.TakeCall(*map(_address, (out, source, indices)), len(indices), row, len(source))
+    call = native.TakeCall(*map(_address, (out, source, indices)), len(indices), row, len(source), 0, 0)
     return native.Operation(native.TAKE, take=call)
+
+
+def _gathers(tape: Tape, scratch: Sequence[Array]) -> Iterator[tuple[Array, int, int]]:
+    """Arrays of gathered rows that only the first layer's products read: with the columns of its W, and bytes of an
+    element. The library may lay such rows out in its own way (native/gather.c)."""
+    free = {native.address(x) for x in scratch if x.size}
+    for index, call in enumerate(tape[:-1]):
+        if call.func is not np.take:
+            continue
+        taken = rows = call.keywords["out"]
+        widened = isinstance(tape[index + 1].func, np.ufunc) and tape[index + 1].args[0] is taken
+        later = tape[index + 1 + widened :]
+        if widened:
+            rows = tape[index + 1].keywords["out"]
+        if rows.ndim != 2 or not rows.flags.c_contiguous or not {native.address(x) for x in (taken, rows)} <= free:
+            continue
+        users = [one for one in later if any(np.may_share_memory(x, rows) for x in _arrays(one))]
+        if any(np.may_share_memory(x, taken) for one in later for x in _arrays(one)) and widened:
+            continue
+        if users and all(_multiplies(one, rows) for one in users):
+            yield taken, max(one.args[2].shape[1] for one in users), rows.itemsize
+
+
+def _arrays(call: Any) -> Iterator[Array]:
+    yield from (x for x in (*call.args, *call.keywords.values()) if isinstance(x, np.ndarray))
+
+
+def _multiplies(call: Any, rows: Array) -> bool:
+    """Whether a call is a product of ``rows`` or of its transpose, and uses it in no other way."""
+    if not isinstance(getattr(call.func, "__self__", None), native.Products):
+        return False
+    _, a, b, _, c = call.args
+    whole = a.shape in (rows.shape, rows.T.shape) and native.address(a) == native.address(rows)
+    return whole and b.flags.c_contiguous and not any(np.may_share_memory(x, rows) for x in (b, c))
 
 
 def _argmax(x: Array, *, axis: int, out: Array) -> native.Operation:

@@ -119,14 +119,17 @@ static void panel_tiles(const product *p, const element *a, word row, word rows,
 static void tiles_task(const void *argument, word index) {
     const product *p = argument;
     word count = (p->columns + PANEL - 1) / PANEL, groups = (count + p->group - 1) / p->group;
-    word row = p->chunk, first = p->group;
-    /* The gradient of weights: a thread's tasks lie in rows of their own, as in the next forward pass (both_halves). In
-       columns of its own each thread would fetch the others' cache lines ahead, and so take them away. */
-    if (p->a_row == 1 && p->a_depth != 1) row *= index / groups, first *= index % groups;
+    word row = p->chunk, first = p->group, half = p->halves_of_tasks;
+    if (half && index >= half) index += p->first / p->chunk * groups - half;
+    else if (half && index >= p->first / p->chunk * groups) return;
+    if (p->by_rows) row *= index / groups, first *= index % groups;
     else row *= index % p->chunks, first *= index / p->chunks;
     word end = row + p->chunk < p->rows ? row + p->chunk : p->rows;
     word stop = first + p->group < count ? first + p->group : count;
     static _Thread_local depths lists[LISTS];
+    product block = block_of_a(p, row >= p->first);
+    block.a -= row >= p->first ? p->first * p->a_row : 0;
+    if (p->first) p = &block;
     for (word n = p->along_rows ? ROWS : p->chunk; row < end; row += n) {
         word rows = end - row < n ? end - row : n;
         const element *a = p->a_packed ? p->space->rows_of_a + row * p->depth : p->a + row * p->a_row;
@@ -191,8 +194,14 @@ void block_product(product p) {
         p.chunks = (p.rows + p.chunk - 1) / p.chunk;
         word parts = (TASKS + p.chunks - 1) / p.chunks, packs = p.packs + (p.a_packed ? p.chunks : 0);
         p.group = (count + parts - 1) / parts;
+        word groups = (count + p.group - 1) / p.group, tasks = p.chunks * groups, before = p.first / p.chunk * groups;
+        /* A thread's tasks lie in rows of their own in the gradient of weights, as in the next forward pass (both_halves):
+           in columns of its own each thread would fetch the others' cache lines ahead, and so take them away. Rows are
+           also what elementwise work shares; but then each thread reads all of B. */
+        p.by_rows = (p.a_row == 1 && p.a_depth != 1) || p.columns * p.depth < p.rows * (2 * p.columns + p.depth);
+        p.halves_of_tasks = !p.first ? 0 : before > tasks - before ? before : tasks - before;
         if (packs) parallel_for(pack_task, &p, packs, worth && packs * p.depth * PANEL >= PACKED_SHARED);
-        parallel_for(tiles_task, &p, p.chunks * ((count + p.group - 1) / p.group), worth);
+        parallel_for(tiles_task, &p, p.first ? 2 * p.halves_of_tasks : tasks, worth);
     }
 }
 
@@ -257,7 +266,8 @@ enum { HALF_PANELS = 2 };
 static void half_task(const void *argument, word index) {
     const product *p = argument;
     word half = index / p->chunks, column = index % p->chunks * HALF_PANELS * PANEL;
-    product piece = depth_piece(p, half * p->halved);
+    product piece = depth_piece(p, half * p->halved), block = block_of_a(p, (int)half);
+    if (p->first) piece.a = block.a, piece.a_row = block.a_row;
     if (half) piece.c = p->space->rows_of_a, piece.c_row = p->columns, piece.c_column = 1, piece.beta = 0;
     piece.b += column, piece.c += column * piece.c_column, piece.panels = own;
     piece.columns = p->columns - column < HALF_PANELS * PANEL ? p->columns - column : HALF_PANELS * PANEL;
@@ -265,8 +275,8 @@ static void half_task(const void *argument, word index) {
     static _Thread_local depths list;
     for (word row = 0, n; row < p->rows; row += n) {
         n = tile_rows(p->rows - row);
-        const element *a = piece.a + row * p->a_row;
-        if (p->listed) list_depths(a, p->a_row, 1, n, piece.depth, &list);
+        const element *a = piece.a + row * piece.a_row;
+        if (p->listed) list_depths(a, piece.a_row, 1, n, piece.depth, &list);
         for (word panel = 0; panel * PANEL < piece.columns; panel++)
             panel_tiles(&piece, a, row, n, panel, p->listed ? &list : NULL);
     }
@@ -284,10 +294,15 @@ static void add_halves(const void *argument, word index) {
     }
 }
 
+/* The depth of the first half where the threads have a half each; else 0. Many rows: each thread has rows of its own. */
+word halves(word rows, word columns, word depth) {
+    int few = twostroke_threads() > 1 && columns < 256 && rows * columns <= A_SIZE && 2 * rows <= depth;
+    return few && rows * columns * depth >= SHARED ? half_depth(depth) : 0;
+}
+
 /* Whether it was such a product, computed here. */
 int both_halves(product p) {
-    if (!p.halved || twostroke_threads() == 1 || p.columns >= 256 || p.rows * p.columns > A_SIZE) return 0;
-    if (p.rows * p.columns * p.depth < SHARED || 2 * p.rows > p.depth) return 0; /* many rows: each thread has its own */
+    if (!p.halved || !halves(p.rows, p.columns, p.depth)) return 0;
     p.packed = p.rows >= PACKED_ROWS, p.a_packed = 0, p.listed = lists_pay(&p);
     p.chunks = (p.columns + HALF_PANELS * PANEL - 1) / (HALF_PANELS * PANEL);
     parallel_for(half_task, &p, 2 * p.chunks, 1);

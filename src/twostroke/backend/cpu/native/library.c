@@ -12,6 +12,7 @@ static const word layout[] = {
     IN(ufunc.array[1].at), IN(ufunc.array[1].outer), IN(ufunc.array[1].inner), IN(ufunc.array[2].at),
     IN(ufunc.array[2].outer), IN(ufunc.array[2].inner),
     IN(take), IN(take.out), IN(take.source), IN(take.indices), IN(take.count), IN(take.row_bytes), IN(take.source_rows),
+    IN(take.columns), IN(take.size),
     IN(argmax), IN(argmax.source), IN(argmax.row), IN(argmax.column), IN(argmax.rows), IN(argmax.columns), IN(argmax.out),
     IN(argmax.is_double), IN(copy), IN(copy.to), IN(copy.from), IN(copy.bytes), IN(product), IN(product.a),
     IN(product.a_row), IN(product.a_depth), IN(product.b), IN(product.b_row), IN(product.b_column), IN(product.c),

@@ -30,7 +30,12 @@ typedef struct {
     ufunc_array array[3];
 } ufunc_call;
 
-typedef struct { char *out; const char *source; const word *indices; word count, row_bytes, source_rows; } take_call;
+/* `columns` are those of the product that alone reads the rows, with its gradient; 0 where others read them. Then the rows
+   may lie in blocks (gather.c). They are elements of `size` bytes; bytes are widened by the next operation. */
+typedef struct {
+    char *out; const char *source; const word *indices;
+    word count, row_bytes, source_rows, columns, size;
+} take_call;
 typedef struct { const char *source; word row, column, rows, columns; word *out; word is_double; } argmax_call;
 typedef struct { char *to; const char *from; word bytes; } copy_call; /* zeros where there is no `from` */
 
@@ -53,6 +58,17 @@ typedef struct { const operation *operations; word count; const move *moves; wor
 /* Run the tasks 0 to count - 1: on several threads if the work is `worth` it and the pool is free. */
 typedef void run_task(const void *argument, word index);
 void parallel_for(run_task *run, const void *argument, word count, int worth);
+
+/* The elements `start` to `stop` of the inner loop, for the rows `row` to `end` of the outer one. */
+void ufunc_part(const ufunc_call *call, word row, word end, word start, word stop);
+const char *taken_row(const take_call *call, word i);
+
+/* Whether the next products find the rows at `at` in two blocks of columns, each contiguous: the first of so many. */
+typedef struct { const void *at; word first; } in_blocks;
+extern _Thread_local in_blocks gathered;
+word gather_in_blocks(const operation *op, word left);
+word halves_float(word rows, word columns, word depth);
+word halves_double(word rows, word columns, word depth);
 
 EXPORT word twostroke_threads(void);
 EXPORT void twostroke_set_threads(word count);

@@ -19,7 +19,7 @@ static void widen(const char *bytes, word stride, char *out, word out_stride, wo
 
 /* The rows `row` to `end` of the outer loop, the elements `start` to `stop` of the inner one. What is widened goes piece
    by piece through a buffer that stays in the cache. */
-static void ufunc_part(const ufunc_call *call, word row, word end, word start, word stop) {
+void ufunc_part(const ufunc_call *call, word row, word end, word start, word stop) {
     static _Thread_local union { float floats[PIECE]; double doubles[PIECE]; } wide;
     static _Thread_local unsigned char truths[PIECE];
     word last = call->count - 1, piece = call->widen_first || call->widen_result ? PIECE : stop - start;
@@ -60,12 +60,14 @@ static void ufunc(const ufunc_call *x) {
     else ufunc_part(x, 0, x->outer, 0, x->inner);
 }
 
-/* Indices out of range are clipped, as by NumPy's mode "clip". */
+/* The row of index `i`. Indices out of range are clipped, as by NumPy's mode "clip". */
+const char *taken_row(const take_call *x, word i) {
+    word row = x->indices[i] < 0 ? 0 : x->indices[i] < x->source_rows ? x->indices[i] : x->source_rows - 1;
+    return x->source + row * x->row_bytes;
+}
+
 static void take(const take_call *x) {
-    for (word i = 0; i < x->count; i++) {
-        word row = x->indices[i] < 0 ? 0 : x->indices[i] < x->source_rows ? x->indices[i] : x->source_rows - 1;
-        memcpy(x->out + i * x->row_bytes, x->source + row * x->row_bytes, (size_t)x->row_bytes);
-    }
+    for (word i = 0; i < x->count; i++) memcpy(x->out + i * x->row_bytes, taken_row(x, i), (size_t)x->row_bytes);
 }
 
 static double element(const argmax_call *x, word row, word column) {
@@ -97,10 +99,16 @@ static void move_all(const move *x, word count, word step) {
 void twostroke_play(const program *p) {
     for (word step = p->first; step < p->first + p->steps; step++) {
         move_all(p->moves, p->before, step);
-        for (const operation *op = p->operations; op < p->operations + p->count; op++)
+        gathered.at = NULL;
+        for (const operation *op = p->operations, *end = op + p->count; op < end; op++)
             switch (op->kind) {
                 case UFUNC: ufunc(&op->ufunc); break;
-                case TAKE: take(&op->take); break;
+                case TAKE: {
+                    word done = gather_in_blocks(op, end - op);
+                    if (done) op += done - 1;
+                    else take(&op->take);
+                    break;
+                }
                 case ARGMAX: argmax(&op->argmax); break;
                 case COPY: copy(&op->copy); break;
                 case PRODUCT_FLOAT: twostroke_product_float(&op->product); break;
@@ -108,4 +116,5 @@ void twostroke_play(const program *p) {
             }
         move_all(p->moves + p->before, p->after, step);
     }
+    gathered.at = NULL;
 }

@@ -10,8 +10,7 @@ static void whole_product(product p) {
     if (!p.depth) /* no sum: C <- beta C */
         p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1;
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
-    if (p.a_depth == 1 && p.b_column == 1 && p.rows > 1 && p.depth >= HALVED && p.depth <= MOST_HALVED)
-        p.halved = (p.depth / 2 + CHUNK / 2) / CHUNK * CHUNK;
+    if (p.a_depth == 1 && p.b_column == 1 && p.rows > 1) p.halved = half_depth(p.depth);
     if (both_halves(p) || large_b_product(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
     int tall = p.a_row == 1 && p.a_depth != 1 && p.columns <= LANES && p.rows >= STRIP;
@@ -57,6 +56,7 @@ void TYPED(twostroke_product)(const product_call *call) {
         .b_column = call->b_column, .c = call->c, .c_row = call->c_row, .c_column = call->c_column,
         .rows = call->rows, .columns = call->columns, .depth = call->depth,
         .alpha = *(const element *)call->alpha, .beta = *(const element *)call->beta, .space = spaces[space].space,
+        .first = call->a == gathered.at ? gathered.first : 0,
     });
     atomic_store(&spaces[space].taken, 0);
 }

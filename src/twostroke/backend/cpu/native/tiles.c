@@ -59,6 +59,9 @@ void list_depths(const element *a, word a_row, word a_depth, word rows, word dep
 
 /* Whether lists pay, judged from the rows of two tiles. */
 int lists_pay(const product *p) {
+    product block = block_of_a(p, 0);
+    if (p->first) *(p->a_row == 1 ? &block.rows : &block.depth) = p->first;
+    p = &block;
     word found = 0, rows = p->rows < ROWS ? p->rows : ROWS, tiles = p->rows < 2 * ROWS ? 1 : 2;
     if (p->a_row != 1 && p->a_depth != 1) return 0;
     for (word i = 1; i <= tiles; i++) {

@@ -105,6 +105,9 @@ typedef struct {
     const element *panels;     /* those of B */
     word packs, width;         /* tasks that pack B, of so many panels; those after them pack A */
     word halved;               /* the depth of the first of two pieces; 0: pieces of BLOCK_DEPTH */
+    word first;                /* of A in blocks of columns (gather.c): the columns of the first; 0: A has whole rows */
+    word by_rows;              /* whether tasks are numbered along C's rows */
+    word halves_of_tasks;      /* of A in blocks: tasks of one block, some of which have nothing to do; else 0 */
     word along_rows, listed;   /* whether a task walks along rows of C first; whether tiles skip depths by lists */
 } product;
 
@@ -115,6 +118,7 @@ typedef struct {
 #define block_product TYPED(block_product)
 #define row_of_a TYPED(row_of_a)
 #define both_halves TYPED(both_halves)
+#define halves TYPED(halves)
 void write_tile(const product *p, const element *sums, element *c, word rows, word columns);
 void list_depths(const element *a, word a_row, word a_depth, word rows, word depth, depths *list);
 int lists_pay(const product *p);
@@ -133,6 +137,19 @@ INLINE product depth_piece(const product *p, word d) {
 }
 INLINE word depth_pieces(const product *p) { return p->halved ? 2 : (p->depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH; }
 INLINE word piece_start(const product *p, word index) { return p->halved ? index * p->halved : index * BLOCK_DEPTH; }
+
+/* The depth of the first half of a forward pass that is summed in halves, a multiple of a task's rows in the gradient. */
+INLINE word half_depth(word depth) { return depth < HALVED || depth > MOST_HALVED ? 0 : (depth / 2 + CHUNK / 2) / CHUNK * CHUNK; }
+
+/* A block of A, whose columns are the depth, or in the gradient of weights the rows of C. */
+INLINE product block_of_a(const product *p, int second) {
+    product block = *p;
+    word turned = p->a_row == 1, n = turned ? p->depth : p->rows, width = turned ? p->rows : p->depth;
+    if (!p->first) return block;
+    *(turned ? &block.a_depth : &block.a_row) = second ? width - p->first : p->first;
+    block.a += second ? n * p->first : 0;
+    return block;
+}
 
 /* One tile of C at `c`, `rows` x `vectors` (constants of the compiler), `columns` of it written: summed over the whole
    depth, or over the depths in `list`. */
