@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # files. C grew by what is compiled twice, for float32 and float64, and by the threads' own rows of the weights.
 MOST_LINES = {
     "engine": 2665,
-    "backend.cpu": 980,
+    "backend.cpu": 1020,
     "backend.cuda": 1875,
     "ranks": 820,
     "sklearn": 965,
@@ -55,7 +55,7 @@ MOST_LINES = {
     "data": 1655,
     "rest": 3260,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1095
+LONGEST_FILE, MOST_C_LINES = 400, 1230
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

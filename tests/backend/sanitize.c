@@ -100,21 +100,24 @@ static void greater(char **x, const intptr_t *n, const intptr_t *step, void *dat
     for (intptr_t i = 0; i < *n; i++) x[2][i * step[2]] = *(element *)(x[0] + i * step[0]) > *(element *)(x[1] + i * step[1]);
 }
 
-/* Some steps of: gather rows of pixels, scale them, multiply, add, compare, choose; each step's inputs and results moved. */
+/* Some steps of: gather rows of pixels, scale them, multiply, add, compare, choose, multiply the rows' transpose; each step's
+   inputs and results moved. Half of the programs allow rows in blocks (gather.c). */
 static void one_program(int threads) {
-    word rows = 1 + below(90), pixels = 1 + below(900), units = 2 + below(60), steps = 1 + below(4), samples = 1 + below(50);
+    word rows = 1 + below(200), pixels = 1 + below(900), units = 2 + below(60), steps = 1 + below(4), samples = 1 + below(50);
+    word columns = below(2) ? units : 0;
     unsigned char *source = malloc((size_t)(samples * pixels)), *batch = malloc((size_t)(rows * pixels));
     word *orders = malloc((size_t)(steps * rows) * sizeof(word)), *order = malloc((size_t)rows * sizeof(word));
     word *choices = malloc((size_t)(steps * rows) * sizeof(word)), *choice = malloc((size_t)rows * sizeof(word));
     element *x = malloc((size_t)(rows * pixels) * sizeof(element)), *z = malloc((size_t)(rows * units) * sizeof(element));
     element *truth = malloc((size_t)(rows * units) * sizeof(element));
+    element *gradient = malloc((size_t)(pixels * units) * sizeof(element)), *before = NULL;
     element *w = malloc((size_t)(pixels * units) * sizeof(element)), one = 1, zero = 0, half = (element)0.5;
     for (word i = 0; i < samples * pixels; i++) source[i] = (unsigned char)below(256);
     for (word i = 0; i < steps * rows; i++) orders[i] = below(samples + 20) - 10; /* out of range too: clipped */
     for (word i = 0; i < pixels * units; i++) w[i] = real();
     const word f = sizeof(element);
     operation list[] = {
-        {.kind = TAKE, .take = {(char *)batch, (char *)source, order, rows, pixels, samples}},
+        {.kind = TAKE, .take = {(char *)batch, (char *)source, order, rows, pixels, samples, columns, sizeof(element)}},
         {.kind = UFUNC, .ufunc = {add, NULL, 3, 1, rows * pixels, WIDE, NOT_WIDENED,
                                   {{(char *)batch, 0, 1}, {(char *)&one, 0, 0}, {(char *)x, 0, f}}}},
         {.kind = PRODUCT, .product = {x, pixels, 1, w, units, 1, z, units, 1, rows, units, pixels, &half, &zero}},
@@ -123,6 +126,7 @@ static void one_program(int threads) {
         {.kind = UFUNC, .ufunc = {greater, NULL, 3, units, rows, NOT_WIDENED, WIDE,
                                   {{(char *)z, f, units * f}, {(char *)&half, 0, 0}, {(char *)truth, f, units * f}}}},
         {.kind = ARGMAX, .argmax = {(char *)z, units * f, f, rows, units, choice, WIDE == TO_DOUBLE}},
+        {.kind = PRODUCT, .product = {x, 1, pixels, truth, units, 1, gradient, units, 1, pixels, units, rows, &one, &zero}},
         {.kind = COPY, .copy = {(char *)x, NULL, rows * pixels * f}},
         {.kind = COPY, .copy = {(char *)x, (char *)z, (pixels < units ? pixels : units) * f}},
     };
@@ -132,12 +136,22 @@ static void one_program(int threads) {
     for (int count = 1; count <= threads; count++) {
         if (threads > 1) twostroke_set_threads(count);
         twostroke_play(&p);
+        size_t size = (size_t)(pixels * units) * sizeof(element);
+        if (!before) before = memcpy(malloc(size), gradient, size);
+        else if (memcmp(before, gradient, size)) fail("other gradients with other threads", rows, units, pixels);
         if (!first) first = memcpy(malloc((size_t)(steps * rows) * sizeof(word)), choices, (size_t)(steps * rows) * sizeof(word));
         else if (memcmp(first, choices, (size_t)(steps * rows) * sizeof(word))) fail("other choices with other threads", rows, units, pixels);
     }
+#define PIXEL(i, d) source[(order[i] < 0 ? 0 : order[i] < samples ? order[i] : samples - 1) * pixels + (d)]
+    for (word checks = 40; checks--;) {
+        word d = below(pixels), j = below(units);
+        double sum = 0;
+        for (word i = 0; i < rows; i++) sum += (PIXEL(i, d) + 1.0) * truth[i * units + j];
+        if (!(fabs(sum - gradient[d * units + j]) <= CLOSE * (sum + 1))) fail("a wrong gradient", rows, units, pixels);
+    }
     for (word i = 0; i < rows * units; i++) {
         double sum = 0;
-        for (word d = 0; d < pixels; d++) sum += 0.5 * (batch[i / units * pixels + d] + 1) * w[d * units + i % units];
+        for (word d = 0; d < pixels; d++) sum += 0.5 * (PIXEL(i / units, d) + 1) * w[d * units + i % units];
         if (!(fabs(sum - z[i]) <= 2e-3 * (double)pixels)) fail("a wrong program", rows, units, pixels);
         if (truth[i] != (element)(z[i] > half)) fail("a wrong comparison", rows, units, pixels);
     }
@@ -145,7 +159,7 @@ static void one_program(int threads) {
         for (word j = 0; j < units; j++)
             if (z[i * units + j] > z[i * units + choice[i]]) fail("a wrong choice", rows, units, pixels);
     free(source), free(batch), free(orders), free(order), free(choices), free(choice);
-    free(x), free(z), free(truth), free(w), free(first);
+    free(x), free(z), free(truth), free(w), free(first), free(gradient), free(before);
 }
 
 static void rounds(word count, int threads) {

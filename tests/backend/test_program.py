@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twostroke import MLP, TrainConfig
+from twostroke import MLP, Dataset, TrainConfig
 from twostroke.backend import Steps
 from twostroke.backend.cpu import player, program
 from twostroke.backend.cpu.backend import NumpyBackend
-from twostroke.backend.cpu.library import library
+from twostroke.backend.cpu.library import Products, library
 from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Program, Unplayable
 from twostroke.backend.tape import Tape
@@ -25,7 +25,7 @@ from twostroke.engine.kernels import ACTIVATIONS, LOSSES
 from twostroke.engine.metrics import Running
 from twostroke.engine.optimizers import OPTIMIZERS
 from twostroke.engine.step import TrainingStep
-from twostroke.engine.training import make_optimizer
+from twostroke.engine.training import TrainingRun, make_optimizer
 
 pytestmark = pytest.mark.skipif(library().native is None, reason=f"nothing is played here: {library().reason}")
 
@@ -273,3 +273,80 @@ def test_no_array_is_printed_on_the_way_to_a_program() -> None:
     x = np.ones((40, 30), np.float32)
     with np.printoptions(override_repr=refuse):
         strictly([partial(np.add, x, x, out=x), partial(np.add.reduce, np.asfortranarray(x), 1, None, x[:, 0].copy())])
+
+
+# --- rows gathered in blocks ------------------------------------------------------------------------------------------
+
+
+def trained(threads: int, net: MLP, images: np.ndarray[Any, Any], batch: int, **settings: Any) -> TrainingRun:
+    """Seven steps of a run of two epochs, whose last batch is smaller."""
+    labels = np.arange(len(images)) % net.layers[-1]
+    data = Dataset.from_arrays(images, labels, images[:10], labels[:10], n_classes=net.layers[-1])
+    config = TrainConfig(epochs=2, batch_size=batch, optimizer="adam", evaluate_test=False, **settings)
+    run = TrainingRun(net, data, config, NumpyBackend(threads))
+    while run.steps < 7:
+        run.advance(7 - run.steps)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("layers", "batch", "dtype", "kind"),
+    [
+        ((784, 128, 10), 128, "float32", "uint8"),
+        ((784, 128, 10), 128, "float64", "uint8"),
+        ((784, 128, 10), 128, "float32", "float32"),
+        ((784, 100, 10), 100, "float64", "float64"),
+        ((784, 250, 10), 390, "float32", "uint8"),
+        ((300, 33, 20, 3), 120, "float32", "uint8"),
+        ((1300, 17, 3), 27, "float32", "float32"),
+        ((784, 16, 10), 128, "float32", "uint8"),  # too narrow
+        ((784, 300, 10), 128, "float32", "uint8"),  # too wide
+    ],
+)
+def test_rows_in_blocks_change_no_bit(layers: tuple[int, ...], batch: int, dtype: Any, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    images: Any = rng.integers(0, 256, (3 * batch + 5, layers[0]), dtype=np.uint8)
+    images[rng.random(images.shape) < 0.8] = 0
+    if kind != "uint8":
+        images = (images / 255).astype(kind)
+    nets = [MLP(layers, seed=1, dtype=dtype) for _ in range(3)]
+    runs = [trained(threads, net, images, batch) for threads, net in enumerate(nets, start=1)]
+    for run in runs[1:]:
+        assert np.array_equal(run.net.parameters, runs[0].net.parameters)
+    # In whole rows for one thread; in blocks of columns for several, where that pays.
+    X = [run._step.workspace.rows(batch).A[0] for run in runs]
+    assert np.array_equal(X[0], X[1]) == np.array_equal(X[0], X[2]) == (layers[1] in (16, 300))
+    assert sorted(X[1].ravel()) == sorted(X[0].ravel())
+
+
+def test_rows_that_others_read_stay_whole() -> None:
+    """Only products may read them, as they are or turned, and only where nobody reads them after the step."""
+    rng = np.random.default_rng(0)
+    source, indices = rng.integers(0, 256, (50, 300), dtype=np.uint8), np.arange(40)
+    taken, X = np.empty((40, 300), np.uint8), np.empty((40, 300), np.float32)
+    W, Z, dW = np.ones((300, 20), np.float32), np.empty((40, 20), np.float32), np.empty((300, 20), np.float32)
+    native = library().native
+    assert native is not None
+    multiply = Products(native).product
+    start: Tape = [
+        partial(np.take, source, indices, axis=0, out=taken, mode="clip"),
+        partial(np.multiply, taken, np.float32(1 / 255), out=X),
+    ]
+    products: Tape = [partial(multiply, 1.0, X, W, 0.0, Z), partial(multiply, 1.0, X.T, Z, 0.0, dW)]
+
+    def found(*more: Any, scratch: Any = (taken, X)) -> list[int]:
+        return [columns for _, columns, _ in program._gathers([*start, *products, *more], scratch)]
+
+    assert found() == [20]
+    assert found(partial(np.add, W, W, out=W)) == [20]
+    assert found(scratch=(X,)) == []
+    assert found(scratch=(taken,)) == []
+    for other in (
+        partial(np.add, X, X, out=X),
+        partial(np.add, taken, taken, out=taken),
+        partial(np.sum, X[3:5], axis=1),
+        partial(multiply, 1.0, W.T, X.T, 0.0, Z.T),
+        partial(multiply, 1.0, X[:20], W, 0.0, Z[:20]),
+        partial(multiply, 1.0, Z, dW.T, 0.0, X),
+    ):
+        assert found(other) == [], other

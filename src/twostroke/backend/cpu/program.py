@@ -10,6 +10,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -181,21 +182,18 @@ def _take(source: Array, indices: Array, *, axis: int, out: Array, mode: str) ->
 def _gathers(tape: Tape, scratch: Sequence[Array]) -> Iterator[tuple[Array, int, int]]:
     """Arrays of gathered rows that only the first layer's products read: with the columns of its W, and bytes of an
     element. The library may lay such rows out in its own way (native/gather.c)."""
+    calls: Sequence[Any] = tape
     free = {native.address(x) for x in scratch if x.size}
-    for index, call in enumerate(tape[:-1]):
+    for index, (call, following) in enumerate(pairwise(calls)):
         if call.func is not np.take:
             continue
-        taken = rows = call.keywords["out"]
-        widened = isinstance(tape[index + 1].func, np.ufunc) and tape[index + 1].args[0] is taken
-        later = tape[index + 1 + widened :]
-        if widened:
-            rows = tape[index + 1].keywords["out"]
-        if rows.ndim != 2 or not rows.flags.c_contiguous or not {native.address(x) for x in (taken, rows)} <= free:
-            continue
+        taken = call.keywords["out"]
+        widened = isinstance(following.func, np.ufunc) and following.args[0] is taken
+        rows, later = (following.keywords["out"] if widened else taken), calls[index + 1 + widened :]
         users = [one for one in later if any(np.may_share_memory(x, rows) for x in _arrays(one))]
-        if any(np.may_share_memory(x, taken) for one in later for x in _arrays(one)) and widened:
-            continue
-        if users and all(_multiplies(one, rows) for one in users):
+        others = widened and any(np.may_share_memory(x, taken) for one in later for x in _arrays(one))
+        unseen = rows.ndim == 2 and rows.flags.c_contiguous and {native.address(x) for x in (taken, rows)} <= free
+        if users and unseen and not others and all(_multiplies(one, rows) for one in users):
             yield taken, max(one.args[2].shape[1] for one in users), rows.itemsize
 
 

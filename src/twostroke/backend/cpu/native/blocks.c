@@ -1,5 +1,6 @@
 /* A block of a product: its matrices packed for the tiles, its tasks shared by threads. */
 #include "tiles.h"
+#include <stdatomic.h>
 
 /* Tiles of `vectors` vectors, one below the other. */
 INLINE void tiles(const product *p, const element *a, word rows, const element *b, word b_row, element *c, word columns,
@@ -115,6 +116,10 @@ static void panel_tiles(const product *p, const element *a, word row, word rows,
     else tiles(p, a, rows, b, b_row, c, columns, 2, 0, lists);
 }
 
+/* Panels of a thread's own, in its cache. */
+enum { OWN_COLUMNS = WIDTH * PANEL, OWN_SIZE = OWN_COLUMNS * BLOCK_DEPTH };
+static _Thread_local element own[OWN_SIZE] __attribute__((aligned(64)));
+
 /* Some rows of C in some panels' columns. */
 static void tiles_task(const void *argument, word index) {
     const product *p = argument;
@@ -129,7 +134,11 @@ static void tiles_task(const void *argument, word index) {
     static _Thread_local depths lists[LISTS];
     product block = block_of_a(p, row >= p->first);
     block.a -= row >= p->first ? p->first * p->a_row : 0;
-    if (p->first) p = &block;
+    if (p->first) {
+        static _Thread_local word packed; /* the number of the product whose B is in `own` */
+        if (packed != p->number) pack_some_panels(p, 0, count, 0, p->depth, own);
+        packed = p->number, block.panels = own, p = &block;
+    }
     for (word n = p->along_rows ? ROWS : p->chunk; row < end; row += n) {
         word rows = end - row < n ? end - row : n;
         const element *a = p->a_packed ? p->space->rows_of_a + row * p->depth : p->a + row * p->a_row;
@@ -188,7 +197,9 @@ void block_product(product p) {
     p.chunk = rows * count < CHUNK * TASKS ? ROWS : CHUNK;
     p.along_rows = p.columns * p.depth <= NEAR;
     p.width = count >= 2 * WIDTH ? WIDTH : count / 2 ? count / 2 : 1; /* a thread packs the columns that it multiplies */
-    p.packs = p.packed ? 4 * ((count + p.width - 1) / p.width) : 0;
+    p.packs = p.packed && !p.first ? 4 * ((count + p.width - 1) / p.width) : 0;
+    static atomic_long numbers;
+    p.number = p.first ? atomic_fetch_add(&numbers, 1) + 1 : 0;
     for (word row = 0; row < rows; row += p.rows, p.a += p.rows * p.a_row, p.c += p.rows * p.c_row, p.packs = 0) {
         p.rows = p.a_packed && rows - row > all ? all : rows - row;
         p.chunks = (p.rows + p.chunk - 1) / p.chunk;
@@ -207,8 +218,7 @@ void block_product(product p) {
 
 /* Large B, few rows: bound by reading B. So each task packs its own panels, in the cache of the thread that uses them, and
    multiplies all rows by them: one thread reads while another computes. A is packed first. */
-enum { OWN_COLUMNS = WIDTH * PANEL, OWN_SIZE = OWN_COLUMNS * BLOCK_DEPTH, SLAB = 256, TURNED_ROWS = 48 };
-static _Thread_local element own[OWN_SIZE] __attribute__((aligned(64)));
+enum { SLAB = 256, TURNED_ROWS = 48 };
 
 /* Pack some rows of A in one piece of the depth. */
 static void slab_task(const void *argument, word index) {

@@ -66,7 +66,7 @@ const char *taken_row(const take_call *call, word i);
 /* Whether the next products find the rows at `at` in two blocks of columns, each contiguous: the first of so many. */
 typedef struct { const void *at; word first; } in_blocks;
 extern _Thread_local in_blocks gathered;
-word gather_in_blocks(const operation *op, word left);
+word gather(const operation *op, word left);
 word halves_float(word rows, word columns, word depth);
 word halves_double(word rows, word columns, word depth);
 

@@ -2,7 +2,7 @@
    done by the inner loops that NumPy's ufuncs themselves call, matrix products by products.c. */
 #include "library.h"
 
-enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15 };
+enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15, TOGETHER = 64 };
 
 __attribute__((optimize("O3"))) /* which vectorises the first loop */
 static void widen(const char *bytes, word stride, char *out, word out_stride, word n, word kind) {
@@ -70,20 +70,30 @@ static void take(const take_call *x) {
     for (word i = 0; i < x->count; i++) memcpy(x->out + i * x->row_bytes, taken_row(x, i), (size_t)x->row_bytes);
 }
 
-static double element(const argmax_call *x, word row, word column) {
-    const char *at = x->source + row * x->row + column * x->column;
-    return x->is_double ? *(const double *)at : *(const float *)at;
-}
+/* The first of the largest in each row; a NaN is larger than every number. Many rows at a time: they lie side by side. */
+#define ARGMAX(type, name)                                                                                  \
+    __attribute__((optimize("O3"))) static void name(const argmax_call *x, word row, int rows) {            \
+        type best[TOGETHER];                                                                                \
+        int place[TOGETHER];                                                                                \
+        const char *from = x->source + row * x->row;                                                        \
+        for (int i = 0; i < rows; i++) best[i] = *(const type *)(from + i * x->row), place[i] = 0;          \
+        for (int j = 1; j < x->columns; j++) {                                                              \
+            const char *column = from + j * x->column;                                                      \
+            for (int i = 0; i < rows; i++) {                                                                \
+                type value = *(const type *)(column + i * x->row);                                          \
+                int larger = !(value <= best[i]) & (best[i] == best[i]);                                    \
+                place[i] = larger ? j : place[i], best[i] = larger ? value : best[i];                       \
+            }                                                                                               \
+        }                                                                                                   \
+        for (int i = 0; i < rows; i++) x->out[row + i] = place[i];                                          \
+    }
+ARGMAX(float, argmax_float)
+ARGMAX(double, argmax_double)
 
-/* The first of the largest; a NaN is larger than every number. */
 static void argmax(const argmax_call *x) {
-    for (word i = 0; i < x->rows; i++) {
-        double best = element(x, i, 0);
-        x->out[i] = 0;
-        for (word j = 1; j < x->columns && best == best; j++) {
-            double value = element(x, i, j);
-            if (!(value <= best)) best = value, x->out[i] = j;
-        }
+    for (word row = 0, n; row < x->rows; row += n) {
+        n = x->rows - row < TOGETHER ? x->rows - row : TOGETHER;
+        (x->is_double ? argmax_double : argmax_float)(x, row, (int)n);
     }
 }
 
@@ -104,7 +114,7 @@ void twostroke_play(const program *p) {
             switch (op->kind) {
                 case UFUNC: ufunc(&op->ufunc); break;
                 case TAKE: {
-                    word done = gather_in_blocks(op, end - op);
+                    word done = gather(op, end - op);
                     if (done) op += done - 1;
                     else take(&op->take);
                     break;

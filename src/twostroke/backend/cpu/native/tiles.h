@@ -108,6 +108,7 @@ typedef struct {
     word first;                /* of A in blocks of columns (gather.c): the columns of the first; 0: A has whole rows */
     word by_rows;              /* whether tasks are numbered along C's rows */
     word halves_of_tasks;      /* of A in blocks: tasks of one block, some of which have nothing to do; else 0 */
+    word number;               /* of a product whose threads pack B for themselves */
     word along_rows, listed;   /* whether a task walks along rows of C first; whether tiles skip depths by lists */
 } product;
 
