@@ -119,6 +119,8 @@ class Attributes(griffe.Extension):  # type: ignore[misc, unused-ignore]
             bare = member.is_attribute and not (member.annotation or member.docstring)
             if bare and "class-attribute" not in member.labels:
                 del members[name]
+            elif {"instance-attribute", "class-attribute"} & member.labels == {"instance-attribute"}:
+                member.value = None  # the call that checks an argument is no default
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         for path in CHECKED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -26,7 +27,8 @@ def test_what_is_installed_is_not_complained_about() -> None:
 
 @pytest.mark.usefixtures("extras")
 def test_the_error_names_the_feature_the_missing_packages_and_the_command() -> None:
-    line = "twostroke draw needs no_such_package and neither_this_one. Install with: pip install 'twostroke[draw]'."
+    command = f"{shlex.quote(sys.executable)} -m pip install 'twostroke[draw]'"  # into this Python
+    line = f"twostroke draw needs no_such_package and neither_this_one. Install with: {command}."
     with pytest.raises(MissingExtra) as caught:
         need("draw", "twostroke draw")
     assert str(caught.value) == line
@@ -43,7 +45,8 @@ def test_a_package_that_cannot_be_imported_is_named_with_its_reason(
         monkeypatch.setitem(sys.modules, package, None)
     error = missing(extra, "this", ImportError("no library"))
     assert str(error).startswith(f"this needs {NAMES.get(PACKAGES[extra][0], PACKAGES[extra][0])}")
-    assert f": found no library. Install with: pip install 'twostroke[{extra}]'{ALSO.get(extra, '')}." in str(error)
+    command = f" -m pip install 'twostroke[{extra}]'{ALSO.get(extra, '')}."
+    assert f": found no library. Install with: {shlex.quote(sys.executable)}{command}" in str(error)
 
 
 def test_every_extra_is_one_of_the_project_s() -> None:

@@ -45,17 +45,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 # files. C grew by what is compiled twice, for float32 and float64, and by the threads' own rows of the weights.
 MOST_LINES = {
     "engine": 2665,
-    "backend.cpu": 1020,
+    "backend.cpu": 1040,
     "backend.cuda": 1875,
     "ranks": 820,
     "sklearn": 965,
-    "show": 1710,
+    "show": 1715,
     "measure": 1500,
-    "commands": 1455,
+    "commands": 1470,
     "data": 1655,
-    "rest": 3260,
+    "rest": 3270,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1230
+LONGEST_FILE, MOST_C_LINES = 400, 1290
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

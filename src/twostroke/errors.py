@@ -5,6 +5,8 @@ A message is one line: what is wrong, where, the value found, the value expected
 
 from __future__ import annotations
 
+import shlex
+import sys
 from importlib import util
 from typing import Final
 
@@ -115,7 +117,8 @@ def need(extra: str, feature: str) -> None:
 def missing(extra: str, feature: str, cause: Exception | None = None, *, what: str | None = None) -> MissingExtra:
     """The error for ``feature``. Names the missing packages (or ``what``) and the command to install them."""
     names = what or " and ".join(NAMES.get(package, package) for package in _absent(extra) or PACKAGES[extra])
-    remedy = f"Install with: pip install 'twostroke[{extra}]'{ALSO.get(extra, '')}."
+    python = shlex.quote(sys.executable or "python")  # the pip on the PATH may be another Python's
+    remedy = f"Install with: {python} -m pip install 'twostroke[{extra}]'{ALSO.get(extra, '')}."
     return MissingExtra(f"{feature} needs {names}", found=cause, remedy=remedy)
 
 

@@ -91,7 +91,7 @@ def needs_library() -> None:
 def build_answers(hook: Any, sources: Path, folder: Path, *flags: str) -> None:
     """Libraries that answer what is asked first, and can do nothing else."""
     folder.mkdir()
-    names = ("play", "product_float", "product_double", "set_threads", "threads")
+    names = ("play", "product_float", "product_double", "set_threads", "threads", "latency")
     (sources / "rest.c").write_text("".join(f"void twostroke_{name}(void) {{}}\n" for name in names))
     digests = {}
     for variant in native.VARIANTS:
@@ -534,3 +534,20 @@ def test_the_smallest_wanted_number_holds_and_the_one_from_before_comes_back() -
     assert set_to[-1] == 8
     pools.leave()
     assert set_to[-1] == 4
+
+
+def test_the_latency_between_two_cores() -> None:
+    """Light takes a nanosecond for a foot; a processor that is not there cannot answer. Affinity stays as it was."""
+    before = os.sched_getaffinity(0)
+    found = native.core_latency_ns()
+    assert os.sched_getaffinity(0) == before
+    if len(before) == 1:
+        assert found is None
+        return
+    assert found is not None
+    assert 1 < found < 1e6
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert native.core_latency_ns() is None
+    finally:
+        os.sched_setaffinity(0, before)

@@ -26,6 +26,7 @@ import twostroke
 from twostroke.backend import Backend
 from twostroke.cli import COMMANDS as ALL_COMMANDS
 from twostroke.cli import app_of, main
+from twostroke.commands import report as report_command
 from twostroke.commands import training_job as train_command
 from twostroke.commands.terminal import Stopped, live_epochs, stoppable_after_work
 from twostroke.data.bundled import FIELD
@@ -1061,7 +1062,8 @@ def test_a_signal_after_the_last_step_changes_nothing(
     run: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(train_command, name, after_a_signal(getattr(train_command, name)))
+    module = report_command if name == "write_page" else train_command
+    monkeypatch.setattr(module, name, after_a_signal(getattr(module, name)))
     code, out, err = run("train", tiny, "--device", "cpu", "--epochs", 1, "--out", tmp_path, "-q", "--report")
     assert (code, err) == (0, "")
     assert out.startswith("test accuracy")

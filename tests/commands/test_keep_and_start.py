@@ -117,7 +117,7 @@ def test_a_run_that_is_done_keeps_the_best_when_it_is_resumed() -> None:
 
 def test_without_a_validation_part_nothing_is_best(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "noise.npz", "--keep", "best"]
-    refused(run(capsys, *words), 2, "--keep", "found 'best'", "set val_size as well")
+    refused(run(capsys, *words), 2, "--keep", "found 'best'", "--val-size")
 
 
 # --- from a model -------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_columns_in_another_order_are_the_model_s(pets: Path) -> None:
         ("--drop id", 4, "a column of the model's values is dropped, or is no value"),
         ("--weight size", 4, "found size, expected columns that the model does not use"),
         ("--from nothere", 5, "cannot open the file"),
-        ("--from pets/record.json", 5, "the model file is damaged or foreign"),
+        ("--from pets/record.json", 5, "not a model file: "),
     ],
 )
 def test_what_contradicts_the_model_is_named(
@@ -206,6 +206,15 @@ def test_what_agrees_with_the_model_may_be_said_and_a_seed_is_the_order_s(pets: 
     agreed = ["--layers", "2,256,128,2", "--activation", "relu"]
     assert train_pets("said", "--from", str(pets), "--seed", "7", *agreed) == 0
     assert read_record(Path("said") / RECORD)["seed"] == 7
+
+
+def test_a_run_does_not_replace_the_model_that_it_starts_from(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = pets.read_bytes()
+    found = run(capsys, "train", "pets.csv", "--label", "kind", "--from", pets, "--out", "pets")
+    refused(
+        found, 2, "this run would replace the model that it starts from: --from pets/model.safetensors", "--out DIR"
+    )
+    assert pets.read_bytes() == before
 
 
 def test_a_resumed_run_must_have_started_from_the_same_model(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,6 +245,12 @@ def test_a_model_of_one_s_own_activation_needs_it(folder: Path, capsys: pytest.C
     start = ["--from", f"own/{MODEL}", "--epochs", "2"]
     refused(run(capsys, "train", "pets.csv", "--label", "kind", *start), 5, "needs an Activation that is not built in")
     assert train_pets("next", *start, *own) == 0
+
+
+def test_the_last_line_names_the_epoch_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, *OVERFITS, "--keep", "best", "--out", "run")
+    assert code == 0
+    assert f" of epoch {read_record(Path('run') / RECORD)['kept_epoch']}, after 7 epochs, " in out
 
 
 def test_the_help_shows_the_flag_and_not_the_name(capsys: pytest.CaptureFixture[str]) -> None:

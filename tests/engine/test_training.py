@@ -524,8 +524,8 @@ def test_weights_ruined_by_the_last_step_are_found() -> None:
         *(("warmup", value, "a fraction > 0 and < 1") for value in (0, 1, -0.5, 2, math.nan)),
         *(("seed", value, "an integer >= 0") for value in (-1, 0.5, "x", True)),
         *(("patience", value, "an integer >= 0") for value in (-1, 2.5)),
-        ("patience", 3, "a validation split to watch"),
-        ("keep", "best", "a validation split to watch"),
+        ("patience", 3, "a validation part to watch"),
+        ("keep", "best", "a validation part to watch"),
         *(("keep", value, "last or best") for value in ("first", None, 1)),
         *(
             ("val_size", value, "a fraction >= 0 and < 1, or a whole number of samples")

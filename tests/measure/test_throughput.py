@@ -32,7 +32,7 @@ from twostroke.version import __version__
 TINY = BenchConfig(layers=(6, 5, 3), batch_sizes=(1, 4), devices="cpu", threads=1, seconds=0.01)
 CONTRACT = {"layers", "batch_size", "device", "samples_per_second", "gflops", "roofline_fraction", "threads"}
 SPREAD = {"step_seconds", "step_seconds_quartiles", "blocks", "steps_per_block", "roofline_gflops", "roofline_suspect"}
-ORIGIN = {"backend", "reason", "machine", "versions", "dtype", "limits"}
+ORIGIN = {"backend", "reason", "machine", "versions", "dtype", "limits", "core_latency_ns"}
 
 
 # --- which devices ---------------------------------------------------------------------------------------

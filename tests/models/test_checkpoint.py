@@ -562,7 +562,7 @@ def test_a_damaged_newest_over_one_of_another_run(path: Path) -> None:
     save_checkpoint(advance(start(config={"seed": 1}), 1), DATA, path)
     save_checkpoint(advance(start(), 1), DATA, path)
     path.write_bytes(b"damaged")
-    refused(path, "no good checkpoint is left", "damaged or foreign", "seed 1 there and 0 here")
+    refused(path, "no good checkpoint is left", "not a model file", "found text", "seed 1 there and 0 here")
 
 
 @pytest.mark.parametrize("kind", ["model", "other", "folder", "pipe", "loop", "dangling"])

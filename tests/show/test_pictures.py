@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +203,8 @@ def test_without_the_extra_nothing_is_trained(
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(Settings, "load", lambda _: pytest.fail("data was read"))
     assert main(["train", "--report", "--out", str(tmp_path / "run")]) == 2
-    line = f"error: --report needs {missing}. Install with: pip install 'twostroke[plot]'.\n"
+    command = f"{shlex.quote(sys.executable)} -m pip install 'twostroke[plot]'"
+    line = f"error: --report needs {missing}. Install with: {command}.\n"
     assert capsys.readouterr() == ("", line)
     assert not (tmp_path / "run").exists()
     assert main(["report", str(tmp_path)]) == 2

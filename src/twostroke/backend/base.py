@@ -245,6 +245,10 @@ class Backend(ABC):
     def describe(self) -> dict[str, object]:
         """What a run's record says of the device: library versions, processor, threads, numeric mode."""
 
+    def core_latency_ns(self) -> float | None:
+        """How long a cache line takes between two cores that share its work, in nanoseconds; None if it has no such."""
+        return None
+
     def check(self, array: Array, argument: str) -> Array:
         """Return the array; ``DataError`` if it belongs to another array module (there are no implicit copies)."""
         module = array_module(array)

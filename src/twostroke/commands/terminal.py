@@ -79,9 +79,16 @@ def program() -> str:
     words = [NAME]
     if called.name == "__main__.py" and called.parent.name == NAME:
         words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-    elif called.name == NAME and called.resolve() != Path(shutil.which(NAME) or "").resolve():
+    elif called.name == NAME and called.resolve() != Path(shutil.which(NAME, path=_users_path()) or "").resolve():
         words = [sys.argv[0]]
     return " ".join(map(in_shell, words))
+
+
+def _users_path() -> str:
+    """PATH without what uv puts before it for uvx and `uv run`: the shell that called them does not find that."""
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    added = "UV" in os.environ and folders[0] == str(Path(sys.prefix) / "bin")
+    return os.pathsep.join(folders[1:] if added else folders)
 
 
 def fitted(line: str, indent: int) -> list[str]:

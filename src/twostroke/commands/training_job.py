@@ -192,6 +192,10 @@ def _prepare(job: Job) -> tuple[Dataset, MLP, Backend]:
     net = settings.make_network(data)
     if settings.start:
         tell(text.row("from", f"{settings.start.path}, SHA-256 {settings.start.digest[:12]}..."))
+        if Path(settings.start.path).resolve() == (settings.folder(data) / MODEL).resolve():
+            where = f"{settings.names['from_model']} {settings.start.path}"
+            what, remedy = "this run would replace the model that it starts from", "Choose another folder: --out DIR."
+            raise ConfigError(what, where=where, remedy=remedy)
     tell(text.network_line(net))
     tell(text.settings_line(settings.config, settings.preset))
     return data, net, backend

@@ -105,7 +105,7 @@ class TrainConfig:
                 _refuse(each.name, repr(value) if isinstance(each.default, str) else value, each.metadata["expected"])
         for name in ("patience", "keep"):
             if (value := getattr(self, name)) not in (0, "last") and not self.val_size:
-                expected = "a validation split to watch: set val_size as well, to 0.1 for example"
+                expected = "a validation part to watch: val_size (--val-size), 0.1 for example"
                 _refuse(name, value if name == "patience" else repr(value), expected)
 
     @property

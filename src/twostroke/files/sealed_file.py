@@ -132,6 +132,10 @@ def _check_start(start: bytes, n_bytes: int, where: Path) -> int:
             expected = "a .safetensors file written by twostroke"
             raise ModelError("not a model file", where=where, found=kind, expected=expected)
     size = int.from_bytes(start[:8], "little")
+    if start and start.isascii() and start.decode().strip().isprintable():
+        raise ModelError(
+            "not a model file", where=where, found="text", expected="a .safetensors file written by twostroke"
+        )
     if n_bytes < 8 or size > min(n_bytes - 8, MAX_HEADER_BYTES):
         raise damaged(where, f"{n_bytes} bytes, and a header of {size} by its length field")
     if start[8:9] != b"{":

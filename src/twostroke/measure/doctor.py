@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
+from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
@@ -25,8 +26,8 @@ def examine() -> dict[str, Any]:
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
-        "versions": versions(),
-        "cpu": host_backend().describe(),
+        "versions": versions() | {"scipy": metadata.version("scipy")},
+        "cpu": host_backend().describe() | {"core_latency_ns": host_backend().core_latency_ns()},
         "cupy_wheels": cupy_wheels(),
         "nvidia_smi": nvidia_smi(),
         "gpu": backend.describe() | cuda_installation() if probe.usable else None,
@@ -43,9 +44,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
     """The facts as text."""
     cpu, gpu, installed = facts["cpu"], facts["gpu"], facts["versions"]
     threads = "1 thread" if cpu["threads"] == 1 else f"{cpu['threads']} threads"
+    apart = f", {cpu['core_latency_ns']:.0f} ns apart" if cpu["core_latency_ns"] else ""
     return [
         f"twostroke {installed['twostroke']}, {facts['python']}, {facts['platform']}",
-        f"processor: {cpu['processor']}, {cpu['cores']} core{'s' if cpu['cores'] != 1 else ''} for this process",
+        f"processor: {cpu['processor']}, {cpu['cores']} core{'s' if cpu['cores'] != 1 else ''} for this process{apart}",
         f"libraries: NumPy {installed['numpy']}, SciPy {installed['scipy']}",
         f"products: {cpu['products']}, {threads}",
         f"captured steps: {cpu['steps']}",

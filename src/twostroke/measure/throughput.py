@@ -197,6 +197,7 @@ class Cell:
             self._batches.begin(order[: bounds[-1][1]], [rule.numbers(LEARNING_RATE, 1, rule.l2)] * len(bounds))
             self._products = backend.capture([Steps(bare_products(backend, layers, batch_size))])
         self._next = 0
+        self._apart = backend.core_latency_ns()
         self.step = Timed(backend, self._run_steps, block_seconds)
         self.products = Timed(backend, self._run_products, block_seconds)
 
@@ -235,6 +236,7 @@ class Cell:
             "dtype": self.net.dtype,
             "backend": self.backend.name,
             "reason": self.backend.reason,
+            "core_latency_ns": [self._apart, self.backend.core_latency_ns()],  # before and after
             "limits": {},  # of the machine, measured last
             "machine": self.backend.describe(),
             "versions": versions(),

@@ -235,7 +235,8 @@ SETTINGS: Final = _table(
             convert=_samples, label="validation samples", phrase=lambda s: f"validation {s['val_size']:g}"),
     Setting("keep", TRAINING, "|".join(KEPT),
             "best: the model is that of the epoch with the lowest validation loss; the last one is saved beside it."
-            " Default: last.", phrase=lambda s: f"keep {s['keep']}" if s["keep"] == "best" else ""),
+            " Default: last; with --patience the best is kept too.",
+            phrase=lambda s: f"keep {s['keep']}" if s["keep"] == "best" else ""),
     Setting("patience", TRAINING, "N",
             "Stop after N epochs without a lower validation loss and keep the best; 0: never. Default: 0.", (int,),
             phrase=lambda s: f"patience {s['patience']}" if s["patience"] else "no early stopping"),
@@ -244,7 +245,7 @@ SETTINGS: Final = _table(
     Setting("device", RUN, "auto|cpu|cuda|cuda:N",
             "auto: a GPU if one works, else the CPU, and it says why. cuda never falls back. Default: auto.",
             default="auto"),
-    Setting("threads", RUN, "auto|N", "threads of the CPU, N >= 1. Default: auto, as many as pay.", (str, int),
+    Setting("threads", RUN, "auto|N", "Threads of the CPU, N >= 1. Default: auto, as many as pay.", (str, int),
             default="auto", convert=as_integer),
     Setting("tf32", RUN, None, "Let a GPU round factors to 10 bits: faster, less exact.", (bool,), default=False),
     Setting("strict", RUN, None, "What would only be noted is an error: data or a result that looks wrong.", (bool,),

@@ -32,6 +32,11 @@ def table(result: Mapping[str, Any]) -> list[str]:
             f" {row['roofline_gflops']:>9,.1f} {row['roofline_fraction']:>6.0%}"
             f" {of_best:>7} {limits.get('text', '-'):>12} {row['blocks']:>6}{suspect}"
         )
+    apart = [one for row in result["records"] for one in row.get("core_latency_ns", []) if one]
+    if apart:
+        lines.append(
+            f"the cores are {min(apart):.0f} to {max(apart):.0f} ns apart: some 40 share a cache, some 200 do not"
+        )
     for device, fit in result["fits"].items():
         if fit:
             lines.append(

@@ -182,8 +182,9 @@ def _span(seconds: float) -> str:
 def result_line(record: Mapping[str, Any]) -> str:
     """The result in ``run_record``."""
     threads = f", {record['threads']} thread{_s(record['threads'])}" if record["threads"] else ""
+    kept = f"of epoch {record['kept_epoch']}, " if "kept_epoch" in record else ""
     return (
-        f"{outcome_words(record)} after {record['epochs']}"
+        f"{outcome_words(record)} {kept}after {record['epochs']}"
         f" epoch{_s(record['epochs'])}, {record['train_seconds']:.2f} s of training,"
         f" {record['samples_per_second']:,.0f} samples/s on {record['device']}{threads}"
     )

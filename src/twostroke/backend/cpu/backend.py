@@ -20,7 +20,7 @@ from ..column_major import check_product
 from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
 from .blas import Blas, Pools, allowed_threads, multiply, scipy_blas
-from .library import CallersThreads, Products, library
+from .library import CallersThreads, Products, core_latency_ns, library
 from .player import Player
 from .threads import ThreadGovernor
 
@@ -131,6 +131,9 @@ class NumpyBackend(Backend):
 
     def synchronize(self) -> None:
         pass
+
+    def core_latency_ns(self) -> float | None:
+        return core_latency_ns()
 
     def describe(self) -> dict[str, object]:
         return {

@@ -23,10 +23,12 @@ FOLDER = Path(__file__).parent / "native"
 BUILT: Final = "built.json"  # hatch_build.py writes it: each library's SHA-256 and the compiler, or why there is none
 VARIANTS: Final = ("avx512", "avx2")  # the fastest first
 SWITCH: Final = "TWOSTROKE_LIBRARY"  # 0: do not use the library; avx512, avx2: use that variant only
+ROUNDS: Final = 2000  # of a trial of ``core_latency_ns``: a tenth of a millisecond
 WORD, POINTER = ctypes.c_int64, ctypes.c_void_p
 FUNCTIONS: Final[tuple[tuple[str, Any, Any], ...]] = (  # name, result, argument
     *(("play", None, POINTER), ("product_float", None, POINTER), ("product_double", None, POINTER)),
-    *(("set_threads", None, WORD), ("threads", WORD, None), ("layout", WORD, WORD), ("runs_here", WORD, None)),
+    *(("set_threads", None, WORD), ("threads", WORD, None), ("latency", WORD, WORD)),
+    *(("layout", WORD, WORD), ("runs_here", WORD, None)),
 )
 
 UFUNC, TAKE, ARGMAX, COPY, PRODUCT_FLOAT, PRODUCT_DOUBLE = range(6)
@@ -85,7 +87,8 @@ def _offsets(structure: Any, start: int = 0) -> list[int]:
 class Native(NamedTuple):
     """The library's functions. ``play`` takes the address of a NativeProgram, a product that of a ProductCall.
 
-    ``set_threads`` sets the number of threads for the work of the Python thread that calls it.
+    ``set_threads`` sets the number of threads for the work of the Python thread that calls it. ``latency(rounds)`` are
+    the picoseconds that a cache line takes from one processor to another, 0 where there is only one.
     """
 
     play: Callable[[int], None]
@@ -93,6 +96,7 @@ class Native(NamedTuple):
     product_double: Callable[[int], None]
     set_threads: Callable[[int], None]
     threads: Callable[[], int]
+    latency: Callable[[int], int]
 
 
 class Library(NamedTuple):
@@ -145,6 +149,16 @@ def load(folder: Path, variants: tuple[str, ...] = VARIANTS) -> Library:
             native = Native(*(getattr(functions, f"twostroke_{name}") for name in Native._fields))
             return Library(native, f"{variant} library built by {built['compiler']}")
     raise Unusable(f"this processor cannot run the C library, which needs {' or '.join(variants)}")
+
+
+def core_latency_ns() -> float | None:
+    """How long a cache line takes from one core to another, one way: the least of three trials, in nanoseconds.
+
+    Some 40 where they share a cache, 200 where they do not. None without the library, or where there is one core.
+    """
+    native = library().native
+    found = min(native.latency(ROUNDS) for _ in range(3)) if native else 0
+    return found / 1000 or None
 
 
 class CallersThreads:
