@@ -346,7 +346,7 @@ def test_the_readme_s_table_of_others_is_that_of_the_benchmarks() -> None:
     if not (ROOT / "docs" / "benchmarks.md").exists():
         pytest.skip("this copy of the project has no docs/")
     benchmarks, gpu = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.md"
-    scan, others = table(benchmarks, "| network, batch | JAX"), table(benchmarks, "| network, batch | PyTorch")
+    scan, others = table(benchmarks, "| network, batch | two threads"), table(benchmarks, "| network, batch | PyTorch")
     onnx, device = table(benchmarks, "| images | one thread"), table(gpu, "| ours / peer")
 
     def ratio(rows: dict[str, list[str]], row: str, column: str) -> str:
@@ -365,7 +365,7 @@ def test_the_readme_s_table_of_others_is_that_of_the_benchmarks() -> None:
         return [*found[:3], f"{found[3]} (10,000)"]
 
     wanted = [
-        cpu(scan, "JAX `lax.scan`"),
+        cpu(scan, "two threads"),
         cpu(scan, "without zeros"),
         cpu(others, "PyTorch eager"),
         cpu(others, "`torch.compile`"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.commands.test_cli import refused
 from tests.commands.test_own_data import run
 from twostroke.cli import main
 from twostroke.engine.kernels import ACTIVATIONS
+from twostroke.engine.training import TrainingRun
 from twostroke.files.atomic_file import previous
 from twostroke.models.model_file import describe_model
 from twostroke.runs.record import read_record, repeat_words
@@ -118,6 +120,26 @@ def test_a_run_that_is_done_keeps_the_best_when_it_is_resumed() -> None:
 def test_without_a_validation_part_nothing_is_best(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "noise.npz", "--keep", "best"]
     refused(run(capsys, *words), 2, "--keep", "found 'best'", "--val-size")
+
+
+def test_a_run_that_was_resumed_to_its_end_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, advance = [*OVERFITS, "--out", "run"], TrainingRun.advance
+
+    def stopped(run: TrainingRun, most_steps: int | None = None) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return advance(run, most_steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "advance", stopped)
+        assert run(capsys, *words)[0] == 143
+    assert run(capsys, *words, "--resume")[0] == 0
+    plan = json.loads(run(capsys, *words[:-3], *words[-2:], "--resume", "--dry-run", "--json")[1])
+    assert plan["done_steps"] == plan["steps"] > 0
+    before = parameters(Path("run") / MODEL)
+    assert run(capsys, *words, "--resume")[0] == 0
+    assert np.array_equal(parameters(Path("run") / MODEL), before)
 
 
 # --- from a model -------------------------------------------------------------------------------------------------

@@ -150,7 +150,9 @@ def run_training(job: Job) -> None:
                         log.append(done)
                     if done and (run.done or not run.stopping):  # a terminal was closed: save before saying anything
                         tell_epoch(done)
-                    if job.every and not run.stopping and (run.done or run.steps % job.every == 0):
+                    due = run.done if job.every is None else run.done or run.steps % job.every == 0
+                    # A run that was resumed has a checkpoint, which is to end with it.
+                    if due and (job.every or job.resume) and not run.stopping:
                         save()
             if job.writes and run.done:  # a signal changes nothing any more
                 # Not the last record's: with --patience the best parameters were brought back.
