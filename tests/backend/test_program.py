@@ -339,6 +339,8 @@ def test_rows_that_others_read_stay_whole() -> None:
 
     assert found() == [20]
     assert found(partial(np.add, W, W, out=W)) == [20]
+    by_column = partial(np.multiply, taken, np.ones(300, np.float32), out=X)  # not one number for all
+    assert [*program._gathers([start[0], by_column, *products], (taken, X))] == []
     assert found(scratch=(X,)) == []
     assert found(scratch=(taken,)) == []
     for other in (

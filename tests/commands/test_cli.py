@@ -28,7 +28,7 @@ from twostroke.cli import COMMANDS as ALL_COMMANDS
 from twostroke.cli import app_of, main
 from twostroke.commands import report as report_command
 from twostroke.commands import training_job as train_command
-from twostroke.commands.terminal import Stopped, live_epochs, stoppable_after_work
+from twostroke.commands.terminal import Stopped, live_epochs, program, stoppable_after_work
 from twostroke.data.bundled import FIELD
 from twostroke.data.digit_image import BOX
 from twostroke.engine.evaluation import evaluate
@@ -1033,6 +1033,19 @@ def test_what_to_do_next_is_said_as_the_command_was_called(
     assert shell(f"{called} trian")[2].endswith(f" See: {said} --help\n")
     assert shell(f"{called} evaluate")[2].endswith(f" See: {said} evaluate --help\n")
     assert shell(f"{called} predict")[2].endswith(f" See: {said} predict --help.\n")
+
+
+def test_a_command_that_uv_started_is_named_by_its_path(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvx and ``uv run`` put their folder before the PATH of the shell that called them, which cannot find it."""
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setattr(sys, "prefix", str(script.parents[1]))
+    monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin")
+    monkeypatch.delenv("UV", raising=False)
+    assert program() == "twostroke"
+    monkeypatch.setenv("UV", "/usr/bin/uv")
+    assert program() == shlex.quote(str(script))
+    monkeypatch.setenv("PATH", f"{script.parent}:{script.parent}")  # in an activated environment
+    assert program() == "twostroke"
 
 
 @pytest.mark.timeout(60)

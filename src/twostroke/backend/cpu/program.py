@@ -189,6 +189,7 @@ def _gathers(tape: Tape, scratch: Sequence[Array]) -> Iterator[tuple[Array, int,
             continue
         taken = call.keywords["out"]
         widened = isinstance(following.func, np.ufunc) and following.args[0] is taken
+        widened = widened and all(np.size(x) == 1 for x in following.args[1:])
         rows, later = (following.keywords["out"] if widened else taken), calls[index + 1 + widened :]
         users = [one for one in later if any(np.may_share_memory(x, rows) for x in _arrays(one))]
         others = widened and any(np.may_share_memory(x, taken) for one in later for x in _arrays(one))
