@@ -61,7 +61,7 @@ COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizer
 # A library that only some rooms may name.
 OWNERS = {
     "scipy": ("backend.cpu",),
-    "threadpoolctl": ("backend.cpu", "measure"),  # limits.py holds NumPy's products to the threads of ours
+    "threadpoolctl": ("backend.cpu",),
     "cupy": ("backend.cuda",),
     "cupyx": ("backend.cuda",),
     "cupy_backends": ("backend.cuda",),

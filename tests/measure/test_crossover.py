@@ -229,6 +229,13 @@ def test_a_gpu_that_is_not_here_is_supposed(
     assert "would" not in with_gpu
 
 
+def test_a_flat_line_is_passed_by_what_is_quicker_up_to_the_largest_batch() -> None:
+    """Of two batches that take the same time: a CPU whose rate looks infinite."""
+    flat = Fit(20e-6, math.inf, 0.0, 2)
+    assert crossover.supposed(flat, 0.0, 1e12, "a GPU").endswith(" would pay from batch 1")
+    assert crossover.supposed(flat, 0.0, 1e6, "a GPU").endswith(" would never pay")
+
+
 def test_what_was_not_measured_is_in_the_result() -> None:
     assert RESULTS["no GPU"]["not_measured"] == {"cuda": "CuPy is not installed"}
     assert json.loads(to_json(RESULTS["flat"]))["fits"]["cpu"]["rate"] is None  # infinite

@@ -245,6 +245,10 @@ class Backend(ABC):
     def describe(self) -> dict[str, object]:
         """What a run's record says of the device: library versions, processor, threads, numeric mode."""
 
+    def array_module_held(self) -> AbstractContextManager[Any]:
+        """A block in which the array module's own products use no more threads than this backend."""
+        return nullcontext()
+
     def core_latency_ns(self) -> float | None:
         """How long a cache line takes between two cores that share its work, in nanoseconds; None if it has no such."""
         return None

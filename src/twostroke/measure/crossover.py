@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+MAX_BATCH: Final = 1 << 20  # samples of a step that is measured
 BASELINE: Final = "cpu"  # the device that the others are compared with
 # Seconds and samples/s of a step on an H100, by network: what a GPU that is not here might do.
 H100: Final = {(784, 128, 10): (15e-6, 49e6)}
@@ -87,12 +88,12 @@ def find_crossover(
 
 
 def _fits_cross(base: Fit | None, other: Fit | None) -> float | None:
-    """B* = (t0' - t0) / (1/rate - 1/rate'); 0 if the other is always faster, None if never."""
+    """B* = (t0' - t0) / (1/rate - 1/rate'); 0 if the other is faster up to the largest batch, None if it never pays."""
     if base is None or other is None:
         return None
     lag, gain = other.t0 - base.t0, 1 / base.rate - 1 / other.rate
     if gain <= 0:
-        return 0.0 if lag <= 0 and gain == 0 else None
+        return 0.0 if lag <= MAX_BATCH * gain else None
     return max(0.0, lag / gain)
 
 

@@ -59,10 +59,8 @@ class Limits(NamedTuple):
 
 def limits_of(backend: Backend, layers: Sequence[int]) -> Limits:
     """Measure them, in some tenths of a second, with the backend's threads. The fastest of a few blocks counts."""
-    import threadpoolctl
-
-    # NumPy's BLAS too: a backend that computes its products itself leaves it alone.
-    with backend.active(), threadpoolctl.threadpool_limits(backend.threads, user_api="blas"):
+    # The array module's own products too: a backend that computes products itself leaves it alone.
+    with backend.active(), backend.array_module_held():
         return _measure(backend, layers)
 
 

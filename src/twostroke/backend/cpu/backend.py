@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import threadpoolctl
 
 from ..base import Array, Backend, Captured, Kernel, Ranks, Steps, Summing
 from ..column_major import check_product
@@ -131,6 +132,9 @@ class NumpyBackend(Backend):
 
     def synchronize(self) -> None:
         pass
+
+    def array_module_held(self) -> Any:
+        return threadpoolctl.threadpool_limits(self.threads, user_api="blas")
 
     def core_latency_ns(self) -> float | None:
         return core_latency_ns()

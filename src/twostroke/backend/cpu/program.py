@@ -179,10 +179,9 @@ def _take(source: Array, indices: Array, *, axis: int, out: Array, mode: str) ->
     return native.Operation(native.TAKE, take=call)
 
 
-def _gathers(tape: Tape, scratch: Sequence[Array]) -> Iterator[tuple[Array, int, int]]:
+def _gathers(calls: Sequence[Any], scratch: Sequence[Array]) -> Iterator[tuple[Array, int, int]]:
     """Arrays of gathered rows that only the first layer's products read: with the columns of its W, and bytes of an
     element. The library may lay such rows out in its own way (native/gather.c)."""
-    calls: Sequence[Any] = tape
     free = {native.address(x) for x in scratch if x.size}
     for index, (call, following) in enumerate(pairwise(calls)):
         if call.func is not np.take:
