@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +47,7 @@ class FitRow(Row):
     settings: dict[str, Any] = field(default_factory=dict)
     samples: int = 0
     epochs: int = 0  # of the last fit
+    jobs: int = 0  # of a grid search; 0: one fit
     seconds: list[float] = field(default_factory=list)  # medians of a whole fit: ours, theirs
     scores: list[list[float]] = field(default_factory=list)  # on the test part, [ours, theirs] for each seed
 
@@ -63,6 +65,16 @@ def table(name: str) -> Data:
     return scaler.transform(X_train), scaler.transform(X_test), y_train, y_test
 
 
+def made(name: str, rows: int, **settings: Any) -> Data:
+    """A table that scikit-learn makes, of so many rows for training and a third of that for the test, scaled."""
+    from sklearn import datasets
+    from sklearn.preprocessing import StandardScaler
+
+    X, y = getattr(datasets, f"make_{name}")(rows + rows // 3, random_state=0, **settings)
+    X = StandardScaler().fit(X[:rows]).transform(X)
+    return X[:rows], X[rows:], y[:rows], y[rows:]
+
+
 def mnist(dtype: str) -> Data:
     """The MNIST that ships with twostroke, scaled to 0..1."""
     from twostroke import load_dataset
@@ -72,6 +84,7 @@ def mnist(dtype: str) -> Data:
     return train, test, data.train_labels.astype(np.int64), data.test_labels.astype(np.int64)
 
 
+SEVEN_CLASSES: Final = {"n_features": 54, "n_informative": 20, "n_classes": 7}
 # name: (the data, the settings of both estimators)
 PROBLEMS: Final[dict[str, tuple[Callable[[], Data], dict[str, Any]]]] = {
     "digits": (lambda: table("digits"), {}),
@@ -79,14 +92,21 @@ PROBLEMS: Final[dict[str, tuple[Callable[[], Data], dict[str, Any]]]] = {
     "breast cancer": (lambda: table("breast_cancer"), {}),
     "wine": (lambda: table("wine"), {}),
     "diabetes": (lambda: table("diabetes"), {"max_iter": 500, "learning_rate_init": 0.01}),
+    "moons": (lambda: made("moons", 10_000, noise=0.3), {"max_iter": 20}),
+    "20 columns": (lambda: made("classification", 10_000, n_informative=10), {"max_iter": 20}),
+    "7 classes": (lambda: made("classification", 20_000, **SEVEN_CLASSES), {"max_iter": 10}),
+    "friedman": (lambda: made("friedman1", 10_000), {"max_iter": 20}),
     "MNIST": (lambda: mnist("float32"), {"max_iter": 5}),
     "MNIST, sgd": (lambda: mnist("float32"), {"max_iter": 5, "solver": "sgd", "learning_rate_init": 0.1}),
     "MNIST, float64": (lambda: mnist("float64"), {"max_iter": 3}),
 }
+REGRESSIONS: Final = ("diabetes", "friedman")
+GRID: Final = {"alpha": [1e-5, 1e-4, 1e-3, 1e-2]}
 
 
 def measure(row: FitRow, rounds: int) -> None:
     """Fill in the row."""
+    from sklearn.model_selection import GridSearchCV
     from sklearn.neural_network import MLPClassifier as TheirClassifier
     from sklearn.neural_network import MLPRegressor as TheirRegressor
     from threadpoolctl import threadpool_limits
@@ -95,7 +115,7 @@ def measure(row: FitRow, rounds: int) -> None:
 
     load, settings = PROBLEMS[row.problem]
     X_train, X_test, y_train, y_test = load()
-    regression = row.problem == "diabetes"
+    regression = row.problem in REGRESSIONS
     ours, theirs = (MLPRegressor, TheirRegressor) if regression else (MLPClassifier, TheirClassifier)
     row.settings, row.samples, row.dtype = settings, len(X_train), X_train.dtype.name
     row.layers = [X_train.shape[1], 100, 1 if regression or len(set(y_train)) == 2 else len(set(y_train))]
@@ -103,17 +123,19 @@ def measure(row: FitRow, rounds: int) -> None:
 
     def fit(kind: Any, seed: int) -> tuple[float, float]:
         """Seconds of one fit, and its score on the test part."""
-        here = {"device": "cpu", "threads": row.threads} if kind is ours else {}
-        model = kind(random_state=seed, **settings, **here)
+        own: dict[str, Any] = {"device": "cpu"} if row.jobs else {"device": "cpu", "threads": row.threads}
+        model = kind(random_state=seed, **settings, **(own if kind is ours else {}))
+        search = GridSearchCV(model, GRID, cv=3, n_jobs=row.jobs) if row.jobs else None
+        limits = nullcontext() if search else threadpool_limits(row.threads)
         gc.collect()
         time.sleep(SETTLE_S)
-        with warnings.catch_warnings(), threadpool_limits(row.threads):
+        with warnings.catch_warnings(), limits:
             warnings.simplefilter("ignore")  # max_iter is reached: that is the work to be timed
             start = time.perf_counter()
-            model.fit(X_train, y_train)
+            fitted = (search or model).fit(X_train, y_train)
             seconds = time.perf_counter() - start
-            row.epochs = model.n_iter_
-            return seconds, float(model.score(X_test, y_test))
+            row.epochs = (search.best_estimator_ if search else model).n_iter_
+            return seconds, float(fitted.score(X_test, y_test))
 
     fit(ours, 0), fit(theirs, 0)
     row.load_before, whole = list(os.getloadavg()), []
@@ -159,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="BLAS threads of both, and cores (default 1)"
     )
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="grid searches with so many jobs, and cores")
     parser.add_argument("--rounds", type=int, default=8, metavar="N", help="seeds, two timed pairs each (default 8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the document with all raw pairs here as well")
     parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")
@@ -169,11 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     import sklearn
 
     machine = describe_machine()
-    cores = bind(arguments.threads)
+    cores = bind(arguments.jobs or arguments.threads)
     print(HEADER, flush=True)
     rows = []
     for name in arguments.problem:
         row = FitRow("sklearn fit", [], 0, arguments.threads, problem=name, peer_version=sklearn.__version__)
+        row.jobs = arguments.jobs
         measure(row, arguments.rounds)
         print(line(row), flush=True)
         rows.append(row)

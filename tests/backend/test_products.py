@@ -131,6 +131,23 @@ def test_black_pixels_change_no_bit(native: Native, dtype: str, rows: int, colum
     assert np.linalg.norm(results[0] - expected) <= LIMIT[dtype] * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("place", range(37))
+def test_the_row_of_a_zero_is_not_read(native: Native, dtype: str, place: int) -> None:
+    """One sample: a NaN in the weights of a pixel that is zero stays where it is, wherever in the row the pixel is."""
+    products, rng = Products(native), np.random.default_rng(6)
+    x, W = matrix(rng, 1, 37, False, dtype), matrix(rng, 37, 10, False, dtype)
+    x[0, place], W[place] = 0, np.nan
+    forward, without = np.zeros((1, 10), dtype), np.arange(37) != place
+    products.product(1.0, x, W, 0.0, forward)
+    expected = x[:, without].astype(np.float64) @ W[without]
+    assert np.linalg.norm(forward - expected) <= LIMIT[dtype] * np.linalg.norm(expected)
+    before = W.copy()
+    products.product(-0.1, x.T, forward, 1.0, W)
+    assert np.isnan(W[place]).all()
+    expected = before[without] - 0.1 * x.T[without].astype(np.float64) @ forward
+    assert np.linalg.norm(W[without] - expected) <= LIMIT[dtype] * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(3, 4), (1, 5), (40, 600), (0, 5)])
 def test_a_product_over_no_depth_only_scales(native: Native, dtype: str, rows: int, columns: int) -> None:
     """And never divides by it."""

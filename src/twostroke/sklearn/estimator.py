@@ -33,7 +33,7 @@ try:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import accuracy_score, r2_score
     from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_array, check_random_state, shuffle
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
@@ -282,7 +282,10 @@ class Estimator(Stopping, BaseEstimator):  # type: ignore[misc] # scikit-learn h
         self.n_iter_, done = 0, False
         try:
             while not done:
-                order = shuffle(order, random_state=self._random_state) if self.shuffle else order
+                if self.shuffle:  # as sklearn.utils.shuffle draws it, without its checks, which cost more than a step
+                    turned = np.arange(len(order))
+                    self._random_state.shuffle(turned)
+                    order = order[turned]
                 self._note_loss(epochs.run(order, self._rate), len(order))
                 if best is not None and self._note_score(self._judge(net, X_val, y_val, weight_val)):
                     xp.copyto(best, net.parameters)

@@ -140,20 +140,22 @@ class Epochs:
         if alpha:
             step.squares, step.square = xp.zeros((len(bounds), 1, 1), net.dtype), xp.zeros((1, 1), net.dtype)
         self._step, self._batches = step, Epoch(step, bounds)
+        self._counts = np.array([stop - start for start, stop in bounds])
 
     def run(self, order: np.ndarray, lr: float) -> float:
         """Train one epoch on the samples ``order`` (n,), a host array. Returns the mean loss, before each update."""
         step, backend, bounds = self._step, self.net.backend, self._batches.bounds
         xp = backend.xp
-        relative, totals = relative_weights(self.samples.weights, order, bounds)
-        if relative is not None:
+        totals = self._counts
+        if self.samples.weights is not None:
+            relative, totals = relative_weights(self.samples.weights, order, bounds)
             xp.copyto(step.weights, backend.asarray(relative, self.net.dtype))
         if step.keys is not None:
             xp.copyto(step.keys, backend.asarray(dropout_keys(len(step.keys), self.seed, self.epoch)))
         step.losses.fill(0)
         used = totals > 0
-        number = self.steps + np.cumsum(used)  # each batch's step number, from 1; skipped batches do not count
-        l2 = np.divide(self.alpha, totals, out=np.zeros_like(totals), where=used)
+        number = self.steps + used.cumsum()  # each batch's step number, from 1; skipped batches do not count
+        l2 = self.alpha / np.where(used, totals, np.inf)
         rows = zip(number.tolist(), l2.tolist(), strict=True)
         self._batches.begin(order, [self.optimizer.numbers(lr, max(1, step), decay) for step, decay in rows])
         batch = 0
@@ -166,8 +168,7 @@ class Epochs:
         loss = float(backend.to_host(xp.mean(step.losses, dtype="float64"))) * self._scale
         if step.squares is not None:
             squares = backend.to_host(step.squares).ravel().astype(np.float64)
-            counts = np.array([stop - start for start, stop in bounds])
-            loss += float(np.sum((0.5 * self.alpha * squares * counts)[used] / totals[used])) / len(order)
+            loss += 0.5 * float((l2 * squares * self._counts).sum()) / len(order)
         return loss
 
     def _run(self, order: np.ndarray, first: int, stop: int) -> None:

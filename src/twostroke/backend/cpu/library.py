@@ -189,7 +189,7 @@ class CallersThreads:
 class Products:
     """``product(alpha, a, b, beta, c)``: c <- alpha a b + beta c for 2-D arrays of any strides, float32 or float64.
 
-    ``c`` must not overlap ``a`` or ``b``. Zeros in ``a`` may be skipped: ``0 * inf`` and ``0 * nan`` then count as 0.
+    ``c`` must not overlap ``a`` or ``b``. Zeros of both may be skipped: ``0 * inf`` and ``0 * nan`` then count as 0.
     The bits do not depend on the number of threads.
     """
 

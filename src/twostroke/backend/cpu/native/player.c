@@ -2,7 +2,7 @@
    done by the inner loops that NumPy's ufuncs themselves call, matrix products by products.c. */
 #include "library.h"
 
-enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15, TOGETHER = 64 };
+enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15, TOGETHER = 64, AHEAD = 4 };
 
 __attribute__((optimize("O3"))) /* which vectorises the first loop */
 static void widen(const char *bytes, word stride, char *out, word out_stride, word n, word kind) {
@@ -66,8 +66,13 @@ const char *taken_row(const take_call *x, word i) {
     return x->source + row * x->row_bytes;
 }
 
+/* Rows further on are asked for ahead: they lie anywhere in memory. */
 static void take(const take_call *x) {
-    for (word i = 0; i < x->count; i++) memcpy(x->out + i * x->row_bytes, taken_row(x, i), (size_t)x->row_bytes);
+    for (word i = 0; i < x->count; i++) {
+        for (word at = 0; i + AHEAD < x->count && at + 64 <= x->row_bytes; at += 64)
+            __builtin_prefetch(taken_row(x, i + AHEAD) + at);
+        memcpy(x->out + i * x->row_bytes, taken_row(x, i), (size_t)x->row_bytes);
+    }
 }
 
 /* The first of the largest in each row; a NaN is larger than every number. Many rows at a time: they lie side by side. */

@@ -4,24 +4,27 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+/* C^T = B^T A^T */
+static product transposed(product p) {
+    product turned = p;
+    turned.a = p.b, turned.a_row = p.b_column, turned.a_depth = p.b_row;
+    turned.b = p.a, turned.b_row = p.a_depth, turned.b_column = p.a_row;
+    turned.c_row = p.c_column, turned.c_column = p.c_row, turned.rows = p.columns, turned.columns = p.rows;
+    return turned;
+}
+
 static void whole_product(product p) {
     static const element zero;
     if (!p.rows || !p.columns) return;
     if (!p.depth) /* no sum: C <- beta C */
         p.a = p.b = &zero, p.a_row = p.a_depth = p.b_row = p.b_column = 0, p.depth = 1, p.alpha = 1;
+    if (p.columns == 1 && p.rows > 1 && p.depth > 1) p = transposed(p); /* one row, whose lanes are used */
     if ((p.rows == 1 || p.depth == 1) && row_of_a(p)) return;
     if (p.a_depth == 1 && p.b_column == 1 && p.rows > 1) p.halved = half_depth(p.depth);
     if (both_halves(p) || large_b_product(p)) return;
     int wide = p.b_row == 1 && p.b_column != 1 && p.a_depth == 1 && p.columns > p.rows && p.columns * p.depth >= LARGE;
     int tall = p.a_row == 1 && p.a_depth != 1 && p.columns <= LANES && p.rows >= STRIP;
-    if (wide || tall) {
-        /* C^T = B^T A^T: then the smaller matrix is packed, or the larger one read in place, and all lanes are used. */
-        product turned = p;
-        turned.a = p.b, turned.a_row = p.b_column, turned.a_depth = p.b_row;
-        turned.b = p.a, turned.b_row = p.a_depth, turned.b_column = p.a_row;
-        turned.c_row = p.c_column, turned.c_column = p.c_row, turned.rows = p.columns, turned.columns = p.rows;
-        p = turned;
-    }
+    if (wide || tall) p = transposed(p); /* then the smaller matrix is packed, or the larger one read in place, and all lanes are used */
     word width = p.depth * BLOCK_COLUMNS <= NEAR ? NEAR / p.depth / PANEL * PANEL : BLOCK_COLUMNS;
     for (word column = 0; column < p.columns; column += width) {
         for (word i = 0; i < depth_pieces(&p); i++) {

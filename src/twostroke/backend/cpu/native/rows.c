@@ -1,25 +1,39 @@
 /* Products with one row of A or a depth of one: a batch of one sample. */
 #include "tiles.h"
 
-/* The elements of a vector and where their rows lie (`far` apart). Zeros only if `zeros`: the rows of a matrix that belong to
-   zeros are neither read nor changed, so an infinity or NaN in them has no effect. */
-static word list_factors(workspace *to, const element *a, word stride, word count, word far, int zeros) {
-    word n = 0;
-    for (word i = 0; i < count; i++) {
+/* The factors of a row product or an outer product: `count` elements of A. A zero is left out unless `zeros`: its row of the
+   matrix (rows are `far` apart) is neither read nor changed, so an infinity or NaN in it has no effect. Where none is left
+   out they are read in place, because a list would cost a tenth of a step of one sample. Returns how many there are. */
+static word find_factors(product *p, const element *a, word stride, word count, word far, int zeros) {
+    workspace *to = p->space;
+    word n = 0, i = 0, whole = stride == 1 ? count / LANES * LANES : 0;
+    while (!zeros && i < whole && not_zero(load(a + i)) == (1u << LANES) - 1) i += LANES;
+    while (!zeros && i < count && i >= whole && a[i * stride] != 0) i++;
+    p->in_place = a, p->stride = stride, p->far = far, p->listed = !zeros && i < count;
+    if (!p->listed) return count;
+    for (i = 0; i < whole; i += LANES)
+        for (unsigned bits = not_zero(load(a + i)); bits; bits &= bits - 1) {
+            word at = i + __builtin_ctz(bits);
+            to->factors[n] = a[at], to->places[n++] = at * far;
+        }
+    for (; i < count; i++) {
         to->factors[n] = a[i * stride], to->places[n] = i * far;
-        n += zeros || to->factors[n] != 0;
+        n += to->factors[n] != 0;
     }
     return n;
 }
+INLINE element factor(const product *p, word i) { return p->listed ? p->space->factors[i] : p->in_place[i * p->stride]; }
+INLINE word place(const product *p, word i) { return p->listed ? p->space->places[i] : i * p->far; }
 
-/* The listed factors times their rows of B: several vectors at once, because one sum would wait for its own last addition. */
+/* Factors times their rows of B: several vectors at once, because one sum would wait for its own last addition. */
 INLINE void row_strip(const product *p, const element *b, word first, word stop, element *c, word columns, int vectors, int whole) {
-    vector sum[4] = {fill(0), fill(0), fill(0), fill(0)};
-    element sums[STRIP];
+    vector sum[WIDE_STRIP / LANES];
+    element sums[WIDE_STRIP];
     mask last = first_lanes(columns - (vectors - 1) * LANES);
+    EACH(v, vectors) sum[v] = fill(0);
     for (word i = first; i < stop; i++) {
-        const element *line = b + p->space->places[i];
-        vector x = fill(p->space->factors[i]);
+        const element *line = b + place(p, i);
+        vector x = fill(factor(p, i));
         EACH(v, vectors) {
             vector y = whole || v < vectors - 1 ? load(line + v * LANES) : load_part(last, line + v * LANES);
             sum[v] = multiply_add(x, y, sum[v]);
@@ -31,6 +45,7 @@ INLINE void row_strip(const product *p, const element *b, word first, word stop,
 
 static void row_product(const product *p, word first, word stop) {
     word j = 0, n = p->columns;
+    for (; j + WIDE_STRIP <= n; j += WIDE_STRIP) row_strip(p, p->b + j, first, stop, p->c + j, WIDE_STRIP, 8, 1);
     for (; j + STRIP <= n; j += STRIP) row_strip(p, p->b + j, first, stop, p->c + j, STRIP, 4, 1);
     for (; j + PANEL <= n; j += PANEL) row_strip(p, p->b + j, first, stop, p->c + j, PANEL, 2, 1);
     if (j + LANES < n) row_strip(p, p->b + j, first, stop, p->c + j, n - j, 2, 0);
@@ -60,6 +75,13 @@ static void dots_task(const void *argument, word index) {
     const product *p = argument;
     word first = index * p->chunk, end = first + p->chunk < p->columns ? first + p->chunk : p->columns;
     word even = p->depth / (2 * LANES) * 2 * LANES, together;
+    for (word j = first; p->depth < LANES && j < end; j++) { /* no vector would be full */
+        const element *b = p->b + j * p->b_column;
+        element sum = 0, *c = p->c + j;
+        for (word d = 0; d < p->depth; d++) sum = fused(p->a[d], b[d], sum);
+        *c = p->beta == 0 ? p->alpha * sum : fused(p->beta, *c, p->alpha * sum);
+    }
+    if (p->depth < LANES) return;
     for (word j = first; j < end; j += together) {
         const element *b = p->b + j * p->b_column;
         word step = p->b_column;
@@ -82,16 +104,20 @@ static void dots_task(const void *argument, word index) {
     }
 }
 
-/* Depth one: a batch of one sample is added to the weights, to the listed rows of C. The end of a row is written without
+/* Depth one: a batch of one sample is added to the weights, to the factors' rows of C. The end of a row is written without
    a masked store, which would delay the load of the next row. */
 static void outer_task(const void *argument, word index) {
-    const product *p = argument;
+    const product own = *(const product *)argument, *p = &own; /* C's elements cannot be these: they are read once */
     word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns;
     const element *b = p->b;
     element beta = p->beta;
     for (; i < end; i++) {
-        element x = p->alpha * p->space->factors[i], *y = p->c + p->space->places[i];
+        element x = p->alpha * factor(p, i), *y = p->c + place(p, i);
         word j = 0;
+        for (word stop = beta == 1 ? n : 0; j + STRIP <= stop; j += STRIP) {
+            element *to = y + j;
+            EACH(v, STRIP / LANES) store(to + v * LANES, multiply_add(fill(x), load(b + j + v * LANES), load(to + v * LANES)));
+        }
         for (; j + LANES <= n; j += LANES) {
             vector old = beta == 0 ? fill(0) : multiply(fill(beta), load(y + j));
             store(y + j, multiply_add(fill(x), load(b + j), old));
@@ -107,10 +133,10 @@ static void outer_task(const void *argument, word index) {
 static void row_by_matrix(product p) {
     element *sums = p.space->sums;
     product part = p;
-    part.depth = list_factors(p.space, p.a, p.a_depth, p.depth, p.b_row, 0);
+    part.depth = find_factors(&part, p.a, p.a_depth, p.depth, p.b_row, 0);
     word parts = part.depth * p.columns >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
     if (parts == 1) {
-        row_product(&p, 0, part.depth);
+        row_product(&part, 0, part.depth);
         return;
     }
     part.c = sums, part.alpha = 1, part.beta = 0, part.chunk = (part.depth + parts - 1) / parts;
@@ -129,13 +155,13 @@ int row_of_a(product p) {
         product part = p;
         for (word row = 0; row < p.rows; row += FACTORS, part.c += FACTORS * p.c_row) {
             word count = p.rows - row < FACTORS ? p.rows - row : FACTORS;
-            part.rows = list_factors(p.space, p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1);
+            part.rows = find_factors(&part, p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1);
             word parts = part.rows * p.columns >= SHARED_ROW ? PARTS : 1;
             part.chunk = (part.rows + parts - 1) / parts;
             parallel_for(outer_task, &part, parts, parts > 1);
         }
-    } else if (p.rows == 1 && p.b_row == 1 && p.a_depth == 1 && p.c_column == 1 && p.b_column != 1) {
-        word parts = p.columns * p.depth >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
+    } else if (p.rows == 1 && p.b_row == 1 && p.a_depth == 1 && p.c_column == 1 && (p.b_column != 1 || p.columns == 1)) {
+        word parts = p.columns * p.depth >= SHARED_ROW && p.columns >= PARTS && p.columns <= WIDEST ? PARTS : 1;
         p.chunk = (p.columns + parts - 1) / parts;
         parallel_for(dots_task, &p, parts, parts > 1);
     } else if (p.rows == 1 && p.b_column == 1 && p.c_column == 1) {

@@ -65,7 +65,7 @@ static const lane LANE_MASKS[64 / sizeof(lane)] = {[0 ... LANES - 1] = -1};
 enum {
     LINE = 64 / sizeof(element), /* elements of a cache line */
     PANEL = 2 * LANES,
-    STRIP = 4 * LANES,
+    STRIP = 4 * LANES, WIDE_STRIP = 8 * LANES,
     BLOCK_COLUMNS = 2048 / sizeof(element),
     BLOCK_DEPTH = 1024,
     B_SIZE = BLOCK_COLUMNS * BLOCK_DEPTH, A_SIZE = B_SIZE, /* packed B and packed A: at most 2 MiB each */
@@ -109,7 +109,9 @@ typedef struct {
     word by_rows;              /* whether tasks are numbered along C's rows */
     word halves_of_tasks;      /* of A in blocks: tasks of one block, some of which have nothing to do; else 0 */
     word number;               /* of a product whose threads pack B for themselves */
-    word along_rows, listed;   /* whether a task walks along rows of C first; whether tiles skip depths by lists */
+    word along_rows, listed;   /* whether a task walks along rows of C first; whether zeros are skipped by lists */
+    const element *in_place;   /* of one row or a depth of one: the factors, where they are not listed, */
+    word stride, far;          /* how far apart they are, and how far apart their rows are */
 } product;
 
 #define write_tile TYPED(write_tile)
