@@ -36,6 +36,7 @@ LAYERS: Final = [784, 192, 10]
 SIZES: Final = (1, 16, 128, 1024, 10_000)
 KINDS: Final = ("uint8", "float32")
 BLOCK_S: Final = 0.03
+SETTLE_S: Final = 0.04
 TOLERANCE: Final = 1e-5  # of a probability
 
 Work = Callable[[], Any]
@@ -50,12 +51,14 @@ def seconds(work: Work, times: int) -> float:
 
 
 def alternate(a: Work, b: Work, times: int, blocks: int) -> list[list[float]]:
-    """Pairs of seconds per call, [a, b], in the order ABBA; each block begins with one untimed call."""
+    """Pairs of seconds per call, [a, b], in the order ABBA. Before each block both rest, because idle threads of the
+    other side spin for a while; a tenth of its calls come before the clock."""
     pairs = []
     for block in range(blocks):
         found = {}
         for name, work in (("a", a), ("b", b)) if block % 2 == 0 else (("b", b), ("a", a)):
-            work()
+            time.sleep(SETTLE_S)
+            seconds(work, 1 + times // 10)
             found[name] = seconds(work, times)
         pairs.append([found["a"], found["b"]])
     return pairs

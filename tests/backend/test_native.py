@@ -421,6 +421,29 @@ def test_a_fork_beside_threads_that_predict_can_predict(threads: str) -> None:
     assert run_python(textwrap.dedent(script)) == "all"
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no list of a process's threads here")
+def test_a_fork_starts_its_own_workers() -> None:
+    """A child has none of its parent's: it starts as many as it wants, and does not compute on one thread unseen."""
+    needs_library()
+    script = """
+        import os, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import numpy as np
+        import twostroke as ts
+        cores, found, workers = len(os.sched_getaffinity(0)), [], []
+        net = ts.MLP([784, 128, 10], backend=ts.select_backend("cpu", cores))
+        X = np.random.default_rng(0).integers(0, 256, (640, 784), dtype=np.uint8)
+        with net.backend.active():
+            for generation in range(2):
+                found.append(net.predict_proba(X).tobytes())
+                workers.append(len(os.listdir("/proc/self/task")))
+                if generation == 0 and (child := os.fork()):
+                    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print("all" if len(set(found)) == 1 and min(workers) >= cores else workers, flush=True)
+    """
+    assert run_python(textwrap.dedent(script)) == "all"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_fork_beside_threads_that_set_blas_threads_can_set_them() -> None:
     """OpenBLAS starts its threads while it sets their number: of 1,000 children forked meanwhile some hung for ever."""

@@ -12,6 +12,8 @@ from ..errors import DataError
 
 _PIXELS = "uint8 pixels 0..255, or float32 or float64 already scaled"
 _CLASSES = "integers, one per sample"
+LARGEST = float(np.finfo(np.float32).max)
+FEW = 1 << 17  # numbers
 _NUMBERS = "Numbers to be predicted? Use task='regression' (--task regression)."
 _ROWS = "(n, features), (n, height, width), or the latter with one channel"
 
@@ -77,8 +79,8 @@ def check_targets(
     for found, due, unit in ((len(rows), n_samples, "samples"), (rows.shape[1], n_targets, "targets")):
         if due not in (None, found):
             raise bad(f"wrong number of {unit}", where, f"shape {array.shape}", f"{due} {unit}")
-    limit = float(np.finfo(np.float32).max)
-    _refuse(rows, ~(np.abs(rows.astype(np.float64)) <= limit), where, "NaN or infinite targets", f"at most {limit:.4g}")
+    wrong = ~(np.abs(rows.astype(np.float64)) <= LARGEST)
+    _refuse(rows, wrong, where, "NaN or infinite targets", f"at most {LARGEST:.4g}")
     return np.require(rows, np.float64, ["C", "A"])
 
 
@@ -111,15 +113,15 @@ def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[in
         raise bad("not an array of samples", where, f"{array.ndim}-D, shape {array.shape}", _ROWS, remedy)
     if array.size == 0:
         raise bad("no samples", where, f"{len(array)} samples of {math.prod(shape)} values", "at least 1 of each")
-    if array.dtype.kind == "f":
+    few = array.dtype.char == "f" and array.size <= FEW  # then the quickest check, which costs a mask
+    if array.dtype.kind == "f" and not (few and np.isfinite(array).all()):
         # Minimum and maximum reveal NaN and infinity without a mask as large as the data.
         with np.errstate(invalid="ignore"):
             low, high = float(array.min()), float(array.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             _refuse(array, ~np.isfinite(array), where, "NaN or infinite values", "finite values")
-        limit = float(np.finfo(np.float32).max)
-        if not -limit <= low <= high <= limit:
-            _refuse(array, np.abs(array) > limit, where, "values beyond float32", f"at most {limit:.4g}")
+        if not -LARGEST <= low <= high <= LARGEST:
+            _refuse(array, np.abs(array) > LARGEST, where, "values beyond float32", f"at most {LARGEST:.4g}")
     if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
     return array.reshape(len(array), -1), shape

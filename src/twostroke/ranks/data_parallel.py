@@ -121,7 +121,8 @@ class SharedStep(TrainingStep):
         backend = self.net.backend
         if len(buffers.indices):
             if n not in self._to_gradient:
-                self._to_gradient[n] = backend.capture([Steps(partial(self._accumulate, buffers, n))])
+                steps = Steps(partial(self._accumulate, buffers, n), scratch=buffers.passing)
+                self._to_gradient[n] = backend.capture([steps])
             self._to_gradient[n].run()
         else:
             self._gradient.fill(0)

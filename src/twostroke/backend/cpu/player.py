@@ -13,7 +13,7 @@ from ..tape import Tape
 from .program import Program, Unplayable
 from .threads import ThreadGovernor
 
-COPIED: Final = 1 << 14  # bytes
+COPIED: Final = 1 << 12  # bytes
 AT_ONCE_S: Final = 5e-3  # how long a signal may have to wait; a call of the player costs nothing beside it
 
 

@@ -54,7 +54,7 @@ class Program:
         starts = ctypes.addressof(self._calls), len(operations), ctypes.addressof(self._moves)
         self._program = native.NativeProgram(*starts, before, len(moves) - before, 0, 1)
         self._play = partial(play, ctypes.addressof(self._program))
-        self._source = source
+        self._source, self._start = source, 0 if source is None else native.address(source)
         self._reads = [] if source is None else list(self._reads_of(source))
 
     def run(self, first: int = 0, steps: int = 1) -> None:
@@ -76,8 +76,8 @@ class Program:
 
     def read_from_source(self) -> None:
         """Read ``source`` again."""
-        assert self._source is not None
-        self.read_from(self._source)
+        for cell, offset in self._reads:
+            cell.value = self._start + offset
 
     def _reads_of(self, source: Array) -> Iterator[tuple[ctypes.c_void_p, int]]:
         """Where the operations hold an address in ``source``, and its distance from the beginning; nothing if one of

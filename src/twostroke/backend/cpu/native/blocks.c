@@ -269,26 +269,30 @@ int large_b_product(product p) {
 }
 
 /* A forward pass of not many rows where W is not large: both halves of the depth at once. Each thread has its own rows of W,
-   whose gradient it will compute: so they stay in its cache. Only the sums of the second half cross over; they are added to
-   C at the end, in the order in which one thread adds them. */
+   whose gradient it will compute: so they stay in its cache. The first rows of C are to be the first thread's, the others the
+   second's: only the sums that the other thread needs cross over, through `rows_of_a`, and are added at the end. That has the
+   bits of one thread, which adds the second half's to the first's: x + y = y + x, unless C is read (beta). */
 enum { HALF_PANELS = 2 };
+INLINE word first_rows(const product *p) { return p->beta == 0 ? p->rows / 2 / ROWS * ROWS : p->rows; }
 
 static void half_task(const void *argument, word index) {
     const product *p = argument;
-    word half = index / p->chunks, column = index % p->chunks * HALF_PANELS * PANEL;
+    word half = index / p->chunks, column = index % p->chunks * HALF_PANELS * PANEL, mine = first_rows(p);
     product piece = depth_piece(p, half * p->halved), block = block_of_a(p, (int)half);
     if (p->first) piece.a = block.a, piece.a_row = block.a_row;
-    if (half) piece.c = p->space->rows_of_a, piece.c_row = p->columns, piece.c_column = 1, piece.beta = 0;
-    piece.b += column, piece.c += column * piece.c_column, piece.panels = own;
+    piece.b += column, piece.panels = own;
     piece.columns = p->columns - column < HALF_PANELS * PANEL ? p->columns - column : HALF_PANELS * PANEL;
     if (p->packed) pack_some_panels(&piece, 0, HALF_PANELS, 0, piece.depth, own);
+    product kept = piece, given = piece;
+    kept.c += column * p->c_column, kept.beta = p->beta;
+    given.c = p->space->rows_of_a + column, given.c_row = p->columns, given.c_column = 1, given.beta = 0;
     static _Thread_local depths list;
     for (word row = 0, n; row < p->rows; row += n) {
         n = tile_rows(p->rows - row);
         const element *a = piece.a + row * piece.a_row;
         if (p->listed) list_depths(a, piece.a_row, 1, n, piece.depth, &list);
         for (word panel = 0; panel * PANEL < piece.columns; panel++)
-            panel_tiles(&piece, a, row, n, panel, p->listed ? &list : NULL);
+            panel_tiles((row >= mine) == half ? &kept : &given, a, row, n, panel, p->listed ? &list : NULL);
     }
 }
 

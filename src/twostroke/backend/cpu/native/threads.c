@@ -105,6 +105,7 @@ word twostroke_threads(void) { return wanted; }
 
 /* A caller that finds the pool at work for another one does not wait: it runs its tasks itself. */
 void parallel_for(run_task *run, const void *argument, word count, int worth) {
+    if (worth && wanted > atomic_load_explicit(&started, memory_order_relaxed)) twostroke_set_threads(wanted); /* forked */
     if (!worth || count < 2 || count >= 1 << BITS || wanted == 1 || pthread_mutex_trylock(&pool_mutex)) {
         for (word i = 0; i < count; i++) run(argument, i);
         return;
