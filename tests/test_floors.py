@@ -56,7 +56,7 @@ MOST_LINES = {
     "data": 1655,
     "rest": 3270,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1330
+LONGEST_FILE, MOST_C_LINES = 400, 1350
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

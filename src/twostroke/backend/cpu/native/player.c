@@ -2,7 +2,7 @@
    done by the inner loops that NumPy's ufuncs themselves call, matrix products by products.c. */
 #include "library.h"
 
-enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 15, TOGETHER = 64, AHEAD = 4 };
+enum { PIECE = 4096, UFUNC_TASKS = 8, SHARED_ELEMENTS = 1 << 14, TOGETHER = 64, AHEAD = 4 };
 
 __attribute__((optimize("O3"))) /* which vectorises the first loop */
 static void widen(const char *bytes, word stride, char *out, word out_stride, word n, word kind) {

@@ -1,17 +1,19 @@
 /* A pool of worker threads, and parallel_for. Each thread begins with its own part of the tasks, always the same one, so
    that its part of the weights is in its own cache; then it helps with the others' parts: a thread that has lost its core
-   delays only the one task that it has begun. The last task of a part is left to its thread for a while: taken by another,
-   it would move its memory from cache to cache for nothing. */
+   delays only the one task that it has begun. But taken by another thread a task's memory moves from cache to cache, there
+   and back. So the last task of a part is left to its thread for a while, and all of them where cores share no cache, as
+   long as that thread goes on working. Whether they do shows in the time in which a worker finds its part: it may change. */
 #include "library.h"
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 
-enum { MOST_THREADS = 64, SPINS = 4000, BITS = 20, PATIENCE = 6, PAUSES = 16 };
+enum { MOST_THREADS = 64, SPINS = 4000, BITS = 20, PATIENCE = 6, LONG_PATIENCE = 300, PAUSES = 16 };
 
-/* For each thread a ticket (generation, end, next task): a thread that increments it owns the task that it read. */
-static struct { _Alignas(64) _Atomic uint64_t value; } tickets[MOST_THREADS];
+/* For each thread a ticket (generation, end, next task): a thread that increments it owns the task that it read. `first` is
+   what it was when the job began. */
+static struct { _Alignas(64) _Atomic uint64_t value, first; } tickets[MOST_THREADS];
 static atomic_long unfinished, asleep;
 static run_task *the_task;
 static const void *the_argument;
@@ -19,25 +21,40 @@ static pthread_mutex_t sleep_mutex = PTHREAD_MUTEX_INITIALIZER, pool_mutex = PTH
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static _Thread_local int wanted = 1; /* of this caller's work, its own thread included */
 static atomic_int job_threads = 1;
+enum { FAR = 1000, ASLEEP = 20000, SURE = 64 }; /* cycles: some 400 through a common cache, 2,000 without */
+static _Atomic uint64_t job_began;              /* in cycles */
+static atomic_int far_apart;                    /* 0 to SURE: how many more workers of late took longer than FAR */
 static atomic_int started = 1;
 
 #define LOW(ticket) ((ticket) & ((1u << BITS) - 1))
 static inline int64_t left(uint64_t ticket) { return (int64_t)LOW(ticket >> BITS) - (int64_t)LOW(ticket); }
 static inline int has_task(uint64_t ticket) { return left(ticket) > 0; }
 
+static void note_handover(void) {
+    uint64_t cycles = __builtin_ia32_rdtsc() - atomic_load_explicit(&job_began, memory_order_relaxed);
+    int before = atomic_load_explicit(&far_apart, memory_order_relaxed), after = before + (cycles > FAR ? 1 : -1);
+    if (cycles < ASLEEP && after >= 0 && after <= SURE) atomic_store_explicit(&far_apart, after, memory_order_relaxed);
+}
+
 static void work(int number) {
+    int patient = atomic_load_explicit(&far_apart, memory_order_relaxed) > SURE / 2;
     for (int i = 0, threads = atomic_load_explicit(&job_threads, memory_order_relaxed); i < threads; i++) {
-        _Atomic uint64_t *ticket = &tickets[(number + i) % threads].value;
+        int other = (number + i) % threads;
+        _Atomic uint64_t *ticket = &tickets[other].value;
+        uint64_t first = atomic_load_explicit(&tickets[other].first, memory_order_relaxed), last = first;
         long done = 0; /* told once: every write to `unfinished` takes its cache line from the other threads */
         for (int polls = 0;;) {
             uint64_t seen = atomic_load(ticket);
             if (!has_task(seen)) break;
-            if (i && left(seen) == 1 && polls++ < PATIENCE) {
+            if (seen != last) last = seen, polls = 0; /* its thread goes on working */
+            int most = patient && seen != first ? LONG_PATIENCE : patient || left(seen) == 1 ? PATIENCE : 0;
+            if (i && polls++ < most) {
                 for (int pause = 0; pause < PAUSES; pause++) __builtin_ia32_pause();
                 continue;
             }
             uint64_t mine = atomic_fetch_add(ticket, 1);
             if (!has_task(mine)) break;
+            last = mine + 1, first = mine == first ? last : first;
             the_task(the_argument, (word)LOW(mine));
             done++;
         }
@@ -49,6 +66,7 @@ static void *worker(void *argument) {
     int number = (int)(intptr_t)argument, spins = 0;
     for (;;) {
         if (has_task(atomic_load(&tickets[number].value))) {
+            note_handover();
             work(number);
             spins = 0;
         } else if (++spins < SPINS) {
@@ -113,11 +131,14 @@ void parallel_for(run_task *run, const void *argument, word count, int worth) {
     int threads = wanted;
     atomic_store(&job_threads, threads);
     the_task = run, the_argument = argument;
+    atomic_store_explicit(&job_began, __builtin_ia32_rdtsc(), memory_order_relaxed);
     atomic_store(&unfinished, count);
     for (int i = 0; i < threads; i++) {
         uint64_t generation = (atomic_load(&tickets[i].value) >> 2 * BITS) + 1;
         uint64_t next = (uint64_t)(count * i / threads), end = (uint64_t)(count * (i + 1) / threads);
-        atomic_store(&tickets[i].value, generation << 2 * BITS | end << BITS | next);
+        uint64_t ticket = generation << 2 * BITS | end << BITS | next;
+        atomic_store_explicit(&tickets[i].first, ticket, memory_order_relaxed);
+        atomic_store(&tickets[i].value, ticket);
     }
     if (atomic_load(&asleep)) {
         pthread_mutex_lock(&sleep_mutex);
