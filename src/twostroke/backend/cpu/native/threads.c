@@ -23,7 +23,7 @@ static _Thread_local int wanted = 1; /* of this caller's work, its own thread in
 static atomic_int job_threads = 1;
 enum { FAR = 1000, ASLEEP = 20000, SURE = 64 }; /* cycles: some 400 through a common cache, 2,000 without */
 static _Atomic uint64_t job_began;              /* in cycles */
-static atomic_int far_apart;                    /* 0 to SURE: how many more workers of late took longer than FAR */
+static atomic_int far_apart;                    /* 0 to SURE: up for each worker that took longer than FAR, else down */
 static atomic_int started = 1;
 
 #define LOW(ticket) ((ticket) & ((1u << BITS) - 1))
