@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # sample's products.
 MOST_LINES = {
     "engine": 2665,
-    "backend.cpu": 1052,
+    "backend.cpu": 1062,
     "backend.cuda": 1875,
     "ranks": 820,
     "sklearn": 965,
@@ -56,7 +56,7 @@ MOST_LINES = {
     "data": 1655,
     "rest": 3270,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1345
+LONGEST_FILE, MOST_C_LINES = 400, 1369
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

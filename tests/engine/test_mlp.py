@@ -466,6 +466,14 @@ def test_threads_that_predict_get_the_serial_result() -> None:
                 assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
 
+def test_a_prediction_that_overflows_warns_of_nothing(backend: Backend) -> None:
+    """Neither when its calls are noted nor when they are repeated: a warning would be an error here."""
+    net = ts.MLP([6, 5, 3], parameters=np.full(parameter_count([6, 5, 3]), 1e30, np.float32))
+    for _ in range(3):
+        found = net.to(backend).predict_proba(np.full((4, 6), 1e30, np.float32))
+    assert found.shape == (4, 3)
+
+
 def test_predict_does_not_change_the_network(backend: Backend) -> None:
     net = ts.MLP([6, 5, 3], seed=1, backend=backend)
     before = backend.to_host(net.parameters).tobytes()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
@@ -134,8 +134,8 @@ class StrictArray:
         self._inner[tuple(_index(part) for part in parts)] = _operand(value, "assignment")
 
     # --- copies and reductions that stay on the device
-    def copy(self) -> StrictArray:
-        return _new(self._inner.copy())
+    def copy(self, order: Literal["C", "F"] = "C") -> StrictArray:
+        return _new(self._inner.copy(order))
 
     def fill(self, value: float) -> None:
         self._inner.fill(_operand(value, "fill"))
@@ -444,8 +444,8 @@ class StrictBackend(Backend):
 
         return fused
 
-    def active(self) -> AbstractContextManager[object]:
-        return self._host.active()
+    def active(self, *, captured: bool = False) -> AbstractContextManager[object]:
+        return self._host.active()  # it replays nothing: NumPy works for it
 
     def synchronize(self) -> None:
         pass

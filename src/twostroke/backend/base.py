@@ -85,8 +85,8 @@ class Captured(ABC):
 
     def run_on(self, part: int, rows: Array) -> None:
         """Run the one step of a part on ``rows``, of this device and of the shape of the part's ``source``."""
-        source = self.parts[part].source
-        array_module(source).copyto(source, rows)
+        source: Array = self.parts[part].source
+        source[...] = rows
         self.run_part(part, 0, 1)
 
     def pace(self, steps: int, seconds: float) -> None:  # noqa: B027 (most devices need none)
@@ -233,8 +233,9 @@ class Backend(ABC):
         array = self.xp.zeros(count, dtype)
         return Summing(array, array, partial(self.sum_through_host, array, ranks), "MPI, through the host")
 
-    def active(self) -> AbstractContextManager[object]:
-        """A context for all work on this device: makes it the current GPU, or sets the number of threads."""
+    def active(self, *, captured: bool = False) -> AbstractContextManager[object]:
+        """A context for all work on this device: makes it the current GPU, or sets the number of threads and silences
+        NumPy's warnings. That is half of its time; ``captured``: not needed, there are only captured steps."""
         return nullcontext()
 
     @abstractmethod

@@ -92,8 +92,9 @@ def check_weights(weights: object, where: str, n_samples: int) -> NDArray[np.flo
         raise bad("weights of the wrong type", where, f"dtype {array.dtype}", expected)
     if array.shape != (n_samples,):
         raise bad("wrong number of weights", where, f"shape {array.shape}", expected, "Give one weight per sample.")
-    wrong = ~(np.isfinite(array) & (array >= 0) & (array < 1e38))
-    _refuse(array, wrong, where, "a weight is negative, infinite or NaN", "finite numbers >= 0")
+    _refuse(
+        array, ~((array >= 0) & (array < 1e38)), where, "a weight is negative, infinite or NaN", "finite numbers >= 0"
+    )
     if not array.any():
         raise bad("all weights are zero", where, f"{n_samples} zeros", "one weight above 0")
     return np.require(array, np.float64, ["C", "A"])
@@ -102,7 +103,7 @@ def check_weights(weights: object, where: str, n_samples: int) -> NDArray[np.flo
 def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[int, ...]]:
     """Check images; return the (N, D) array and the shape of one image."""
     array = _as_array(images, where, _PIXELS)
-    if array.dtype.kind + str(array.dtype.itemsize) not in ("u1", "f4", "f8"):
+    if array.dtype.char not in "Bfd":
         remedy = "Use .astype('uint8') on raw pixels, or scale them and use .astype('float32')."
         raise bad("values of the wrong type", where, f"dtype {array.dtype}", _PIXELS, remedy)
     shape = array.shape[1:]
@@ -114,7 +115,7 @@ def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[in
     if array.size == 0:
         raise bad("no samples", where, f"{len(array)} samples of {math.prod(shape)} values", "at least 1 of each")
     few = array.dtype.char == "f" and array.size <= FEW  # then the quickest check, which costs a mask
-    if array.dtype.kind == "f" and not (few and np.isfinite(array).all()):
+    if array.dtype.kind == "f" and not (few and np.count_nonzero(np.isfinite(array)) == array.size):
         # Minimum and maximum reveal NaN and infinity without a mask as large as the data.
         with np.errstate(invalid="ignore"):
             low, high = float(array.min()), float(array.max())
@@ -124,7 +125,7 @@ def images_and_shape(images: object, where: str) -> tuple[NDArray[Any], tuple[in
             _refuse(array, np.abs(array) > LARGEST, where, "values beyond float32", f"at most {LARGEST:.4g}")
     if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
-    return array.reshape(len(array), -1), shape
+    return array if array.ndim == 2 else array.reshape(len(array), -1), shape
 
 
 def bad(what: str, where: str, found: str, expected: str, remedy: str = "Check the data.") -> DataError:
@@ -132,6 +133,8 @@ def bad(what: str, where: str, found: str, expected: str, remedy: str = "Check t
 
 
 def _as_array(value: object, where: str, accepted: str) -> NDArray[Any]:
+    if type(value) is np.ndarray:
+        return value
     try:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError("its mask would be lost")

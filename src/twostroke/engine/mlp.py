@@ -12,7 +12,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Final, Literal
 
-from ..backend import Array, Backend, Steps, array_module, check_backend, host_backend
+from ..backend import Array, Backend, Steps, check_backend, host_backend
 from ..data.checks import check_images
 from ..data.dataset import TASKS
 from ..data.scaling import Scaling
@@ -150,7 +150,7 @@ class MLP:
     def outputs(self, X: Any) -> Any:
         """The output layer's activations as in ``predict_proba``; of a regression in the units of its targets."""
         images = self.inputs(X, "X")
-        with self.backend.active():
+        with self.backend.active(captured=True):
             return self.in_units(self.backend.to_host(self.infer(images)))
 
     def in_units(self, outputs: Any) -> Any:
@@ -166,16 +166,18 @@ class MLP:
     def infer(self, X: Any) -> Array:
         """The output layer's activations (N, K) on the device, for X (N, D) on the device or on the host; host rows
         are uploaded in chunks. ``X`` needs only ``len`` and slicing. Several threads may call this at a time."""
-        rows, kept = min(MOST_ROWS, len(X)), self._inference
+        rows, kept, xp = min(MOST_ROWS, len(X)), self._inference, self.backend.xp
         inference = kept.pop() if kept else None
         if inference is None or inference.capacity < rows:
             # A weak reference: a cycle would hold device memory until Python looks for cycles.
             inference = Inference(weakref.proxy(self), min(MOST_ROWS, 1 << (rows - 1).bit_length()))
-        found = self.backend.xp.empty((len(X), self.layers[-1]), self.dtype)
-        for start in range(0, len(X), rows):
-            part = X[start : start + rows]
-            here = array_module(part) is self.backend.xp
-            found[start : start + rows] = inference.run(part if here else self.backend.asarray(part)).A[-1]
+        if len(X) == rows and isinstance(X, xp.ndarray):  # half of the time of the loop below
+            found = inference.run(X).A[-1].copy("C")
+        else:
+            found = xp.empty((len(X), self.layers[-1]), self.dtype)
+            for start in range(0, len(X), rows):
+                part, out = X[start : start + rows], found[start : start + rows]
+                out[...] = inference.run(part if isinstance(part, xp.ndarray) else self.backend.asarray(part)).A[-1]
         if not kept and inference.nbytes <= MOST_KEPT:
             kept.append(inference)
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -22,10 +22,11 @@ from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
 from .blas import Blas, Pools, allowed_threads, multiply, scipy_blas
 from .library import CallersThreads, Products, core_latency_ns, library
-from .player import Player
+from .player import Player, quiet
 from .threads import ThreadGovernor
 
 LINE: Final = 64  # bytes of a cache line
+UNCHANGED: Final = nullcontext()
 
 
 class NumpyBackend(Backend):
@@ -127,8 +128,8 @@ class NumpyBackend(Backend):
             vars(self._modules).update(held)
         return tape
 
-    def active(self) -> AbstractContextManager[object]:
-        return _Active(self)
+    def active(self, *, captured: bool = False) -> AbstractContextManager[object]:
+        return _Active(self, UNCHANGED if captured else quiet())
 
     def synchronize(self) -> None:
         pass
@@ -164,19 +165,17 @@ def how_products_are_computed() -> str:
 
 
 class _Active:
-    """A block of work with the backend's number of threads, without NumPy's warnings."""
+    """A block of work with the backend's number of threads, in a block of what to do with NumPy's warnings."""
 
-    def __init__(self, backend: NumpyBackend) -> None:
-        self._backend = backend
-        # Overflow is found where it matters, in the loss, not in a warning from the middle of a step.
-        self._errors = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def __init__(self, backend: NumpyBackend, warnings: AbstractContextManager[object]) -> None:
+        self._backend, self._warnings = backend, warnings
 
     def __enter__(self) -> None:
         self._backend._counts.enter(self._backend._most)
-        self._errors.__enter__()
+        self._warnings.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._errors.__exit__(*error)
+        self._warnings.__exit__(*error)
         self._backend._counts.leave()
 
 

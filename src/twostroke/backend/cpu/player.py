@@ -17,6 +17,17 @@ COPIED: Final = 1 << 12  # bytes
 AT_ONCE_S: Final = 5e-3  # how long a signal may have to wait; a call of the player costs nothing beside it
 
 
+def quiet() -> np.errstate:
+    """A block without NumPy's warnings: overflow is found where it matters, in the loss, not in a step's middle."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+class _ByCall(CallByCall):
+    def run_part(self, part: int, first: int, stop: int) -> None:
+        with quiet():
+            super().run_part(part, first, stop)
+
+
 class _Replay(NamedTuple):
     """How the steps of one part are run, from the second one on: ``run(first, count)``. ``program`` is None where they
     are replayed from Python."""
@@ -72,7 +83,7 @@ class Player(Captured):
     def _capture(self, steps: Steps, index: int) -> _Replay:
         """Run step ``index`` and note its calls."""
         tape: Tape = []
-        CallByCall(np, [Steps(lambda: tape.extend(self._trace(steps.step)), steps.count, steps.moves)]).run(
+        _ByCall(np, [Steps(lambda: tape.extend(self._trace(steps.step)), steps.count, steps.moves)]).run(
             index, index + 1
         )
         return self._replay(tape, steps)
@@ -90,5 +101,5 @@ class Player(Captured):
             for call in tape:
                 call()
 
-        by_call = CallByCall(np, [Steps(replay, steps.count, steps.moves)])
+        by_call = _ByCall(np, [Steps(replay, steps.count, steps.moves)])
         return _Replay(lambda first, count: by_call.run(first, first + count), self._governor(tape), None)

@@ -173,7 +173,7 @@ class CupyBackend(Backend):
         host = cupyx.empty_pinned(array.shape, array.dtype)
         return Summing(array, array, PinnedSum(array, host, ranks), "MPI, through the host")
 
-    def active(self) -> AbstractContextManager[object]:
+    def active(self, *, captured: bool = False) -> AbstractContextManager[object]:
         return _Active(self._index, self.device)
 
     def synchronize(self) -> None:

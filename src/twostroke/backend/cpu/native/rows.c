@@ -104,29 +104,53 @@ static void dots_task(const void *argument, word index) {
     }
 }
 
-/* Depth one: a batch of one sample is added to the weights, to the factors' rows of C. The end of a row is written without
-   a masked store, which would delay the load of the next row. */
-static void outer_task(const void *argument, word index) {
-    const product own = *(const product *)argument, *p = &own; /* C's elements cannot be these: they are read once */
-    word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns;
+/* The end of a row of C <- x b + beta C, from column j on: without a masked store, which would delay the load of the next row. */
+INLINE void outer_end(const product *p, element x, element *y, word j) {
     const element *b = p->b;
     element beta = p->beta;
-    for (; i < end; i++) {
+    for (; j + 4 <= p->columns; j += 4) {
+        four old = beta == 0 ? FOUR(setzero)() : FOUR(mul)(FOUR(set1)(beta), FOUR(loadu)(y + j));
+        FOUR(storeu)(y + j, FOUR(fmadd)(FOUR(set1)(x), FOUR(loadu)(b + j), old));
+    }
+    for (; j < p->columns; j++) y[j] = fused(x, b[j], beta == 0 ? 0 : beta * y[j]);
+}
+
+/* `vectors` vectors of some rows: there b stays in registers. */
+INLINE void outer_strip(const product *p, word row, word end, word column, int vectors, int kept) {
+    vector line[WIDE_STRIP / LANES], beta = fill(p->beta);
+    EACH(v, vectors) line[v] = load(p->b + column + v * LANES);
+    for (; row < end; row++) {
+        vector x = fill(p->alpha * factor(p, row));
+        element *to = p->c + place(p, row) + column;
+        EACH(v, vectors) {
+            vector old = kept ? multiply(beta, load(to + v * LANES)) : fill(0);
+            store(to + v * LANES, multiply_add(x, line[v], old));
+        }
+    }
+}
+
+/* Depth one: a batch of one sample is added to the weights, to the factors' rows of C. Wide rows one by one: memory is
+   fastest along them. */
+static void outer_task(const void *argument, word index) {
+    const product own = *(const product *)argument, *p = &own; /* C's elements cannot be these: they are read once */
+    word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns, j = 0;
+    if (n < 4 * WIDE_STRIP) {
+#define STRIPS(vectors)                                                    \
+    for (; j + (vectors) * LANES <= n; j += (vectors) * LANES)             \
+        if (p->beta == 0) outer_strip(p, i, end, j, vectors, 0);           \
+        else outer_strip(p, i, end, j, vectors, 1);
+        STRIPS(8) STRIPS(4) STRIPS(1)
+        for (; i < end && j < n; i++) outer_end(p, p->alpha * factor(p, i), p->c + place(p, i), j);
+        return;
+    }
+    for (vector beta = fill(p->beta); i < end; i++, j = 0) {
         element x = p->alpha * factor(p, i), *y = p->c + place(p, i);
-        word j = 0;
-        for (word stop = beta == 1 ? n : 0; j + STRIP <= stop; j += STRIP) {
-            element *to = y + j;
-            EACH(v, STRIP / LANES) store(to + v * LANES, multiply_add(fill(x), load(b + j + v * LANES), load(to + v * LANES)));
-        }
-        for (; j + LANES <= n; j += LANES) {
-            vector old = beta == 0 ? fill(0) : multiply(fill(beta), load(y + j));
-            store(y + j, multiply_add(fill(x), load(b + j), old));
-        }
-        for (; j + 4 <= n; j += 4) {
-            four old = beta == 0 ? FOUR(setzero)() : FOUR(mul)(FOUR(set1)(beta), FOUR(loadu)(y + j));
-            FOUR(storeu)(y + j, FOUR(fmadd)(FOUR(set1)(x), FOUR(loadu)(b + j), old));
-        }
-        for (; j < n; j++) y[j] = fused(x, b[j], beta == 0 ? 0 : beta * y[j]);
+        for (; j + STRIP <= n; j += STRIP)
+            EACH(v, STRIP / LANES) {
+                vector old = p->beta == 0 ? fill(0) : multiply(beta, load(y + j + v * LANES));
+                store(y + j + v * LANES, multiply_add(fill(x), load(p->b + j + v * LANES), old));
+            }
+        outer_end(p, x, y, j);
     }
 }
 
