@@ -92,9 +92,8 @@ def check_weights(weights: object, where: str, n_samples: int) -> NDArray[np.flo
         raise bad("weights of the wrong type", where, f"dtype {array.dtype}", expected)
     if array.shape != (n_samples,):
         raise bad("wrong number of weights", where, f"shape {array.shape}", expected, "Give one weight per sample.")
-    _refuse(
-        array, ~((array >= 0) & (array < 1e38)), where, "a weight is negative, infinite or NaN", "finite numbers >= 0"
-    )
+    wrong = ~((array >= 0) & (array < 1e38))
+    _refuse(array, wrong, where, "a weight is negative, infinite or NaN", "finite numbers >= 0")
     if not array.any():
         raise bad("all weights are zero", where, f"{n_samples} zeros", "one weight above 0")
     return np.require(array, np.float64, ["C", "A"])
@@ -133,8 +132,6 @@ def bad(what: str, where: str, found: str, expected: str, remedy: str = "Check t
 
 
 def _as_array(value: object, where: str, accepted: str) -> NDArray[Any]:
-    if type(value) is np.ndarray:
-        return value
     try:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError("its mask would be lost")
