@@ -42,11 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # All lines of a room's Python files; "rest" is every room that is not named. Half of backend.cuda compiles a step into
 # kernels: 4.5 times as quick as the same step captured call by call (docs/gpu.md). Half of data reads people's own
-# files. C grew by what is compiled twice, for float32 and float64, by the threads' own rows of the weights and by one
-# sample's products.
+# files. C grew by what is compiled twice, for float32 and float64, by the threads' own rows of the weights, by one
+# sample's products, and by what is done together: rows through several calls, and velocities added by their product.
 MOST_LINES = {
     "engine": 2665,
-    "backend.cpu": 1062,
+    "backend.cpu": 1212,
     "backend.cuda": 1875,
     "ranks": 820,
     "sklearn": 965,
@@ -56,7 +56,7 @@ MOST_LINES = {
     "data": 1655,
     "rest": 3270,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1369
+LONGEST_FILE, MOST_C_LINES = 400, 1474
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

@@ -62,11 +62,21 @@ static void one_product(word rows, word columns, word depth, int threads) {
     element alpha = below(3) ? real() : 1, beta = below(2) ? (element)below(2) : real();
     element *start = malloc((size_t)(c.size ? c.size : 1) * sizeof(element)), *first = NULL;
     memcpy(start, c.at, (size_t)c.size * sizeof(element));
-    product_call call = {a.at, a.row, a.column, b.at, b.row, b.column, c.at, c.row, c.column, rows, columns, depth, &alpha, &beta};
+    size_t bytes = (size_t)c.size * sizeof(element);
+    element *p = rows > 1 && columns > 1 && below(2) ? malloc(bytes) : NULL, *old_p = p ? malloc(bytes) : NULL;
+    for (word i = 0; p && i < c.size; i++) old_p[i] = real();
+    product_call call = {a.at, a.row, a.column, b.at, b.row, b.column, c.at, c.row, c.column, rows, columns, depth, &alpha, &beta, p};
     for (int count = 1; count <= threads; count++) {
         if (threads > 1) twostroke_set_threads(count);
         memcpy(c.at, start, (size_t)c.size * sizeof(element));
+        if (p) memcpy(p, old_p, bytes);
         multiply(&call);
+        for (word i = 0; p && i < rows * columns; i++) {
+            word at = i / columns * c.row + i % columns * c.column;
+            if (p[at] != old_p[at] + c.at[at]) fail("the result was not added", rows, columns, depth);
+            p[at] = old_p[at];
+        }
+        if (p && memcmp(p, old_p, bytes)) fail("added beside the result", rows, columns, depth);
         if (!first) first = memcpy(malloc((size_t)(c.size ? c.size : 1) * sizeof(element)), c.at, (size_t)c.size * sizeof(element));
         else if (memcmp(first, c.at, (size_t)c.size * sizeof(element))) fail("other bits with other threads", rows, columns, depth);
     }
@@ -85,7 +95,7 @@ static void one_product(word rows, word columns, word depth, int threads) {
     for (word i = 0; i < rows; i++)
         for (word j = 0; j < columns; j++) c.at[i * c.row + j * c.column] = start[i * c.row + j * c.column];
     if (memcmp(c.at, start, (size_t)c.size * sizeof(element))) fail("written beside the result", rows, columns, depth);
-    free(a.at), free(b.at), free(c.at), free(start), free(first);
+    free(a.at), free(b.at), free(c.at), free(start), free(first), free(p), free(old_p);
 }
 
 /* --- programs: loops and routines of our own in the place of NumPy's and SciPy's --- */
@@ -100,16 +110,17 @@ static void greater(char **x, const intptr_t *n, const intptr_t *step, void *dat
     for (intptr_t i = 0; i < *n; i++) x[2][i * step[2]] = *(element *)(x[0] + i * step[0]) > *(element *)(x[1] + i * step[1]);
 }
 
-/* Some steps of: gather rows of pixels, scale them, multiply, add, compare, choose, multiply the rows' transpose; each step's
-   inputs and results moved. Half of the programs allow rows in blocks (gather.c). */
+/* Some steps of: gather rows of pixels, scale them, multiply, row by row add, compare and multiply, choose, multiply the rows'
+   transpose; each step's inputs and results moved. Half of the programs allow rows in blocks (gather.c). */
 static void one_program(int threads) {
-    word rows = 1 + below(200), pixels = 1 + below(900), units = 2 + below(60), steps = 1 + below(4), samples = 1 + below(50);
+    word rows = 1 + below(200), pixels = 2 + below(900), units = 2 + below(60), steps = 1 + below(4), samples = 1 + below(50);
     word columns = below(2) ? units : 0;
     unsigned char *source = malloc((size_t)(samples * pixels)), *batch = malloc((size_t)(rows * pixels));
     word *orders = malloc((size_t)(steps * rows) * sizeof(word)), *order = malloc((size_t)rows * sizeof(word));
     word *choices = malloc((size_t)(steps * rows) * sizeof(word)), *choice = malloc((size_t)rows * sizeof(word));
     element *x = malloc((size_t)(rows * pixels) * sizeof(element)), *z = malloc((size_t)(rows * units) * sizeof(element));
     element *truth = malloc((size_t)(rows * units) * sizeof(element));
+    element *y = malloc((size_t)(rows * 3) * sizeof(element));
     element *gradient = malloc((size_t)(pixels * units) * sizeof(element)), *before = NULL;
     element *w = malloc((size_t)(pixels * units) * sizeof(element)), one = 1, zero = 0, half = (element)0.5;
     for (word i = 0; i < samples * pixels; i++) source[i] = (unsigned char)below(256);
@@ -118,15 +129,17 @@ static void one_program(int threads) {
     const word f = sizeof(element);
     operation list[] = {
         {.kind = TAKE, .take = {(char *)batch, (char *)source, order, rows, pixels, samples, columns, sizeof(element)}},
-        {.kind = UFUNC, .ufunc = {add, NULL, 3, 1, rows * pixels, WIDE, NOT_WIDENED,
+        {.kind = UFUNC, .ufunc = {add, NULL, 3, 1, rows * pixels, WIDE, NOT_WIDENED, 0,
                                   {{(char *)batch, 0, 1}, {(char *)&one, 0, 0}, {(char *)x, 0, f}}}},
-        {.kind = PRODUCT, .product = {x, pixels, 1, w, units, 1, z, units, 1, rows, units, pixels, &half, &zero}},
-        {.kind = UFUNC, .ufunc = {add, NULL, 3, rows, units, NOT_WIDENED, NOT_WIDENED,
+        {.kind = PRODUCT, .product = {x, pixels, 1, w, units, 1, z, units, 1, rows, units, pixels, &half, &zero, NULL}},
+        {.kind = ROWWISE, .rowwise = {3, rows}},
+        {.kind = UFUNC, .ufunc = {add, NULL, 3, rows, units, NOT_WIDENED, NOT_WIDENED, 0,
                                   {{(char *)z, units * f, f}, {(char *)z, 0, f}, {(char *)truth, units * f, f}}}},
-        {.kind = UFUNC, .ufunc = {greater, NULL, 3, units, rows, NOT_WIDENED, WIDE,
+        {.kind = UFUNC, .ufunc = {greater, NULL, 3, units, rows, NOT_WIDENED, WIDE, 1,
                                   {{(char *)z, f, units * f}, {(char *)&half, 0, 0}, {(char *)truth, f, units * f}}}},
+        {.kind = PRODUCT, .product = {truth, units, 1, w, 1, 1, y, 1, rows, rows, 3, units, &one, &zero, NULL}}, /* B is a part of w */
         {.kind = ARGMAX, .argmax = {(char *)z, units * f, f, rows, units, choice, WIDE == TO_DOUBLE}},
-        {.kind = PRODUCT, .product = {x, 1, pixels, truth, units, 1, gradient, units, 1, pixels, units, rows, &one, &zero}},
+        {.kind = PRODUCT, .product = {x, 1, pixels, truth, units, 1, gradient, units, 1, pixels, units, rows, &one, &zero, NULL}},
         {.kind = COPY, .copy = {(char *)x, NULL, rows * pixels * f}},
         {.kind = COPY, .copy = {(char *)x, (char *)z, (pixels < units ? pixels : units) * f}},
     };
@@ -155,11 +168,16 @@ static void one_program(int threads) {
         if (!(fabs(sum - z[i]) <= 2e-3 * (double)pixels)) fail("a wrong program", rows, units, pixels);
         if (truth[i] != (element)(z[i] > half)) fail("a wrong comparison", rows, units, pixels);
     }
+    for (word i = 0; i < rows * 3; i++) {
+        double sum = 0;
+        for (word j = 0; j < units; j++) sum += truth[i % rows * units + j] * w[j + i / rows];
+        if (!(fabs(sum - y[i]) <= 1e-4 * (double)units)) fail("a wrong row", rows, units, pixels);
+    }
     for (word i = 0; i < rows; i++)
         for (word j = 0; j < units; j++)
             if (z[i * units + j] > z[i * units + choice[i]]) fail("a wrong choice", rows, units, pixels);
     free(source), free(batch), free(orders), free(order), free(choices), free(choice);
-    free(x), free(z), free(truth), free(w), free(first), free(gradient), free(before);
+    free(x), free(y), free(z), free(truth), free(w), free(first), free(gradient), free(before);
 }
 
 static void rounds(word count, int threads) {

@@ -180,6 +180,34 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(native: Native, dtype: str)
     assert part.tobytes() == whole[13:43].tobytes()
 
 
+def test_subnormal_numbers_count_as_zeros(native: Native, dtype: str) -> None:
+    """As arguments and as results, in these products only: some processors need a hundred times as long for them."""
+    tiny = np.finfo(dtype).tiny
+    for threads, n in itertools.product((1, 3), (1, 60)):
+        native.set_threads(threads)
+        a, b, c = np.ones((n, n), dtype), np.full((n, 64), tiny / 4, dtype), np.full((n, 64), tiny / 4, dtype)
+        Products(native).product(1.0, a, b, 1.0, c)
+        assert not c.any()
+        Products(native).product(0.5 / n, a, np.full((n, 64), tiny, dtype), 0.0, c)
+        assert not c.any()
+        assert (b * np.ones(64, dtype)).all()  # outside they are what they were
+
+
+def test_each_thread_says_how_subnormal_numbers_count(native: Native) -> None:
+    tiny = np.full(8, np.finfo("float32").tiny / 2, "float32")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # a thread begins as the one that started it
+        assert native.flush(1) == 0
+        try:
+            assert not (tiny * np.float32(1)).any()
+            assert pool.submit(np.multiply, tiny, np.float32(1)).result().all()
+            assert native.flush(1) == 1
+        finally:
+            assert native.flush(0) == 1
+    assert (tiny * np.float32(1)).all()
+    assert native.flush(0) == 0
+
+
 def test_nan_and_infinity_come_through(native: Native, dtype: str) -> None:
     products = Products(native)
     for rows in (1, 30):

@@ -15,7 +15,7 @@ from twostroke import MLP, Dataset, TrainConfig
 from twostroke.backend import Steps
 from twostroke.backend.cpu import player, program
 from twostroke.backend.cpu.backend import NumpyBackend
-from twostroke.backend.cpu.library import Products, library
+from twostroke.backend.cpu.library import PRODUCT_FLOAT, ROWWISE, Products, library
 from twostroke.backend.cpu.player import Player
 from twostroke.backend.cpu.program import Program, Unplayable
 from twostroke.backend.tape import Tape
@@ -282,7 +282,7 @@ def trained(threads: int, net: MLP, images: np.ndarray[Any, Any], batch: int, **
     """Seven steps of a run of two epochs, whose last batch is smaller."""
     labels = np.arange(len(images)) % net.layers[-1]
     data = Dataset.from_arrays(images, labels, images[:10], labels[:10], n_classes=net.layers[-1])
-    config = TrainConfig(epochs=2, batch_size=batch, optimizer="adam", evaluate_test=False, **settings)
+    config = TrainConfig(epochs=2, batch_size=batch, evaluate_test=False, **{"optimizer": "adam", **settings})
     run = TrainingRun(net, data, config, NumpyBackend(threads))
     while run.steps < 7:
         run.advance(7 - run.steps)
@@ -297,6 +297,10 @@ def trained(threads: int, net: MLP, images: np.ndarray[Any, Any], batch: int, **
         ((784, 128, 10), 128, "float32", "float32"),
         ((784, 100, 10), 100, "float64", "float64"),
         ((784, 250, 10), 390, "float32", "uint8"),
+        ((784, 128, 10), 500, "float32", "uint8"),
+        ((300, 60, 3), 1024, "float64", "uint8"),
+        ((300, 60, 3), 1025, "float64", "uint8"),  # more samples than the gradient sums at once
+        ((1300, 255, 10), 650, "float32", "uint8"),  # more deltas than a thread packs for itself
         ((300, 33, 20, 3), 120, "float32", "uint8"),
         ((1300, 17, 3), 27, "float32", "float32"),
         ((784, 16, 10), 128, "float32", "uint8"),  # too narrow
@@ -313,9 +317,10 @@ def test_rows_in_blocks_change_no_bit(layers: tuple[int, ...], batch: int, dtype
     runs = [trained(threads, net, images, batch) for threads, net in enumerate(nets, start=1)]
     for run in runs[1:]:
         assert np.array_equal(run.net.parameters, runs[0].net.parameters)
+    whole = layers[1] in (16, 255, 300) or batch == 1025
     # In whole rows for one thread; in blocks of columns for several, where that pays.
     X = [run._step.workspace.rows(batch).A[0] for run in runs]
-    assert np.array_equal(X[0], X[1]) == np.array_equal(X[0], X[2]) == (layers[1] in (16, 300))
+    assert np.array_equal(X[0], X[1]) == np.array_equal(X[0], X[2]) == whole
     assert sorted(X[1].ravel()) == sorted(X[0].ravel())
 
 
@@ -352,3 +357,94 @@ def test_rows_that_others_read_stay_whole() -> None:
         partial(multiply, 1.0, Z, dW.T, 0.0, X),
     ):
         assert found(other) == [], other
+
+
+# --- what is done together ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "batch", "settings", "by_row"),
+    [
+        ((300, 128, 10), 150, {"optimizer": "momentum"}, True),
+        ((300, 128, 10), 1, {"optimizer": "momentum", "l2": 0.01}, True),  # the decay of the velocity
+        ((200, 130, 40, 3), 600, {"optimizer": "momentum", "dropout": 0.3}, True),
+        ((1200, 64, 5), 40, {"optimizer": "momentum"}, False),
+        ((20, 600, 2), 200, {"optimizer": "adam"}, True),
+        ((40, 1100, 2), 20, {"optimizer": "momentum"}, True),  # few rows of W, and wide
+    ],
+)
+def test_rows_and_sums_together_change_no_bit(
+    layers: Any, batch: int, settings: Any, by_row: bool, monkeypatch: Any
+) -> None:
+    """Elementwise work row by row, and velocities added by the product that computes them: on one, two and three
+    threads the bits of the same calls one after the other from Python."""
+    images: Any = np.random.default_rng(0).integers(0, 256, (3 * batch + 5, layers[0]), dtype=np.uint8)
+    images[:, :7] = 0
+    made: list[Program] = []
+
+    class Kept(Program):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(player, "Program", Kept)
+    nets = [MLP(layers, seed=1) for _ in range(4)]
+    for threads, net in enumerate(nets[:3], start=1):
+        trained(threads, net, images, batch, **settings)
+    operations = [operation for each in made for operation in each._calls]
+    assert any(one.kind == PRODUCT_FLOAT and one.product.p for one in operations) == (settings["optimizer"] != "adam")
+    assert any(one.kind == ROWWISE for one in operations) == by_row
+
+    def refuse(*_: Any) -> Any:
+        raise Unplayable("for this test")
+
+    monkeypatch.setattr(player, "Program", refuse)
+    trained(1, nets[3], images, batch, **settings)
+    for net in nets[1:]:
+        assert net.parameters.tobytes() == nets[0].parameters.tobytes()
+
+
+def added(*between: Any, p: Any, v: Any, a: Any, b: Any) -> list[dict[int, tuple[int, int]]]:
+    """What the product adds, if these calls are between it and the sum."""
+    native = library().native
+    assert native is not None
+    c = v[10 : 10 + 200 * 100].reshape(200, 100)
+    tape = [partial(Products(native).product, 1.0, a, b, 0.9, c), *between, partial(np.add, p, v, out=p)]
+    return [products for _, products in program._added_products(tape)]
+
+
+def test_a_product_adds_only_what_nobody_reads_in_between() -> None:
+    p, v, x = (np.ones(20_100, np.float32) for _ in range(3))
+    a, b = np.ones((200, 30), np.float32), np.ones((30, 100), np.float32)
+    found = partial(added, p=p, v=v, a=a, b=b)
+    assert found() == found(partial(np.add, x, x, out=x)) == [{0: (10, 20_010)}]
+    assert found(partial(np.add, p[:5], v[:5], out=x[:5])) == found()  # not of the product's part
+    for other in (p, v):
+        assert found(partial(np.add, other[:50], 1.0, out=x[:50])) == []  # read
+        assert found(partial(np.add, x[:50], 1.0, out=other[:50])) == []  # written
+    assert added(p=p, v=v, a=a, b=p[10:3010].reshape(30, 100)) == []  # the product reads it
+    assert added(p=p.astype(float), v=v, a=a, b=b) == []
+    assert added(p=v, v=v, a=a, b=b) == []
+
+
+def test_no_subnormal_number_is_left_behind(monkeypatch: Any) -> None:
+    """Velocities that nothing feeds decay through the subnormal numbers: they are zeros, played and from Python."""
+    images = np.zeros((3 * 20 + 5, 300), np.uint8)
+    for how in ("played", "replayed"):
+        if how == "replayed":
+            monkeypatch.setattr(player, "Program", lambda *_: (_ for _ in ()).throw(Unplayable("for this test")))
+        for optimizer in ("momentum", "nesterov", "adam"):
+            labels = np.arange(len(images)) % 3
+            data = Dataset.from_arrays(images, labels, images[:9], labels[:9], n_classes=3)
+            config = TrainConfig(epochs=5, batch_size=20, optimizer=optimizer, evaluate_test=False)
+            run = TrainingRun(MLP((300, 70, 3), seed=1), data, config, NumpyBackend(2))
+            state = run.optimizer.state
+            tiny = np.finfo("float32").tiny
+            for array in state.values():
+                array[: 300 * 70] = tiny * np.float32(1.5)
+            while not run.done:
+                run.advance()
+            for array in state.values():
+                left = np.abs(array)
+                assert not ((left > 0) & (left < tiny)).any(), (how, optimizer)
+    assert (np.full(4, np.finfo("float32").tiny, "float32") * np.float32(0.5)).all()

@@ -22,7 +22,7 @@ from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
 from .blas import Blas, Pools, allowed_threads, multiply, scipy_blas
 from .library import CallersThreads, Products, core_latency_ns, library
-from .player import Player, quiet
+from .player import Player, as_in_a_step
 from .threads import ThreadGovernor
 
 LINE: Final = 64  # bytes of a cache line
@@ -129,7 +129,7 @@ class NumpyBackend(Backend):
         return tape
 
     def active(self, *, captured: bool = False) -> AbstractContextManager[object]:
-        return _Active(self, UNCHANGED if captured else quiet())
+        return _Active(self, UNCHANGED if captured else as_in_a_step())
 
     def synchronize(self) -> None:
         pass
@@ -165,17 +165,17 @@ def how_products_are_computed() -> str:
 
 
 class _Active:
-    """A block of work with the backend's number of threads, in a block of what to do with NumPy's warnings."""
+    """A block of work with the backend's number of threads, in a block of how NumPy computes."""
 
-    def __init__(self, backend: NumpyBackend, warnings: AbstractContextManager[object]) -> None:
-        self._backend, self._warnings = backend, warnings
+    def __init__(self, backend: NumpyBackend, numpy: AbstractContextManager[object]) -> None:
+        self._backend, self._numpy = backend, numpy
 
     def __enter__(self) -> None:
         self._backend._counts.enter(self._backend._most)
-        self._warnings.__enter__()
+        self._numpy.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
+        self._numpy.__exit__(*error)
         self._backend._counts.leave()
 
 

@@ -27,11 +27,11 @@ ROUNDS: Final = 2000  # of a trial of ``core_latency_ns``: a tenth of a millisec
 WORD, POINTER = ctypes.c_int64, ctypes.c_void_p
 FUNCTIONS: Final[tuple[tuple[str, Any, Any], ...]] = (  # name, result, argument
     *(("play", None, POINTER), ("product_float", None, POINTER), ("product_double", None, POINTER)),
-    *(("set_threads", None, WORD), ("threads", WORD, None), ("latency", WORD, WORD)),
+    *(("set_threads", None, WORD), ("threads", WORD, None), ("latency", WORD, WORD), ("flush", WORD, WORD)),
     *(("layout", WORD, WORD), ("runs_here", WORD, None)),
 )
 
-UFUNC, TAKE, ARGMAX, COPY, PRODUCT_FLOAT, PRODUCT_DOUBLE = range(6)
+UFUNC, TAKE, ARGMAX, COPY, PRODUCT_FLOAT, PRODUCT_DOUBLE, ROWWISE = range(7)
 PRODUCT: Final = {"f": PRODUCT_FLOAT, "d": PRODUCT_DOUBLE}  # by NumPy's character of the type
 
 
@@ -42,12 +42,14 @@ def _structure(names: str) -> Any:
 
 
 UfuncCall = _structure(
-    "*loop *data count outer inner widen_first widen_result *at0 outer0 inner0 *at1 outer1 inner1 *at2 outer2 inner2"
+    "*loop *data count outer inner widen_first widen_result row_elements "
+    "*at0 outer0 inner0 *at1 outer1 inner1 *at2 outer2 inner2"
 )
 TakeCall = _structure("*out *source *indices count row_bytes source_rows columns size")
 ArgmaxCall = _structure("*source row column rows columns *out is_double")
 CopyCall = _structure("*to *from bytes")
-ProductCall = _structure("*a a_row a_depth *b b_row b_column *c c_row c_column rows columns depth *alpha *beta")
+ProductCall = _structure("*a a_row a_depth *b b_row b_column *c c_row c_column rows columns depth *alpha *beta *p")
+RowwiseRun = _structure("count rows")
 NativeMove = _structure("*to to_step *from from_step bytes")
 NativeProgram = _structure("*operations count *moves before after first steps")
 
@@ -55,13 +57,13 @@ NativeProgram = _structure("*operations count *moves before after first steps")
 class Call(ctypes.Union):
     _fields_ = (
         *(("ufunc", UfuncCall), ("take", TakeCall), ("argmax", ArgmaxCall)),
-        *(("copy", CopyCall), ("product", ProductCall)),
+        *(("copy", CopyCall), ("product", ProductCall), ("rowwise", RowwiseRun)),
     )
 
 
 # By the kind of an operation, its member of the union, and there the array that it writes (a ufunc's is its last).
-MEMBERS: Final = ("ufunc", "take", "argmax", "copy", "product", "product")
-WRITTEN: Final = ("", "out", "out", "to", "c", "c")
+MEMBERS: Final = ("ufunc", "take", "argmax", "copy", "product", "product", "rowwise")
+WRITTEN: Final = ("", "out", "out", "to", "c", "c", "")
 
 
 class Operation(ctypes.Structure):
@@ -72,7 +74,7 @@ class Operation(ctypes.Structure):
 def layout() -> list[int]:
     """The sizes and offsets that the library must confirm, in the order of native/library.c."""
     sizes = [ctypes.sizeof(structure) for structure in (Operation, NativeMove, NativeProgram)]
-    return [PRODUCT_DOUBLE, *sizes, *_offsets(Operation), *_offsets(NativeMove), *_offsets(NativeProgram)]
+    return [ROWWISE, *sizes, *_offsets(Operation), *_offsets(NativeMove), *_offsets(NativeProgram)]
 
 
 def _offsets(structure: Any, start: int = 0) -> list[int]:
@@ -88,7 +90,9 @@ class Native(NamedTuple):
     """The library's functions. ``play`` takes the address of a NativeProgram, a product that of a ProductCall.
 
     ``set_threads`` sets the number of threads for the work of the Python thread that calls it. ``latency(rounds)`` are
-    the picoseconds that a cache line takes from one processor to another, 0 where there is only one.
+    the picoseconds that a cache line takes from one processor to another, 0 where there is only one. ``flush(on)`` says
+    whether subnormal numbers count as zeros in the calling thread from now on, and returns whether they did before; in
+    the other functions they always do.
     """
 
     play: Callable[[int], None]
@@ -97,6 +101,7 @@ class Native(NamedTuple):
     set_threads: Callable[[int], None]
     threads: Callable[[], int]
     latency: Callable[[int], int]
+    flush: Callable[[int], int]
 
 
 class Library(NamedTuple):

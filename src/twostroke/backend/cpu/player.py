@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..base import Array, CallByCall, Captured, Steps
 from ..tape import Tape
+from .library import library
 from .program import Program, Unplayable
 from .threads import ThreadGovernor
 
@@ -17,14 +19,23 @@ COPIED: Final = 1 << 12  # bytes
 AT_ONCE_S: Final = 5e-3  # how long a signal may have to wait; a call of the player costs nothing beside it
 
 
-def quiet() -> np.errstate:
-    """A block without NumPy's warnings: overflow is found where it matters, in the loss, not in a step's middle."""
-    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@contextmanager
+def as_in_a_step() -> Iterator[None]:
+    """A block in which NumPy computes as in a step: without warnings, because overflow is found where it matters, in
+    the loss; and subnormal numbers count as zeros, as in the library."""
+    native = library().native
+    before = native.flush(1) if native else 0
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            yield
+    finally:
+        if native:
+            native.flush(before)
 
 
 class _ByCall(CallByCall):
     def run_part(self, part: int, first: int, stop: int) -> None:
-        with quiet():
+        with as_in_a_step():
             super().run_part(part, first, stop)
 
 

@@ -18,8 +18,10 @@ import numpy as np
 from ..base import Move
 from ..tape import Tape
 from . import library as native
+from . import rowwise
 
 WIDEN: Final = {"f": 1, "d": 2}  # the library's TO_FLOAT and TO_DOUBLE
+ADDED: Final = 1 << 14  # elements of a product from which it pays that it also adds them
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -43,7 +45,19 @@ class Program:
         scratch: Sequence[Array] = (),
     ) -> None:
         self._held: list[Any] = [tape, moves]
-        operations = [operation for call in tape for operation in self._operations(call)]
+        by_call = [list(self._operations(call)) for call in tape]
+        calls: Sequence[Any] = tape
+        for index, products in _added_products(calls):
+            p, v = calls[index].args
+            for number, (start, _) in products.items():
+                by_call[number][0].product.p = native.address(p[start:])
+            bounds = [0, *(bound for part in sorted(products.values()) for bound in part), p.size]
+            rest = [slice(*ends) for ends in zip(bounds[::2], bounds[1::2], strict=True) if ends[0] < ends[1]]
+            by_call[index] = [self._ufunc(np.add, (p[one], v[one]), p[one]) for one in rest]
+        for run in rowwise.runs(tape):
+            header = native.RowwiseRun(run.stop - run.first, run.rows)
+            by_call[run.first].insert(0, native.Operation(native.ROWWISE, rowwise=header))
+        operations = [operation for operations in by_call for operation in operations]
         for take, columns, size in _gathers(tape, scratch):
             found = next(x.take for x in operations if x.kind == native.TAKE and x.take.out == native.address(take))
             found.columns, found.size = columns, size
@@ -89,7 +103,7 @@ class Program:
             for name, kind in call._fields_:
                 address = getattr(call, name) if kind is native.POINTER else None
                 if address is not None and start <= address < stop:
-                    if name == written:
+                    if name in (written, "p"):
                         return
                     cell = native.POINTER.from_address(ctypes.addressof(call) + getattr(type(call), name).offset)
                     found.append((cell, address - start))
@@ -131,11 +145,12 @@ class Program:
         elif kind in WIDEN and "".join(kinds) + "->?" in ufunc.types:
             widen_result, result = WIDEN[kind], "?"
         loop = _loop(ufunc, f"{''.join(kinds)}->{result}")
-        overlaps = any(np.may_share_memory(x, out) and not _same(x, out) for x in arrays)
+        overlaps = any(np.may_share_memory(x, out) and not rowwise.same_view(x, out) for x in arrays)
         _expect(not overlaps, f"{ufunc.__name__} into a part of its own input")
         views = [_plane(np.broadcast_to(x, out.shape)) for x in arrays] + [_plane(out)]
         outer, inner, strides = _two_loops(views)
-        return _ufunc_operation(loop, views, outer, inner, strides, widen_first, widen_result)
+        row_elements = out.shape[-1] if outer == 1 and out.ndim == 2 else 0
+        return _ufunc_operation(loop, views, outer, inner, strides, widen_first, widen_result, row_elements)
 
     def _reduction(self, ufunc: np.ufunc, x: Array, axis: int, dtype: None, out: Array) -> Iterator[native.Operation]:
         """``out`` begins as zeros (add) or the first column (maximum); then every column is accumulated."""
@@ -150,7 +165,7 @@ class Program:
         if len(x) == 1:
             outer, inner, strides = 1, rest.shape[1], [(0, 0), (0, across), (0, 0)]
         loop = _loop(ufunc, f"{2 * x.dtype.char}->{x.dtype.char}")
-        yield _ufunc_operation(loop, [out, rest, out], outer, inner, strides, 0, 0)
+        yield _ufunc_operation(loop, [out, rest, out], outer, inner, strides, 0, 0, 0)
 
     def _cell(self, value: Any, kind: str) -> int:
         """The address of a number: of a scalar that changes from step to step, or of a constant."""
@@ -210,6 +225,31 @@ def _multiplies(call: Any, rows: Array) -> bool:
     return whole and b.flags.c_contiguous and not any(np.may_share_memory(x, rows) for x in (b, c))
 
 
+def _added_products(calls: Sequence[Any]) -> Iterator[tuple[int, dict[int, tuple[int, int]]]]:
+    """Calls p <- p + v of flat arrays, as of parameters and velocities, where products compute large parts of v: the
+    numbers of these products, with the bounds of each one's part. A product can add its own part at once, while it is
+    in the cache, if no call in between uses that part of p or of v."""
+    for index, call in enumerate(calls):
+        if call.func is not np.add or not all(isinstance(x, np.ndarray) for x in call.args):
+            continue
+        p, v = call.args
+        flat = p.ndim == v.ndim == 1 and p.dtype == v.dtype and p.flags.c_contiguous and v.flags.c_contiguous
+        if not flat or not rowwise.same_view(p, call.keywords["out"]) or np.may_share_memory(p, v):
+            continue
+        found = {}
+        for number, one in enumerate(calls[:index]):
+            c = one.args[4] if isinstance(getattr(one.func, "__self__", None), native.Products) else v
+            start = (native.address(c) - native.address(v)) // v.itemsize
+            inside = c.flags.c_contiguous and 0 <= start <= v.size - c.size
+            if c is v or c.size < ADDED or min(c.shape) < 2 or not inside:
+                continue
+            others = [*one.args[1:3], *(x for other in calls[number + 1 : index] for x in _arrays(other))]
+            if not any(np.may_share_memory(x, y) for x in others for y in (c, p[start : start + c.size])):
+                found[number] = start, start + c.size
+        if found:
+            yield index, found
+
+
 def _argmax(x: Array, *, axis: int, out: Array) -> native.Operation:
     known = axis == 1 and x.ndim == 2 and x.dtype.char in WIDEN and out.dtype == np.int64
     _expect(known and out.shape == x.shape[:1] and out.flags.c_contiguous, "argmax but of the rows of floats")
@@ -231,10 +271,6 @@ def _address(array: Array) -> int:
     return native.address(array)
 
 
-def _same(x: Array, out: Array) -> bool:
-    return (x.ctypes.data, x.shape, x.strides) == (out.ctypes.data, out.shape, out.strides)
-
-
 def _plane(x: Array) -> Array:
     """A view with two axes."""
     _expect(x.ndim <= 2, "an array of more than two axes")
@@ -254,10 +290,10 @@ def _two_loops(views: list[Array]) -> tuple[int, int, list[tuple[int, int]]]:
 
 
 def _ufunc_operation(
-    loop: tuple[int, int], arrays: list[Array], outer: int, inner: int, strides: list[tuple[int, int]], *widen: int
+    loop: tuple[int, int], arrays: list[Array], outer: int, inner: int, strides: list[tuple[int, int]], *rest: int
 ) -> native.Operation:
     words = [word for x, steps in zip(arrays, strides, strict=True) for word in (_address(x), *steps)]
-    return native.Operation(native.UFUNC, ufunc=native.UfuncCall(*loop, len(arrays), outer, inner, *widen, *words))
+    return native.Operation(native.UFUNC, ufunc=native.UfuncCall(*loop, len(arrays), outer, inner, *rest, *words))
 
 
 class _UfuncHead(ctypes.Structure):

@@ -9,7 +9,7 @@ INLINE void tiles(const product *p, const element *a, word rows, const element *
         n = tile_rows(rows - row);
         const element *from = a + row * (p->a_packed ? p->depth : p->a_row);
         word a_row = p->a_packed ? 1 : p->a_row, a_depth = p->a_packed ? n : p->a_depth;
-        if (list && !list->count && p->beta == 1) {
+        if (list && !list->count && p->beta == 1 && !p->to_p) {
             list++;
             continue;
         }
@@ -20,6 +20,7 @@ INLINE void tiles(const product *p, const element *a, word rows, const element *
         else if (n == 4) TILE(4);
         else if (n == 2) ONE(2, list);
         else ONE(1, list);
+        if (p->to_p) add_tile(p, c, n, columns);
         if (list) list++;
     }
 }
@@ -120,6 +121,20 @@ static void panel_tiles(const product *p, const element *a, word row, word rows,
 enum { OWN_COLUMNS = WIDTH * PANEL, OWN_SIZE = OWN_COLUMNS * BLOCK_DEPTH };
 static _Thread_local element own[OWN_SIZE] __attribute__((aligned(64)));
 
+/* All of B in `own`, unless it is there: `number` is different for each B. */
+static void pack_own(const product *p, word number) {
+    static _Thread_local word packed;
+    if (packed != number) pack_some_panels(p, 0, (p->columns + PANEL - 1) / PANEL, 0, p->depth, own);
+    packed = number;
+}
+
+/* The first of NUMBERS numbers for packed matrices. */
+enum { NUMBERS = 1 << 20 };
+static word new_number(void) {
+    static atomic_long used;
+    return (atomic_fetch_add(&used, 1) + 1) * NUMBERS;
+}
+
 /* Some rows of C in some panels' columns. */
 static void tiles_task(const void *argument, word index) {
     const product *p = argument;
@@ -135,9 +150,8 @@ static void tiles_task(const void *argument, word index) {
     product block = block_of_a(p, row >= p->first);
     block.a -= row >= p->first ? p->first * p->a_row : 0;
     if (p->first) {
-        static _Thread_local word packed; /* the number of the product whose B is in `own` */
-        if (packed != p->number) pack_some_panels(p, 0, count, 0, p->depth, own);
-        packed = p->number, block.panels = own, p = &block;
+        pack_own(p, p->number);
+        block.panels = own, p = &block;
     }
     for (word n = p->along_rows ? ROWS : p->chunk; row < end; row += n) {
         word rows = end - row < n ? end - row : n;
@@ -167,6 +181,7 @@ static void strips_task(const void *argument, word index) {
         else if (n == 4) STRIP_TILE(4, list);
         else if (n == 2) STRIP_TILE(2, list);
         else STRIP_TILE(1, list);
+        if (p->to_p) add_tile(p, c, n, STRIP);
     }
 }
 
@@ -191,15 +206,14 @@ void block_product(product p) {
         if (!p.columns) return;
     }
     word count = (p.columns + PANEL - 1) / PANEL, rows = p.rows, all = A_SIZE / p.depth / CHUNK * CHUNK;
-    p.packed = rows >= PACKED_ROWS || p.b_column != 1;
+    p.packed = (rows >= PACKED_ROWS && p.columns > LANES) || p.b_column != 1;
     p.panels = p.space->panels;
     p.a_packed = rows >= PACKED_ROWS && p.columns >= 256;
     p.chunk = rows * count < CHUNK * TASKS ? ROWS : CHUNK;
     p.along_rows = p.columns * p.depth <= NEAR;
     p.width = count >= 2 * WIDTH ? WIDTH : count / 2 ? count / 2 : 1; /* a thread packs the columns that it multiplies */
     p.packs = p.packed && !p.first ? 4 * ((count + p.width - 1) / p.width) : 0;
-    static atomic_long numbers;
-    p.number = p.first ? atomic_fetch_add(&numbers, 1) + 1 : 0;
+    p.number = p.first ? new_number() : 0;
     for (word row = 0; row < rows; row += p.rows, p.a += p.rows * p.a_row, p.c += p.rows * p.c_row, p.packs = 0) {
         p.rows = p.a_packed && rows - row > all ? all : rows - row;
         p.chunks = (p.rows + p.chunk - 1) / p.chunk;
@@ -268,26 +282,28 @@ int large_b_product(product p) {
     return 1;
 }
 
-/* A forward pass of not many rows where W is not large: both halves of the depth at once. Each thread has its own rows of W,
-   whose gradient it will compute: so they stay in its cache. The first rows of C are to be the first thread's, the others the
-   second's: only the sums that the other thread needs cross over, through `rows_of_a`, and are added at the end. That has the
-   bits of one thread, which adds the second half's to the first's: x + y = y + x, unless C is read (beta). */
-enum { HALF_PANELS = 2 };
+/* A forward pass where W is not large: both halves of the depth at once. Each thread has its own rows of W, whose gradient it
+   will compute: so they stay in its cache, with its columns of the batch. The first rows of C are to be the first thread's,
+   the others the second's: only the sums that the other thread needs cross over, through `rows_of_a`, and are added at the
+   end. That has the bits of one thread, which adds the second half's to the first's: x + y = y + x, unless C is read (beta). */
 INLINE word first_rows(const product *p) { return p->beta == 0 ? p->rows / 2 / ROWS * ROWS : p->rows; }
 
+/* `group` panels of one half, in `chunk` rows. */
 static void half_task(const void *argument, word index) {
     const product *p = argument;
-    word half = index / p->chunks, column = index % p->chunks * HALF_PANELS * PANEL, mine = first_rows(p);
+    word half = index / p->chunks, tasks = (p->rows + p->chunk - 1) / p->chunk, columns = p->group * PANEL;
+    word row = index % p->chunks % tasks * p->chunk, column = index % p->chunks / tasks * columns, mine = first_rows(p);
+    word end = row + p->chunk < p->rows ? row + p->chunk : p->rows;
     product piece = depth_piece(p, half * p->halved), block = block_of_a(p, (int)half);
     if (p->first) piece.a = block.a, piece.a_row = block.a_row;
     piece.b += column, piece.panels = own;
-    piece.columns = p->columns - column < HALF_PANELS * PANEL ? p->columns - column : HALF_PANELS * PANEL;
-    if (p->packed) pack_some_panels(&piece, 0, HALF_PANELS, 0, piece.depth, own);
+    piece.columns = p->columns - column < columns ? p->columns - column : columns;
+    if (p->packed) pack_own(&piece, p->number + index - index % tasks);
     product kept = piece, given = piece;
     kept.c += column * p->c_column, kept.beta = p->beta;
     given.c = p->space->rows_of_a + column, given.c_row = p->columns, given.c_column = 1, given.beta = 0;
     static _Thread_local depths list;
-    for (word row = 0, n; row < p->rows; row += n) {
+    for (word n; row < end; row += n) {
         n = tile_rows(p->rows - row);
         const element *a = piece.a + row * piece.a_row;
         if (p->listed) list_depths(a, piece.a_row, 1, n, piece.depth, &list);
@@ -308,17 +324,20 @@ static void add_halves(const void *argument, word index) {
     }
 }
 
-/* The depth of the first half where the threads have a half each; else 0. Many rows: each thread has rows of its own. */
+/* The depth of the first half where the threads have a half each; else 0. */
 word halves(word rows, word columns, word depth) {
-    int few = twostroke_threads() > 1 && columns < 256 && rows * columns <= A_SIZE && 2 * rows <= depth;
-    return few && rows * columns * depth >= SHARED ? half_depth(depth) : 0;
+    word width = (columns + PANEL - 1) / PANEL * PANEL;
+    int fits = columns < 256 && rows <= BLOCK_DEPTH && width * rows <= OWN_SIZE; /* as the gradient's deltas, in one piece */
+    return twostroke_threads() > 1 && fits && rows * columns * depth >= SHARED ? half_depth(depth) : 0;
 }
 
 /* Whether it was such a product, computed here. */
 int both_halves(product p) {
-    if (!p.halved || !halves(p.rows, p.columns, p.depth)) return 0;
+    if (!p.halved || p.to_p || !halves(p.rows, p.columns, p.depth)) return 0;
+    int many = p.rows >= MANY_ROWS;
     p.packed = p.rows >= PACKED_ROWS, p.a_packed = 0, p.listed = lists_pay(&p);
-    p.chunks = (p.columns + HALF_PANELS * PANEL - 1) / (HALF_PANELS * PANEL);
+    p.chunk = many ? 2 * CHUNK : p.rows, p.group = many ? WIDTH : 2, p.number = new_number();
+    p.chunks = (p.rows + p.chunk - 1) / p.chunk * ((p.columns + p.group * PANEL - 1) / (p.group * PANEL));
     parallel_for(half_task, &p, 2 * p.chunks, 1);
     parallel_for(add_halves, &p, PARTS, p.rows * p.columns >= SHARED_ROW);
     return 1;

@@ -53,6 +53,7 @@ static int take_space(void) {
 }
 
 void TYPED(twostroke_product)(const product_call *call) {
+    unsigned control = flush_subnormals();
     int space = take_space();
     whole_product((product){
         .a = call->a, .a_row = call->a_row, .a_depth = call->a_depth, .b = call->b, .b_row = call->b_row,
@@ -60,6 +61,8 @@ void TYPED(twostroke_product)(const product_call *call) {
         .rows = call->rows, .columns = call->columns, .depth = call->depth,
         .alpha = *(const element *)call->alpha, .beta = *(const element *)call->beta, .space = spaces[space].space,
         .first = call->a == gathered.at ? gathered.first : 0,
+        .to_p = call->p ? (element *)call->p - (element *)call->c : 0,
     });
     atomic_store(&spaces[space].taken, 0);
+    __builtin_ia32_ldmxcsr(control);
 }

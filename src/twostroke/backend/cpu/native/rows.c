@@ -1,15 +1,15 @@
 /* Products with one row of A or a depth of one: a batch of one sample. */
 #include "tiles.h"
 
-/* The factors of a row product or an outer product: `count` elements of A. A zero is left out unless `zeros`: its row of the
-   matrix (rows are `far` apart) is neither read nor changed, so an infinity or NaN in it has no effect. Where none is left
-   out they are read in place, because a list would cost a tenth of a step of one sample. Returns how many there are. */
-static word find_factors(product *p, const element *a, word stride, word count, word far, int zeros) {
+/* The factors of a row product or an outer product: `count` elements of A. A zero is left out: its row of the matrix (rows are
+   `far` apart) is neither read nor changed, so an infinity or NaN in it has no effect. Where none is left out they are read
+   in place, because a list would cost a tenth of a step of one sample. Returns how many there are. */
+static word find_factors(product *p, const element *a, word stride, word count, word far) {
     workspace *to = p->space;
     word n = 0, i = 0, whole = stride == 1 ? count / LANES * LANES : 0;
-    while (!zeros && i < whole && not_zero(load(a + i)) == (1u << LANES) - 1) i += LANES;
-    while (!zeros && i < count && i >= whole && a[i * stride] != 0) i++;
-    p->in_place = a, p->stride = stride, p->far = far, p->listed = !zeros && i < count;
+    while (i < whole && not_zero(load(a + i)) == (1u << LANES) - 1) i += LANES;
+    while (i < count && i >= whole && a[i * stride] != 0) i++;
+    p->in_place = a, p->stride = stride, p->far = far, p->listed = i < count;
     if (!p->listed) return count;
     for (i = 0; i < whole; i += LANES)
         for (unsigned bits = not_zero(load(a + i)); bits; bits &= bits - 1) {
@@ -124,7 +124,9 @@ INLINE void outer_strip(const product *p, word row, word end, word column, int v
         element *to = p->c + place(p, row) + column;
         EACH(v, vectors) {
             vector old = kept ? multiply(beta, load(to + v * LANES)) : fill(0);
-            store(to + v * LANES, multiply_add(x, line[v], old));
+            vector value = multiply_add(x, line[v], old);
+            store(to + v * LANES, value);
+            if (p->to_p) store(to + p->to_p + v * LANES, load(to + p->to_p + v * LANES) + value);
         }
     }
 }
@@ -140,7 +142,10 @@ static void outer_task(const void *argument, word index) {
         if (p->beta == 0) outer_strip(p, i, end, j, vectors, 0);           \
         else outer_strip(p, i, end, j, vectors, 1);
         STRIPS(8) STRIPS(4) STRIPS(1)
-        for (; i < end && j < n; i++) outer_end(p, p->alpha * factor(p, i), p->c + place(p, i), j);
+        for (; i < end && j < n; i++) {
+            outer_end(p, p->alpha * factor(p, i), p->c + place(p, i), j);
+            if (p->to_p) add_tile(p, p->c + place(p, i) + j, 1, n - j);
+        }
         return;
     }
     for (vector beta = fill(p->beta); i < end; i++, j = 0) {
@@ -151,13 +156,14 @@ static void outer_task(const void *argument, word index) {
                 store(y + j + v * LANES, multiply_add(fill(x), load(p->b + j + v * LANES), old));
             }
         outer_end(p, x, y, j);
+        if (p->to_p) add_tile(p, y, 1, n);
     }
 }
 
 static void row_by_matrix(product p) {
     element *sums = p.space->sums;
     product part = p;
-    part.depth = find_factors(&part, p.a, p.a_depth, p.depth, p.b_row, 0);
+    part.depth = find_factors(&part, p.a, p.a_depth, p.depth, p.b_row);
     word parts = part.depth * p.columns >= SHARED_ROW && p.columns <= WIDEST ? PARTS : 1;
     if (parts == 1) {
         row_product(&part, 0, part.depth);
@@ -179,8 +185,11 @@ int row_of_a(product p) {
         product part = p;
         for (word row = 0; row < p.rows; row += FACTORS, part.c += FACTORS * p.c_row) {
             word count = p.rows - row < FACTORS ? p.rows - row : FACTORS;
-            part.rows = find_factors(&part, p.a + row * p.a_row, p.a_row, count, p.c_row, p.beta != 1);
+            part.rows = find_factors(&part, p.a + row * p.a_row, p.a_row, count, p.c_row);
+            /* As the forward pass, which reads the rows of factors other than zero: else one thread would read what the other
+               keeps. All rows change where C is scaled (beta) or added. */
             word parts = part.rows * p.columns >= SHARED_ROW ? PARTS : 1;
+            if (p.beta != 1 || p.to_p) part.rows = count, part.listed = 0;
             part.chunk = (part.rows + parts - 1) / parts;
             parallel_for(outer_task, &part, parts, parts > 1);
         }

@@ -21,7 +21,9 @@ static pthread_mutex_t sleep_mutex = PTHREAD_MUTEX_INITIALIZER, pool_mutex = PTH
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static _Thread_local int wanted = 1; /* of this caller's work, its own thread included */
 static atomic_int job_threads = 1;
-enum { FAR = 1000, ASLEEP = 20000, SURE = 64 }; /* cycles: some 400 through a common cache, 2,000 without */
+/* Cycles: some 400 through a common cache of AMD's processors, 2,000 without one; 1,000 through that of Intel's, whose cores
+   keep more to themselves. */
+enum { FAR = 700, ASLEEP = 20000, SURE = 64 };
 static _Atomic uint64_t job_began;              /* in cycles */
 static atomic_int far_apart;                    /* 0 to SURE: up for each worker that took longer than FAR, else down */
 static atomic_int started = 1;
@@ -64,6 +66,7 @@ static void work(int number) {
 
 static void *worker(void *argument) {
     int number = (int)(intptr_t)argument, spins = 0;
+    flush_subnormals();
     for (;;) {
         if (has_task(atomic_load(&tickets[number].value))) {
             note_handover();

@@ -29,6 +29,16 @@ void write_tile(const product *p, const element *sums, element *c, word rows, wo
     }
 }
 
+/* P <- P + C for a tile of C that was just written: a velocity is added to the weights while it is in the nearest cache. */
+void add_tile(const product *p, element *c, word rows, word columns) {
+    for (word r = 0; r < rows; r++, c += p->c_row) {
+        element *to = c + p->to_p;
+        word j = 0;
+        for (; p->c_column == 1 && j + LANES <= columns; j += LANES) store(to + j, load(to + j) + load(c + j));
+        for (; j < columns; j++) to[j * p->c_column] += c[j * p->c_column];
+    }
+}
+
 /* The number of depths at which one of `rows` rows of A (at most two vectors) is not zero, and in `at`, unless NULL, these
    depths. Most pixels of MNIST are zero. */
 INLINE word nonzero_depths(const element *a, word a_row, word a_depth, word rows, word depth, uint16_t *at) {

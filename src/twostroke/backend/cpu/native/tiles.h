@@ -73,6 +73,7 @@ enum {
     CHUNK = 4 * ROWS,     /* rows of a task */
     TASKS = 32,           /* of one product, if it has enough rows and panels */
     WIDTH = 4,            /* panels packed together, at most: memory is faster along rows */
+    MANY_ROWS = 384,      /* rows of C that the tasks of a half's product share, in place of columns */
     PACKED_ROWS = 24,     /* rows of C from which packing B pays */
     LARGE = (1 << 20) / sizeof(element), /* elements of a matrix that does not stay in a core's cache */
     SHARED = 1 << 17,     /* multiplications from which threads share a product */
@@ -99,6 +100,7 @@ typedef struct {
     element *c;
     word a_row, a_depth, b_row, b_column, c_row, c_column, rows, columns, depth;
     element alpha, beta;
+    word to_p;                 /* from C to the array to which C is added at the end, in elements; 0: there is none */
     workspace *space;
     word chunk, chunks, group; /* rows of a task, the number of such tasks, the panels of one */
     word packed, a_packed;     /* whether B is in panels, and A in rows of tiles */
@@ -115,6 +117,7 @@ typedef struct {
 } product;
 
 #define write_tile TYPED(write_tile)
+#define add_tile TYPED(add_tile)
 #define list_depths TYPED(list_depths)
 #define lists_pay TYPED(lists_pay)
 #define large_b_product TYPED(large_b_product)
@@ -123,6 +126,7 @@ typedef struct {
 #define both_halves TYPED(both_halves)
 #define halves TYPED(halves)
 void write_tile(const product *p, const element *sums, element *c, word rows, word columns);
+void add_tile(const product *p, element *c, word rows, word columns);
 void list_depths(const element *a, word a_row, word a_depth, word rows, word depth, depths *list);
 int lists_pay(const product *p);
 int large_b_product(product p);
@@ -136,6 +140,7 @@ INLINE product depth_piece(const product *p, word d) {
     word most = p->halved && !d ? p->halved : BLOCK_DEPTH;
     piece.depth = p->depth - d < most ? p->depth - d : most;
     piece.a = p->a + d * p->a_depth, piece.b = p->b + d * p->b_row, piece.beta = d ? 1 : p->beta;
+    if (d + piece.depth < p->depth) piece.to_p = 0;
     return piece;
 }
 INLINE word depth_pieces(const product *p) { return p->halved ? 2 : (p->depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH; }
