@@ -45,7 +45,10 @@ from twostroke.runs.presets import PRESETS
 VALIDATION: Final = 10_000
 CLOCKS: Final = ("resident", "host", "capture")
 HIDDEN: Final = (128, 160, 192, 256)
-BATCH_AND_RATE: Final = ((128, 0.3), (192, 0.4), (256, 0.5), (256, 0.6))
+SETTINGS: Final = tuple(
+    dict(zip(("batch_size", "lr", "momentum"), values, strict=True))
+    for values in ((96, 0.3, 0.85), (128, 0.3, 0.9), (128, 0.4, 0.85), (192, 0.4, 0.9), (192, 0.5, 0.85))
+)
 
 
 def run_once(data: Dataset, backend: Backend, hidden: Sequence[int], config: TrainConfig) -> dict[str, Any]:
@@ -194,12 +197,12 @@ def sweep(arguments: argparse.Namespace, data: Dataset, backend: Backend) -> dic
     """Recipes in turns, seed by seed, scored on what was held out of the training set."""
     _, base = recipe(arguments)
     rows: list[dict[str, Any]] = [
-        {"hidden": [width], "batch_size": batch_size, "lr": lr, "accuracies": [], "resident_seconds": []}
-        for width, (batch_size, lr) in product(HIDDEN, BATCH_AND_RATE)
+        {"hidden": [width], **settings, "accuracies": [], "resident_seconds": []}
+        for width, settings in product(HIDDEN, SETTINGS)
     ]
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for row in rows:
-            settings = {name: row[name] for name in ("batch_size", "lr")}
+            settings = {name: row[name] for name in SETTINGS[0]}
             config = base.replace(**settings, seed=seed, val_size=VALIDATION)
             run = run_once(data, backend, row["hidden"], config)
             row["accuracies"].append(run["validation_accuracy"])
@@ -208,8 +211,8 @@ def sweep(arguments: argparse.Namespace, data: Dataset, backend: Backend) -> dic
         row["mean"], row["seconds"] = statistics.fmean(row["accuracies"]), statistics.median(row["resident_seconds"])
     rows.sort(key=lambda row: -row["mean"])
     for row in rows:
-        name = f"784-{row['hidden'][0]}-10, batch {row['batch_size']}, peak {row['lr']}"
-        print(f"{name:34} validation {row['mean']:.2%} (worst {min(row['accuracies']):.2%}), {row['seconds']:.3f} s")
+        name = f"784-{row['hidden'][0]}-10, batch {row['batch_size']}, peak {row['lr']}, momentum {row['momentum']}"
+        print(f"{name:49} validation {row['mean']:.2%} (worst {min(row['accuracies']):.2%}), {row['seconds']:.3f} s")
     return {"epochs": base.epochs, "seeds": arguments.seeds, "validation_samples": VALIDATION, "recipes": rows}
 
 
@@ -249,7 +252,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--limit", type=float, default=math.inf, metavar="S", help="begin no further seed after so many seconds"
     )
     parser.add_argument("--reuse", action="store_true", help="all seeds in the arrays and graphs of one run")
-    parser.add_argument("--sweep", action="store_true", help="compare 16 recipes on a split of the training set")
+    parser.add_argument("--sweep", action="store_true", help="compare 20 recipes on a split of the training set")
     parser.add_argument("--no-save", action="store_true", help="do not write to bench/results/")
     arguments = parser.parse_args(argv)
     if arguments.seeds is None:

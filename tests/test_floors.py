@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # sample's products, and by what is done together: rows through several calls, and velocities added by their product.
 MOST_LINES = {
     "engine": 2665,
-    "backend.cpu": 1212,
+    "backend.cpu": 1213,
     "backend.cuda": 1875,
     "ranks": 820,
     "sklearn": 965,
@@ -54,7 +54,7 @@ MOST_LINES = {
     "measure": 1500,
     "commands": 1470,
     "data": 1655,
-    "rest": 3270,
+    "rest": 3271,
 }
 LONGEST_FILE, MOST_C_LINES = 400, 1474
 # The maths knows no array module: it is given one.

@@ -180,6 +180,8 @@ def test_patience_reports_the_model_that_was_kept(run: Any, tiny: str, tmp_path:
         "constant",
         "--preset",
         "fast",
+        "--layers",
+        "784,192,3",
     ]
     code, out, _ = run("train", tiny, "--device", "cpu", *words, "--batch-size", 20, "--out", tmp_path, "--json")
     assert code == 0
@@ -737,8 +739,8 @@ def test_the_help_of_train_tells_what_is_chosen_and_breaks_no_word(run: Any, mon
     assert "One of constant, one-cycle, step, cosine. Default: one-cycle." in text
     assert "full: one step an epoch. Default: 192." in text
     assert "N >= 1. Default: 4." in text
-    assert "Default: 0.4, the preset's," in text
-    assert "Default: 784,192,10 on MNIST." in text
+    assert "Default: 0.5, the preset's," in text
+    assert "Default: 784,160,10 on MNIST." in text
 
 
 COMMANDS = {one.name or "": one for one in get_command(app_of([])).commands.values()}  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from tests.support.small_runs import KINDS, train_run
 from twostroke.cli import main
 from twostroke.engine.training import TrainingRun
 from twostroke.models.checkpoint import save_checkpoint
+from twostroke.runs.presets import PRESETS
 
 MINE = """
 from tests.support.own_kernels import huber, rmsprop, swish
@@ -66,7 +67,7 @@ def test_a_run_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     whole = ts.load_model(run(folder) / "model.safetensors", kernels=[own.swish, own.huber])
     data = ts.load_dataset(str(folder / "small.npz"))
     words = ["small.npz", "--preset", "fast", *KINDS["features"][4], "--batch-size", "20", *OWN, "--out", "resumed"]
-    config = ts.TrainConfig(epochs=3, batch_size=20, optimizer=own.rmsprop, lr=0.01)
+    config = PRESETS["fast"].config.replace(epochs=3, batch_size=20, optimizer=own.rmsprop, lr=0.01)
     stopped = TrainingRun(ts.MLP([7, 5, 3], activation=own.swish, loss=own.huber), data, config)
     stopped.advance(7)
     (folder / "resumed").mkdir()

@@ -49,10 +49,10 @@ def test_a_preset_is_a_network_and_a_configuration(name: str) -> None:
 
 def test_fast_is_the_measured_recipe() -> None:
     preset = PRESETS["fast"]
-    assert preset.hidden == (192,)
+    assert preset.hidden == (160,)
     config = preset.config
-    assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (4, 192, 0.4, "momentum")
-    assert (config.schedule, config.warmup, config.momentum, config.l2) == ("one-cycle", 0.2, 0.9, 0.0)
+    assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (4, 192, 0.5, "momentum")
+    assert (config.schedule, config.warmup, config.momentum, config.l2) == ("one-cycle", 0.2, 0.85, 0.0)
 
 
 def test_general_is_the_measured_recipe() -> None:

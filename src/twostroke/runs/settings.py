@@ -185,8 +185,8 @@ SETTINGS: Final = _table(
     Setting("classes", DATA, "NAME,...|FILE",
             "The classes' names in the order of their numbers, or a file with one a line.",
             (str, list), convert=names_in),
-    Setting("preset", TRAINING, "|".join(PRESETS), f"A recipe to start from. {_RECIPES} Default: fast on MNIST, general"
-            " on other data.", default="fast"),
+    Setting("preset", TRAINING, "|".join(PRESETS),
+            f"A recipe to start from. {_RECIPES} Default: fast on MNIST, general on other data.", default="fast"),
     Setting("from_model", NETWORK, "MODEL", "Start from a model.safetensors: its network, weights and class names. The"
             " optimiser begins anew, and how to train is yours to set.", word="from", convert=_path),
     Setting("layers", NETWORK, "784,128,10", "Widths, inputs to outputs; the first and last are the data's."
@@ -213,7 +213,8 @@ SETTINGS: Final = _table(
             f" Default: {FAST.config.lr}, the preset's, or what suits another --optimizer.",
             (float, int), aliases=("--eta",), record_key="learning_rate", label="highest learning rate",
             follows="optimizer", phrase=lambda s: f"learning rate {s['lr']:g}"),
-    Setting("momentum", TRAINING, "NUMBER", "For momentum and nesterov: 0 <= NUMBER < 1. Default: 0.9.", (float, int),
+    Setting("momentum", TRAINING, "NUMBER",
+            f"For momentum and nesterov: 0 <= NUMBER < 1. Default: {FAST.config.momentum}, the preset's.", (float, int),
             phrase=lambda s: f"momentum {s['momentum']:g}" if s["optimizer"] in ("momentum", "nesterov") else ""),
     Setting("schedule", TRAINING, "|".join(SCHEDULES), "The learning rate over the run.",
             phrase=lambda s: f"schedule {s['schedule']}"

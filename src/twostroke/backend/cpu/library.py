@@ -159,7 +159,8 @@ def load(folder: Path, variants: tuple[str, ...] = VARIANTS) -> Library:
 def core_latency_ns() -> float | None:
     """How long a cache line takes from one core to another, one way: the least of three trials, in nanoseconds.
 
-    Some 40 where they share a cache, 200 where they do not. None without the library, or where there is one core.
+    Some 40 where they share a cache, 70 where that is Intel's, 200 where they share none. None without the library, or
+    where there is one core.
     """
     native = library().native
     found = min(native.latency(ROUNDS) for _ in range(3)) if native else 0

@@ -75,7 +75,7 @@ def _call(call: Any, gathered: Sequence[Array]) -> _Call | None:
 
 
 def _goes_with(call: _Call | None, before: Sequence[_Call | None]) -> bool:
-    """Whether rows of this call need, of what the calls before it compute, the same row only; and the other way round."""
+    """Whether a row of this call and the same row of the calls before it need of each other's results nothing else."""
     others = [one for one in before if one]
     if call is None or (others and len(others[0].out) != len(call.out)):
         return False
