@@ -373,6 +373,7 @@ def test_rows_that_others_read_stay_whole() -> None:
         ((300, 128, 10), 150, {"optimizer": "momentum", "l2": 0.01}, True),  # the product adds to a velocity
         ((40, 600, 2), 1, {"optimizer": "momentum"}, False),
         ((20, 1100, 2), 600, {"optimizer": "momentum"}, True),  # few rows of W, and wide
+        ((60, 256, 64, 3), 128, {"optimizer": "momentum", "momentum": 0.0}, True),  # adds, and by rows too
         ((40, 500, 2), 1100, {"optimizer": "momentum"}, True),  # more samples than are summed at once
     ],
 )

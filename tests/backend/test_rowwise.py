@@ -37,6 +37,12 @@ def test_elementwise_work_and_small_products_go_together() -> None:
     assert found(partial(np.argmax, Z, axis=1, out=ones(N, dtype=np.int64)), *calls) == [(1, 4, N)]
 
 
+def test_a_call_may_belong_to_no_run() -> None:
+    Z, A = ones(N, K), ones(N, K)
+    calls = [partial(np.add, x, 1.0, out=x) for x in (Z, A, Z)]
+    assert [(run.first, run.stop) for run in rowwise.runs(calls, {1})] == [(0, 1), (2, 3)]
+
+
 def test_little_work_stays_whole() -> None:
     Z = ones(20, K)
     assert found(partial(np.add, Z, 1.0, out=Z)) == []

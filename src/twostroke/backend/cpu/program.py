@@ -47,14 +47,15 @@ class Program:
         self._held: list[Any] = [tape, moves]
         by_call = [list(self._operations(call)) for call in tape]
         calls: Sequence[Any] = tape
-        for index, products in _added_products(calls):
+        added = list(_added_products(calls))
+        for index, products in added:
             p, v = calls[index].args
             for number, (start, _) in products.items():
                 by_call[number][0].product.p = native.address(p[start:])
             bounds = [0, *(bound for part in sorted(products.values()) for bound in part), p.size]
             rest = [slice(*ends) for ends in zip(bounds[::2], bounds[1::2], strict=True) if ends[0] < ends[1]]
             by_call[index] = [self._ufunc(np.add, (p[one], v[one]), p[one]) for one in rest]
-        for run in rowwise.runs(tape):
+        for run in rowwise.runs(calls, {number for _, products in added for number in products}):
             header = native.RowwiseRun(run.stop - run.first, run.rows)
             by_call[run.first].insert(0, native.Operation(native.ROWWISE, rowwise=header))
         operations = [operation for operations in by_call for operation in operations]

@@ -5,7 +5,7 @@ Such calls need no other order between rows: a thread can take some rows through
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,13 +35,15 @@ class _Call(NamedTuple):
     by_all: list[Array]
 
 
-def runs(calls: Sequence[Any]) -> Iterator[Run]:
-    """The longest runs, in order, that are worth it."""
+def runs(calls: Sequence[Any], alone: Container[int] = ()) -> Iterator[Run]:
+    """The longest runs, in order, that are worth it. The calls with the numbers ``alone`` belong to none."""
     gathered: list[Array] = []  # may lie in blocks of columns; what widens them is part of gathering (native/gather.c)
     known: list[_Call | None] = []
     for index, call in enumerate(calls):
         before = calls[index - 1].func if index else None
-        if np.take in (call.func, before):
+        if index in alone:
+            known.append(None)
+        elif np.take in (call.func, before):
             gathered += [call.keywords["out"]] if "out" in call.keywords else []
             known.append(None)
         else:
