@@ -327,6 +327,19 @@ def test_training_works_with_it_and_without_it() -> None:
         assert abs(with_it - without) <= limit
 
 
+def test_numpy_knows_the_limits_of_its_types_within_a_step() -> None:
+    """Some of NumPy is imported when it is first used, and asks for them."""
+    script = """
+        import numpy as np
+        import twostroke as ts
+        with ts.select_backend("cpu", 1).active():
+            np.ma.masked_array([1.0, 2.0], mask=[True, False]).sum()
+            found = [float(np.finfo(kind).smallest_subnormal).hex() for kind in ("float32", "float64")]
+        print(*found)
+    """
+    assert run_python(script) == "0x1.0000000000000p-149 0x0.0000000000001p-1022"
+
+
 def test_a_weight_that_is_not_finite_ends_the_training() -> None:
     """Also where only zeros meet it, which our products skip: with the library and without it, by the same error."""
     script = """

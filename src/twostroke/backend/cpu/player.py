@@ -19,6 +19,10 @@ COPIED: Final = 1 << 12  # bytes
 AT_ONCE_S: Final = 5e-3  # how long a signal may have to wait; a call of the player costs nothing beside it
 
 
+# NumPy before 2.4 works out a type's limits when they are first asked for: not while subnormal numbers count as zeros.
+LIMITS: Final = [np.finfo(kind) for kind in (np.half, np.single, np.double, np.longdouble)]
+
+
 @contextmanager
 def as_in_a_step() -> Iterator[None]:
     """A block in which NumPy computes as in a step: without warnings, because overflow is found where it matters, in
