@@ -56,7 +56,7 @@ MOST_LINES = {
     "data": 1655,
     "rest": 3271,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1474
+LONGEST_FILE, MOST_C_LINES = 400, 1480
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.

@@ -334,8 +334,8 @@ def test_numpy_knows_the_limits_of_its_types_within_a_step() -> None:
         import twostroke as ts
         with ts.select_backend("cpu", 1).active():
             np.ma.masked_array([1.0, 2.0], mask=[True, False]).sum()
-            found = [float(np.finfo(kind).smallest_subnormal).hex() for kind in ("float32", "float64")]
-        print(*found)
+            found = [np.finfo(kind).smallest_subnormal for kind in ("float32", "float64")]
+        print(*(float(x).hex() for x in found))
     """
     assert run_python(script) == "0x1.0000000000000p-149 0x0.0000000000001p-1022"
 

@@ -162,5 +162,5 @@ void twostroke_play(const program *p) {
         move_all(p->moves + p->before, p->after, step);
     }
     gathered.at = NULL;
-    __builtin_ia32_ldmxcsr(control);
+    end_flush(control);
 }

@@ -64,5 +64,5 @@ void TYPED(twostroke_product)(const product_call *call) {
         .to_p = call->p ? (element *)call->p - (element *)call->c : 0,
     });
     atomic_store(&spaces[space].taken, 0);
-    __builtin_ia32_ldmxcsr(control);
+    end_flush(control);
 }

@@ -116,7 +116,7 @@ INLINE void outer_end(const product *p, element x, element *y, word j) {
 }
 
 /* `vectors` vectors of some rows: there b stays in registers. */
-INLINE void outer_strip(const product *p, word row, word end, word column, int vectors, int kept) {
+INLINE void outer_strip(const product *p, word row, word end, word column, int vectors, int kept, int added) {
     vector line[WIDE_STRIP / LANES], beta = fill(p->beta);
     EACH(v, vectors) line[v] = load(p->b + column + v * LANES);
     for (; row < end; row++) {
@@ -126,7 +126,7 @@ INLINE void outer_strip(const product *p, word row, word end, word column, int v
             vector old = kept ? multiply(beta, load(to + v * LANES)) : fill(0);
             vector value = multiply_add(x, line[v], old);
             store(to + v * LANES, value);
-            if (p->to_p) store(to + p->to_p + v * LANES, load(to + p->to_p + v * LANES) + value);
+            if (added) store(to + p->to_p + v * LANES, load(to + p->to_p + v * LANES) + value);
         }
     }
 }
@@ -134,17 +134,19 @@ INLINE void outer_strip(const product *p, word row, word end, word column, int v
 /* Depth one: a batch of one sample is added to the weights, to the factors' rows of C. Wide rows one by one: memory is
    fastest along them. */
 static void outer_task(const void *argument, word index) {
-    const product own = *(const product *)argument, *p = &own; /* C's elements cannot be these: they are read once */
+    /* Read once: C's elements cannot be these, as long as no function gets their address. */
+    const product own = *(const product *)argument, *p = &own;
     word i = index * p->chunk, end = i + p->chunk < p->rows ? i + p->chunk : p->rows, n = p->columns, j = 0;
     if (n < 4 * WIDE_STRIP) {
-#define STRIPS(vectors)                                                    \
-    for (; j + (vectors) * LANES <= n; j += (vectors) * LANES)             \
-        if (p->beta == 0) outer_strip(p, i, end, j, vectors, 0);           \
-        else outer_strip(p, i, end, j, vectors, 1);
+#define STRIPS(vectors)                                                        \
+    for (; j + (vectors) * LANES <= n; j += (vectors) * LANES)                 \
+        if (p->to_p) outer_strip(p, i, end, j, vectors, p->beta != 0, 1);      \
+        else if (p->beta != 0) outer_strip(p, i, end, j, vectors, 1, 0);       \
+        else outer_strip(p, i, end, j, vectors, 0, 0);
         STRIPS(8) STRIPS(4) STRIPS(1)
         for (; i < end && j < n; i++) {
             outer_end(p, p->alpha * factor(p, i), p->c + place(p, i), j);
-            if (p->to_p) add_tile(p, p->c + place(p, i) + j, 1, n - j);
+            if (p->to_p) add_tile(argument, p->c + place(p, i) + j, 1, n - j);
         }
         return;
     }
@@ -156,7 +158,7 @@ static void outer_task(const void *argument, word index) {
                 store(y + j + v * LANES, multiply_add(fill(x), load(p->b + j + v * LANES), old));
             }
         outer_end(p, x, y, j);
-        if (p->to_p) add_tile(p, y, 1, n);
+        if (p->to_p) add_tile(argument, y, 1, n);
     }
 }
 
