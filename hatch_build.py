@@ -22,7 +22,7 @@ from typing import Any
 
 NATIVE = Path("src/twostroke/backend/cpu/native")
 PRODUCTS = ("tiles", "blocks", "rows", "products")  # compiled for float32 and for float64
-UNITS = (*PRODUCTS, *(f"{unit}-double" for unit in PRODUCTS), "gather", "latency", "player", "threads")
+UNITS = (*PRODUCTS, *(f"{unit}-double" for unit in PRODUCTS), "gather", "latency", "magnitude", "player", "threads")
 EVERYWHERE = ("library",)  # compiled for every x86-64 processor
 SWITCH = "TWOSTROKE_LIBRARY"
 # No -march=native: what is built here runs on other processors. No contraction: the compiler fuses no multiplication

@@ -180,11 +180,27 @@ static void one_program(int threads) {
     free(x), free(y), free(z), free(truth), free(w), free(first), free(gradient), free(before);
 }
 
+/* At any place of an array, that of a NaN as well. */
+static void one_largest(word count, int threads) {
+    element *x = malloc((size_t)count * sizeof(element));
+    for (word i = 0; i < count; i++) x[i] = real();
+    word at = below(count);
+    x[at] = -3;
+    for (int n = 1; n <= threads; n++) {
+        if (threads > 1) twostroke_set_threads(n);
+        if (twostroke_largest(x, count, sizeof(element)) != 3) fail("another number is the largest", count, at, n);
+    }
+    x[at] = (element)NAN;
+    if (!isnan(twostroke_largest(x, count, sizeof(element)))) fail("a NaN was not found", count, at, threads);
+    free(x);
+}
+
 static void rounds(word count, int threads) {
     for (word i = 0; i < count; i++) {
         one_product(size_of(200), size_of(300), size_of(400), threads);
         if (i % 8 == 0) one_program(threads);
         if (i % 64 == 0) one_product(40 + below(30), 1400 + below(300), 1030 + below(60), threads); /* beyond one block */
+        if (i % 16 == 0) one_largest(1 + below(i % 64 ? 3000 : 300000), threads);
         if (i % 64 == 32) one_product(1, 30 + below(300), 3000 + below(20000), threads);
     }
 }

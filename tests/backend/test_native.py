@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from twostroke.backend.cpu import library as native
+from twostroke.backend.cpu.backend import NumpyBackend
 from twostroke.backend.cpu.blas import Pools, ThreadCount
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +93,7 @@ def needs_library() -> None:
 def build_answers(hook: Any, sources: Path, folder: Path, *flags: str) -> None:
     """Libraries that answer what is asked first, and can do nothing else."""
     folder.mkdir()
-    names = ("play", "product_float", "product_double", "set_threads", "threads", "latency")
+    names = ("play", "product_float", "product_double", "largest", "set_threads", "threads", "latency")
     (sources / "rest.c").write_text("".join(f"void twostroke_{name}(void) {{}}\n" for name in names))
     digests = {}
     for variant in native.VARIANTS:
@@ -587,3 +589,22 @@ def test_the_latency_between_two_cores() -> None:
         assert native.core_latency_ns() is None
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 2, 15, 784, 65_535, 65_536, 100_003, 32 * 32_768 + 5])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_largest_magnitude(dtype: str, size: int, threads: int) -> None:
+    """Compared with NumPy's, wherever a larger number, an infinity or a NaN lies."""
+    needs_library()
+    backend, rng = NumpyBackend(threads), np.random.default_rng(size)
+    assert backend.largest_magnitude is not None
+    array = rng.standard_normal(size).astype(dtype)
+    with backend.active():
+        for at in {0, size // 2, size - 1, *rng.integers(size, size=8).tolist()}:
+            for value in (np.nan, -np.nan, np.inf, -np.inf, -np.finfo(dtype).max, 7.25, -1e30):
+                kept, array[at] = array[at], value
+                expected, found = np.abs(array).max(), backend.largest_magnitude(array)
+                array[at] = kept
+                assert found == expected or (np.isnan(found) and np.isnan(expected))
+        assert backend.largest_magnitude(-np.zeros(size, dtype)) == 0

@@ -150,6 +150,8 @@ class Backend(ABC):
     device: str  # "cpu" or "cuda:0"
     reason: str  # why this device was chosen, one line
     auto = False  # whether the number of threads is tuned during training
+    # The largest magnitude in a C-contiguous host array of floats, NaN if one is NaN, where this is quicker than NumPy.
+    largest_magnitude: Callable[[np.ndarray], float] | None = None
 
     @property
     def threads(self) -> int | None:

@@ -149,9 +149,8 @@ class MLP:
 
     def outputs(self, X: Any) -> Any:
         """The output layer's activations as in ``predict_proba``; of a regression in the units of its targets."""
-        images = self.inputs(X, "X")
         with self.backend.active(captured=True):
-            return self.in_units(self.backend.to_host(self.infer(images)))
+            return self.in_units(self.backend.to_host(self.infer(self.inputs(X, "X"))))
 
     def in_units(self, outputs: Any) -> Any:
         """Activations (N, K) on the host, in the units of the targets, if those were standardised."""
@@ -160,7 +159,7 @@ class MLP:
     def inputs(self, X: Any, where: str) -> Any:
         """Checked and standardised host rows (N, D), as the first layer takes them. Raises ``DataError``, which names
         the array ``where``."""
-        images = check_images(X, where, self.layers[0])
+        images = check_images(X, where, self.layers[0], self.backend.largest_magnitude)
         return images if self.scaling is None else self.scaling(images, self.dtype)
 
     def infer(self, X: Any) -> Array:

@@ -21,7 +21,7 @@ from ..column_major import check_product
 from ..machine import available_cores, processor_name
 from ..tape import Recorder, Tape
 from .blas import Blas, Pools, allowed_threads, multiply, scipy_blas
-from .library import CallersThreads, Products, core_latency_ns, library
+from .library import CallersThreads, Products, core_latency_ns, largest_magnitude, library
 from .player import Player, as_in_a_step
 from .threads import ThreadGovernor
 
@@ -44,6 +44,7 @@ class NumpyBackend(Backend):
             self._counts, self._modules = scipy_blas().pool, _Modules(scipy_blas(), None)
         else:
             self._counts, self._modules = CallersThreads(native), _Modules(None, Products(native))
+            self.largest_magnitude = partial(largest_magnitude, native)
         self._most = allowed_threads() if threads == "auto" else int(threads)
         self.auto = threads == "auto" and self._most > 1
         self._constants: dict[Any, np.ndarray] = {}

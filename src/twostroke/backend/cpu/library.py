@@ -25,10 +25,11 @@ VARIANTS: Final = ("avx512", "avx2")  # the fastest first
 SWITCH: Final = "TWOSTROKE_LIBRARY"  # 0: do not use the library; avx512, avx2: use that variant only
 ROUNDS: Final = 2000  # of a trial of ``core_latency_ns``: a tenth of a millisecond
 WORD, POINTER = ctypes.c_int64, ctypes.c_void_p
-FUNCTIONS: Final[tuple[tuple[str, Any, Any], ...]] = (  # name, result, argument
+FUNCTIONS: Final[tuple[tuple[Any, ...], ...]] = (  # name, result, arguments
     *(("play", None, POINTER), ("product_float", None, POINTER), ("product_double", None, POINTER)),
-    *(("set_threads", None, WORD), ("threads", WORD, None), ("latency", WORD, WORD), ("flush", WORD, WORD)),
-    *(("layout", WORD, WORD), ("runs_here", WORD, None)),
+    ("largest", ctypes.c_double, POINTER, WORD, WORD),
+    *(("set_threads", None, WORD), ("threads", WORD), ("latency", WORD, WORD), ("flush", WORD, WORD)),
+    *(("layout", WORD, WORD), ("runs_here", WORD)),
 )
 
 UFUNC, TAKE, ARGMAX, COPY, PRODUCT_FLOAT, PRODUCT_DOUBLE, ROWWISE = range(7)
@@ -88,6 +89,7 @@ def _offsets(structure: Any, start: int = 0) -> list[int]:
 
 class Native(NamedTuple):
     """The library's functions. ``play`` takes the address of a NativeProgram, a product that of a ProductCall.
+    ``largest(address, count, size)`` is the largest magnitude of so many numbers of 4 or 8 bytes, NaN if there is one.
 
     ``set_threads`` sets the number of threads for the work of the Python thread that calls it. ``latency(rounds)`` are
     the picoseconds that a cache line takes from one processor to another, 0 where there is only one. ``flush(on)`` says
@@ -98,6 +100,7 @@ class Native(NamedTuple):
     play: Callable[[int], None]
     product_float: Callable[[int], None]
     product_double: Callable[[int], None]
+    largest: Callable[[int, int, int], float]
     set_threads: Callable[[int], None]
     threads: Callable[[], int]
     latency: Callable[[int], int]
@@ -144,9 +147,9 @@ def load(folder: Path, variants: tuple[str, ...] = VARIANTS) -> Library:
         if hashlib.sha256(content).hexdigest() != built["sha256"][path.name]:
             raise Unusable(f"{path}: {len(content)} bytes that are not the file that was built. Reinstall twostroke.")
         functions = ctypes.CDLL(str(path))
-        for name, result, argument in FUNCTIONS:
+        for name, result, *arguments in FUNCTIONS:
             function = getattr(functions, f"twostroke_{name}")
-            function.restype, function.argtypes = result, [argument] if argument else []
+            function.restype, function.argtypes = result, arguments
         expected = [*layout(), -1]
         if [functions.twostroke_layout(index) for index in range(len(expected))] != expected:
             raise Unusable(f"{path}: other structures than those of {Path(__file__).name}. Reinstall twostroke.")
@@ -220,6 +223,11 @@ class Products:
         start = address(numbers)
         call = product_call(a, b, c, start, start + numbers.itemsize)
         self._multiply[c.dtype.char](ctypes.addressof(call))
+
+
+def largest_magnitude(native: Native, array: Any) -> float:
+    """Of a C-contiguous array of float32 or float64, with the threads of the block of work; NaN if one is NaN."""
+    return native.largest(address(array), array.size, array.itemsize)
 
 
 def address(array: Any) -> int:

@@ -97,6 +97,7 @@ EXPORT void twostroke_product_float(const product_call *call);
 EXPORT void twostroke_product_double(const product_call *call);
 EXPORT void twostroke_play(const program *program);
 EXPORT word twostroke_flush(word on);
+EXPORT double twostroke_largest(const void *numbers, word count, word size);
 EXPORT word twostroke_latency(word rounds);
 EXPORT word twostroke_layout(word index);
 EXPORT word twostroke_runs_here(void);
