@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,11 +43,14 @@ def run(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=cwd, process_group=0
         )
         _running.add(child.pid)
+        late = threading.Event()
+        # A wait with a limit would look twenty times a second, and a command's time would be a multiple of that.
+        limit = threading.Timer(seconds, _end_late, [child.pid, late])
+        limit.start()
         try:
-            code = child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = TIMED_OUT
+            code = child.wait()
         finally:
+            limit.cancel()
             _end(child.pid)
             child.wait()
             _running.discard(child.pid)
@@ -54,13 +58,18 @@ def run(
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
-    return Done(code, *texts)
+    return Done(TIMED_OUT if late.is_set() else code, *texts)
 
 
 def end_all() -> None:
     """End the commands of all threads, with everything that they started."""
     for group in list(_running):
         _end(group)
+
+
+def _end_late(group: int, late: threading.Event) -> None:
+    late.set()
+    _end(group)
 
 
 def _end(group: int) -> None:

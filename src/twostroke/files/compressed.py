@@ -21,8 +21,8 @@ def packing(start: bytes) -> str:
     return "gzip" if start[:2] == b"\x1f\x8b" else "xz" if start == b"\xfd7zXZ\x00" else ""
 
 
-def read_whole(path: str | os.PathLike[str]) -> bytes:
-    """A file's bytes, unpacked. Raises ``DataError``."""
+def read_whole(path: str | os.PathLike[str], at_once: int = CHUNK) -> bytearray:
+    """A file's bytes, unpacked, at most ``at_once`` of them at a time. Raises ``DataError``."""
     where = absolute(path)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -30,10 +30,10 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
         file.seek(0)
         read = inflate(file, kind, size, where) if kind else file.read
         data = bytearray()
-        while part := read(CHUNK):
+        while part := read(at_once):
             data += part
             check_size(len(data), size, where)
-    return bytes(data)
+    return data
 
 
 def inflate(file: BinaryIO, kind: str, size: int, where: str) -> Callable[[int], bytes]:
