@@ -57,7 +57,7 @@ MOST_LINES = {
     "data": 1674,
     "rest": 3273,
 }
-LONGEST_FILE, MOST_C_LINES = 400, 1515
+LONGEST_FILE, MOST_C_LINES = 400, 1528
 # The maths knows no array module: it is given one.
 COMPUTE = ("engine.kernels", "engine.workspace", "engine.mlp", "engine.optimizers", "engine.batches")
 # A library that only some rooms may name.
